@@ -1,0 +1,25 @@
+//! The engine of the artifact store: everything that touches bytes.
+//!
+//! The modules follow the way of the data: [`scan`] lists a tree, [`stat_cache`] answers for files
+//! that did not change, [`ingest`] reads the others once (hash, chunk, write), [`store`] keeps the
+//! objects and links them, [`manifest`] names the result, [`add`] runs all of it.
+//!
+//! No thread outlives a call and no state is global, so a forked child can use the engine at once.
+#![warn(missing_docs)]
+
+pub mod add;
+pub mod artifact;
+pub mod cancel;
+pub mod chunk;
+pub mod digest;
+pub mod error;
+pub mod ingest;
+pub mod manifest;
+pub mod names;
+pub mod scan;
+pub mod stat_cache;
+pub mod store;
+pub mod verify;
+
+pub use digest::Digest;
+pub use error::{Error, Kind, Result};
