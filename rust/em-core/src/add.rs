@@ -1,1 +1,215 @@
-//! add
+//! Adding to an artifact: scan, stat cache, read once, object in store, link, entry.
+
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use crate::{
+    Error, Result,
+    artifact::ArtifactDir,
+    cancel::Progress,
+    ingest::{Ingest, Ingested},
+    manifest::{Entry, EntryKind, Manifest, Reference},
+    names,
+    scan::{self, FileFound, Tree},
+    stat_cache::StatCache,
+    store::{
+        Store,
+        link::{LinkMode, Linker},
+        open_dir,
+    },
+};
+
+/// What one call works with.
+#[derive(Debug)]
+pub struct Add<'a> {
+    /// Where objects go.
+    pub store: &'a Store,
+    /// The artifact that grows.
+    pub artifact: &'a ArtifactDir,
+    /// Answers for files that did not change.
+    pub cache: &'a StatCache,
+    /// Counts what is done and says when to stop.
+    pub progress: &'a Progress,
+    /// Workers, at least one.
+    pub threads: usize,
+    /// The only link mode to use, instead of the ladder.
+    pub link_mode: Option<LinkMode>,
+}
+
+/// What an add did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Files added.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Objects that the store lacked.
+    pub new_objects: u64,
+    /// Their bytes.
+    pub new_bytes: u64,
+}
+
+impl Add<'_> {
+    /// Adds all files below `source` under `obj_path`; an empty one is the artifact's root.
+    /// On an error the artifact is what it was.
+    pub fn dir(&self, source: &Path, obj_path: &str) -> Result<Summary> {
+        self.refuse_own(source)?;
+        let tree = scan::scan(source, self.threads, self.progress)?;
+        self.run(source, &tree, |path| join(obj_path, path))
+    }
+
+    /// Adds one file as `obj_path`. On an error the artifact is what it was.
+    pub fn file(&self, source: &Path, obj_path: &str) -> Result<Summary> {
+        names::check(obj_path)?;
+        let mut found = scan::stat_file(source)?;
+        let name = source.file_name().and_then(|name| name.to_str());
+        found.path = name.ok_or_else(|| Error::invalid(format!("{} names no file", source.display())))?.to_owned();
+        let parent = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.run(parent, &Tree { files: vec![found], empty_dirs: Vec::new() }, |_| obj_path.to_owned())
+    }
+
+    /// A directory that holds the artifact or the store would be copied into itself.
+    fn refuse_own(&self, source: &Path) -> Result<()> {
+        let source = source.canonicalize().map_err(|e| Error::io("open", source, e))?;
+        for own in [self.artifact.root(), self.store.root()] {
+            if own.canonicalize().is_ok_and(|own| own.starts_with(&source)) {
+                let message = format!("{} contains {}, which it would be added to", source.display(), own.display());
+                return Err(Error::invalid(message).hint("add its subdirectories one by one"));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, root: &Path, tree: &Tree, target: impl Fn(&str) -> String) -> Result<Summary> {
+        let targets: Vec<String> = tree.files.iter().map(|found| target(&found.path)).collect();
+        let directories: Vec<String> = tree.empty_dirs.iter().map(|path| target(path)).collect();
+        for path in targets.iter().chain(&directories) {
+            names::check(path)?;
+        }
+        let (base, mut manifest) = self.artifact.manifest()?;
+        let pending = tree.files.iter().map(|_| Ingested { digest: crate::Digest([0; 32]), size_bytes: 0, new: false });
+        insert(&mut manifest, &tree.files, &targets, &directories, pending)?;
+
+        let root_fd = open_dir(root)?;
+        let ingest =
+            Ingest { store: self.store, cache: self.cache, progress: self.progress, root, root_fd: &root_fd };
+        let objects = ingest.run(&tree.files, self.threads);
+        self.cache.flush();
+        let objects = objects?;
+
+        let paths: Vec<&str> = targets.iter().chain(&directories).map(String::as_str).collect();
+        let intent = self.artifact.intend(&paths)?;
+        let committed = self.link(&tree.files, &targets, &directories, &objects).and_then(|()| {
+            self.artifact
+                .commit(base, |manifest| insert(manifest, &tree.files, &targets, &directories, objects.iter().copied()))
+        });
+        let undisturbed = intent.done();
+        match committed {
+            Ok(committed) if !committed.raced && undisturbed => {}
+            Ok(_) => self.artifact.settle(self.store, &paths)?,
+            Err(error) => {
+                self.artifact.settle(self.store, &paths)?;
+                return Err(error);
+            }
+        }
+        let new = || objects.iter().filter(|object| object.new);
+        Ok(Summary {
+            files: objects.len() as u64,
+            bytes: objects.iter().map(|object| object.size_bytes).sum(),
+            new_objects: new().count() as u64,
+            new_bytes: new().map(|object| object.size_bytes).sum(),
+        })
+    }
+
+    /// Puts every object at its path.
+    fn link(&self, files: &[FileFound], targets: &[String], directories: &[String], objects: &[Ingested]) -> Result<()> {
+        let root = self.artifact.root();
+        let mut parents = HashSet::new();
+        for path in targets.iter().filter_map(|target| target.rsplit_once('/')).map(|(parent, _)| parent) {
+            if parents.insert(path) {
+                make_dirs(root, path)?;
+            }
+        }
+        for path in directories {
+            make_dirs(root, path)?;
+        }
+        let inner = self.artifact.inner();
+        let linker = Linker::new(self.store, &inner, self.link_mode);
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(object), Some(file), Some(target)) =
+                    (objects.get(index), files.get(index), targets.get(index))
+                else {
+                    return Ok(());
+                };
+                self.progress.check()?;
+                linker.link(object.digest, object.size_bytes, file.executable, &root.join(target))?;
+            }
+        };
+        if self.threads <= 1 || files.len() <= 16 {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|_| Err(Error::new(crate::Kind::Store, "a worker stopped early")))
+            })
+        })
+    }
+}
+
+/// Adds a reference to `uri` as `obj_path`; nothing is fetched.
+pub fn reference(artifact: &ArtifactDir, obj_path: &str, uri: &str) -> Result<()> {
+    names::check(obj_path)?;
+    let (base, _) = artifact.manifest()?;
+    let kind = EntryKind::Reference(Reference { uri: uri.to_owned(), size: None, etag: None, digest: None });
+    artifact.commit(base, |manifest| manifest.insert(Entry { path: obj_path.to_owned(), kind: kind.clone() }))?;
+    Ok(())
+}
+
+fn join(prefix: &str, path: &str) -> String {
+    if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") }
+}
+
+fn insert(
+    manifest: &mut Manifest,
+    files: &[FileFound],
+    targets: &[String],
+    directories: &[String],
+    objects: impl Iterator<Item = Ingested>,
+) -> Result<()> {
+    for ((file, target), object) in files.iter().zip(targets).zip(objects) {
+        let (size, digest, executable) = (object.size_bytes, object.digest, file.executable);
+        manifest.insert(Entry { path: target.clone(), kind: EntryKind::File { size, digest, executable } })?;
+    }
+    for path in directories {
+        manifest.insert(Entry { path: path.clone(), kind: EntryKind::Directory })?;
+    }
+    Ok(())
+}
+
+/// Makes the directories of `path` below `root`, refusing symbolic links on the way.
+fn make_dirs(root: &Path, path: &str) -> Result<()> {
+    let mut directory = root.to_path_buf();
+    for component in path.split('/') {
+        directory.push(component);
+        match fs::create_dir(&directory) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let metadata = fs::symlink_metadata(&directory).map_err(|e| Error::io("stat", &directory, e))?;
+                if !metadata.is_dir() {
+                    let message = format!("{} is in the way: not a directory", directory.display());
+                    return Err(Error::invalid(message).hint("remove it, or use another obj_path"));
+                }
+            }
+            Err(error) => return Err(Error::io("create", &directory, error)),
+        }
+    }
+    Ok(())
+}

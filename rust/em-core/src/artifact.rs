@@ -1,1 +1,270 @@
-//! artifact
+//! An artifact's directory: the user's files, and `.artifact/` with what we know of them.
+//!
+//! ```text
+//! <artifact>/a/1.png …                 the files, at the paths of the manifest's entries
+//! <artifact>/.artifact/
+//!   manifest-0000000012                the manifest; the highest number counts
+//!   intent-…                           paths that an add in flight is about to replace
+//! ```
+//!
+//! **Commit** is compare-and-swap without locks: the next manifest is renamed to the next number without
+//! replacing. Whoever finds the number taken, or a higher one present, reads again and repeats its change on
+//! the newer manifest, so two processes never lose each other's entries.
+//!
+//! **Crash**: an add names the paths it links in an intent first. A leftover intent whose process is gone makes
+//! the next [`ArtifactDir::open`] put these paths back to what the manifest says.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use rustix::{fs::RenameFlags, io::Errno};
+
+use crate::{
+    Error, Kind, Result,
+    manifest::{EntryKind, Manifest},
+    store::{Store, link::Linker, temp_name},
+};
+
+/// The reserved directory.
+pub const RESERVED: &str = ".artifact";
+
+/// An artifact's directory that has been created.
+#[derive(Clone, Debug)]
+pub struct ArtifactDir {
+    root: PathBuf,
+}
+
+/// Paths that are being linked; on disk until [`Intent::done`].
+#[derive(Debug)]
+pub struct Intent {
+    path: PathBuf,
+}
+
+impl ArtifactDir {
+    /// Makes the directory, which may exist, and an empty manifest, which must not.
+    pub fn create(root: &Path) -> Result<Self> {
+        let artifact = Self { root: root.into() };
+        let inner = artifact.inner();
+        fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, e))?;
+        if artifact.generation()?.is_some() {
+            return Err(Error::new(Kind::Conflict, format!("{} is an artifact already", root.display())));
+        }
+        artifact.write_generation(1, &Manifest::default())?;
+        Ok(artifact)
+    }
+
+    /// Opens an artifact's directory; `NotFound` if it is none.
+    pub fn open(root: &Path) -> Result<Self> {
+        let artifact = Self { root: root.into() };
+        match artifact.generation()? {
+            Some(_) => Ok(artifact),
+            None => Err(Error::new(Kind::NotFound, format!("{} is not an artifact", root.display()))),
+        }
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `.artifact/`, also where temporary names for linking go.
+    pub fn inner(&self) -> PathBuf {
+        self.root.join(RESERVED)
+    }
+
+    fn manifest_path(&self, generation: u64) -> PathBuf {
+        self.inner().join(format!("manifest-{generation:010}"))
+    }
+
+    /// Numbers of the manifests that are there; more than one only while a commit runs.
+    fn generations(&self) -> Result<Vec<u64>> {
+        let inner = self.inner();
+        let entries = match fs::read_dir(&inner) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("list", &inner, error)),
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(|e| Error::io("list", &inner, e))?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("manifest-")).and_then(|n| n.parse().ok());
+            numbers.extend(number);
+        }
+        Ok(numbers)
+    }
+
+    fn generation(&self) -> Result<Option<u64>> {
+        Ok(self.generations()?.into_iter().max())
+    }
+
+    /// The manifest and its number.
+    pub fn manifest(&self) -> Result<(u64, Manifest)> {
+        for _ in 0..100 {
+            let Some(generation) = self.generation()? else { break };
+            let path = self.manifest_path(generation);
+            match fs::read(&path) {
+                Ok(bytes) => {
+                    let manifest = Manifest::decode(&bytes).map_err(|error| Error {
+                        message: format!("{}: {}", path.display(), error.message),
+                        ..error
+                    })?;
+                    return Ok((generation, manifest));
+                }
+                // Replaced by a newer one between listing and opening.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("read", &path, error)),
+            }
+        }
+        Err(Error::new(Kind::NotFound, format!("{} is not an artifact", self.root.display())))
+    }
+
+    /// Writes a manifest under a number that must be free; `false` if somebody else took it or a higher one.
+    fn write_generation(&self, generation: u64, manifest: &Manifest) -> Result<bool> {
+        let path = self.manifest_path(generation);
+        let temp = self.inner().join(temp_name());
+        let written = File::create_new(&temp).and_then(|mut file| file.write_all(&manifest.encode()));
+        let renamed = written.and_then(|()| rename_noreplace(&temp, &path).map_err(Into::into));
+        if let Err(error) = renamed {
+            let _ = fs::remove_file(&temp);
+            let taken = error.raw_os_error() == Some(Errno::EXIST.raw_os_error());
+            return if taken { Ok(false) } else { Err(Error::io("write", &path, error)) };
+        }
+        // The number was free because its manifest had been superseded and removed: take ours back.
+        if self.generation()? > Some(generation) {
+            let _ = fs::remove_file(&path);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Applies `change` to the newest manifest until that is committed. `raced` tells whether another
+    /// process committed since `base`.
+    pub fn commit(&self, base: u64, change: impl Fn(&mut Manifest) -> Result<()>) -> Result<Committed> {
+        for _ in 0..1000 {
+            let (generation, mut manifest) = self.manifest()?;
+            change(&mut manifest)?;
+            if self.write_generation(generation + 1, &manifest)? {
+                for old in self.generations()?.into_iter().filter(|&old| old <= generation) {
+                    let _ = fs::remove_file(self.manifest_path(old));
+                }
+                return Ok(Committed { raced: generation != base });
+            }
+        }
+        let message = format!("{} is changed by other processes without a pause", self.root.display());
+        Err(Error::new(Kind::Conflict, message).hint("try again"))
+    }
+
+    /// Records that `paths` are about to be linked.
+    pub fn intend(&self, paths: &[&str]) -> Result<Intent> {
+        let path = self.inner().join(format!("intent-{}", &temp_name()[5..]));
+        let mut text = owner().into_bytes();
+        for path in paths {
+            text.push(0);
+            text.extend_from_slice(path.as_bytes());
+        }
+        crate::store::write_atomic(&path, &text)?;
+        Ok(Intent { path })
+    }
+
+    /// Undoes what adds that died had linked: afterwards the files are what the manifest says.
+    pub fn recover(&self, store: &Store) -> Result<()> {
+        let inner = self.inner();
+        let entries = fs::read_dir(&inner).map_err(|e| Error::io("list", &inner, e))?;
+        for entry in entries.flatten() {
+            if !entry.file_name().to_string_lossy().starts_with("intent-") {
+                continue;
+            }
+            let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+            let mut fields = text.split('\0');
+            if fields.next().is_none_or(owner_is_alive) {
+                continue;
+            }
+            let paths: Vec<&str> = fields.collect();
+            self.settle(store, &paths)?;
+            let _ = fs::remove_file(entry.path());
+        }
+        Ok(())
+    }
+
+    /// Makes the files at `paths` what the newest manifest says, whatever other processes do meanwhile.
+    pub fn settle(&self, store: &Store, paths: &[&str]) -> Result<()> {
+        let inner = self.inner();
+        let linker = Linker::new(store, &inner, None);
+        loop {
+            let (generation, manifest) = self.manifest()?;
+            for path in paths {
+                crate::names::check(path)?;
+                let target = self.root.join(path);
+                match manifest.get(path).map(|entry| &entry.kind) {
+                    Some(EntryKind::File { size, digest, executable }) => {
+                        if store.usable(*digest, *size)? {
+                            linker.link(*digest, *size, *executable, &target)?;
+                        }
+                    }
+                    _ => {
+                        let _ = fs::remove_file(&target);
+                    }
+                }
+            }
+            if self.generation()? == Some(generation) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What a commit found.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    /// Another process had committed in between.
+    pub raced: bool,
+}
+
+impl Intent {
+    /// The paths are linked and committed. `false` if somebody took this process for dead and put them back.
+    pub fn done(self) -> bool {
+        fs::remove_file(&self.path).is_ok()
+    }
+}
+
+/// Who is adding: host, boot, process and its start, so that a reused process id is not taken for it.
+fn owner() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let pid = std::process::id();
+    format!("{host} {} {pid} {}", boot.trim(), start_time(pid).unwrap_or_default())
+}
+
+/// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
+}
+
+/// Whether the process that wrote `text` may still run. Another host's always may.
+fn owner_is_alive(text: &str) -> bool {
+    let mine = owner();
+    let mine: Vec<&str> = mine.split(' ').collect();
+    let theirs: Vec<&str> = text.split(' ').collect();
+    match (theirs.as_slice(), mine.as_slice()) {
+        ([host, boot, pid, started], [my_host, my_boot, ..]) if host == my_host => {
+            boot == my_boot
+                && pid.parse().is_ok_and(|pid| start_time(pid).unwrap_or_default() == *started && !started.is_empty())
+        }
+        _ => true,
+    }
+}
+
+fn rename_noreplace(from: &Path, to: &Path) -> rustix::io::Result<()> {
+    use rustix::fs::CWD;
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::link(from, to)?;
+            rustix::fs::unlink(from)
+        }
+        renamed => renamed,
+    }
+}

@@ -1,1 +1,598 @@
-//! ingest
+//! Files into objects, each byte read once.
+//!
+//! A file of at most one block is read whole by one worker: hashed, looked up, and written from the same
+//! buffer if the store lacks it. A larger file is cut into blocks that all workers take in turn:
+//!
+//! ```text
+//! worker:  read block ─ write it at its offset ─ hash it as a BLAKE3 subtree ─ candidates for cuts
+//!          ─ wait for the block before ─ decide the cuts, hash the open chunk's end, pass it on ─ hash inner chunks
+//! ```
+//!
+//! Only the short middle step runs in file order. The last worker out joins the subtrees into the object's
+//! digest, compares the source's stat with the one of the scan, and publishes object and table. A byte of a
+//! new large file is read once, hashed twice (object, chunk) and written once, all from one buffer.
+//!
+//! A file that the stat cache believes to know is hashed first and written only if the store lacks it.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+
+use crate::{
+    Digest, Error, Kind, Result,
+    cancel::Progress,
+    chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
+    scan::{FileFound, Stat},
+    stat_cache::{Answer, StatCache},
+    store::{Store, objects::Temp},
+};
+
+/// Bytes a worker reads at a time; a power of two, so that a block is a BLAKE3 subtree. 256 KiB to 1 MiB
+/// measured alike (DESIGN section 4); larger blocks mean fewer hand-overs between workers.
+pub const BLOCK_BYTES: u64 = 1 << 20;
+
+/// Bytes at the start of a file that the stat cache's content hints are keyed by.
+const HINT_BYTES: usize = 64 << 10;
+
+/// How an object got its digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ingested {
+    /// The object.
+    pub digest: Digest,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Whether this call stored it; `false` if the store had it.
+    pub new: bool,
+}
+
+/// What one call works with.
+#[derive(Debug)]
+pub struct Ingest<'a> {
+    /// Where objects go.
+    pub store: &'a Store,
+    /// Answers for files that did not change.
+    pub cache: &'a StatCache,
+    /// Counts what is done and says when to stop.
+    pub progress: &'a Progress,
+    /// Directory that the files' paths are relative to.
+    pub root: &'a Path,
+    /// Handle of `root`.
+    pub root_fd: &'a OwnedFd,
+}
+
+/// What to do with a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Plan {
+    /// Ask the cache first.
+    Ask,
+    /// Hash only: the bytes are probably in the store.
+    Hash,
+    /// Read, hash and write.
+    Write,
+}
+
+/// One file of the call.
+#[derive(Clone, Copy)]
+struct Job<'f> {
+    index: usize,
+    found: &'f FileFound,
+    /// The source's stat that reading is checked against.
+    stat: Stat,
+    /// Whether it changed under the first reading.
+    retried: bool,
+    plan: Plan,
+}
+
+/// A file of several blocks that workers share.
+struct Large<'f, 's> {
+    job: Job<'f>,
+    file: File,
+    blocks: u64,
+    next_block: AtomicU64,
+    unfinished: AtomicU64,
+    subtrees: Mutex<Vec<[u8; 32]>>,
+    target: Option<Target<'s>>,
+    began_ns: i128,
+}
+
+/// Where the blocks of a new object go.
+struct Target<'s> {
+    object: Temp<'s>,
+    table: Temp<'s>,
+    writer: TableWriter,
+    chunker: Box<dyn Chunker>,
+    chain: Mutex<Chain>,
+    turn: Condvar,
+}
+
+/// What is passed from block to block in file order.
+struct Chain {
+    next_block: u64,
+    carry: Carry,
+    open_chunk: blake3::Hasher,
+    open_bytes: u64,
+    chunks: u64,
+}
+
+struct Queue<'f, 's> {
+    next_file: usize,
+    retries: VecDeque<Job<'f>>,
+    large: Option<Arc<Large<'f, 's>>>,
+    /// Files taken and not finished: they may still come back as retries.
+    in_work: usize,
+}
+
+enum Work<'f, 's> {
+    File(Job<'f>),
+    Block(Arc<Large<'f, 's>>, u64),
+    Wait,
+    Done,
+}
+
+struct Call<'f, 's> {
+    ingest: &'s Ingest<'s>,
+    files: &'f [FileFound],
+    queue: Mutex<Queue<'f, 's>>,
+    results: Mutex<Vec<Option<Ingested>>>,
+    error: Mutex<Option<Error>>,
+    stopped: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Ingest<'a> {
+    /// Stores the bytes of `files`; answers in their order. Stops at the first error, with what was stored
+    /// before left in the store for the next try.
+    pub fn run(&self, files: &[FileFound], threads: usize) -> Result<Vec<Ingested>> {
+        let queue = Queue { next_file: 0, retries: VecDeque::new(), large: None, in_work: 0 };
+        let call = Call {
+            ingest: self,
+            files,
+            queue: Mutex::new(queue),
+            results: Mutex::new(vec![None; files.len()]),
+            error: Mutex::new(None),
+            stopped: AtomicBool::new(false),
+        };
+        let small = files.len() <= 1 && files.iter().all(|f| f.stat.size <= BLOCK_BYTES);
+        if threads <= 1 || small {
+            call.work();
+        } else {
+            std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| call.work());
+                }
+            });
+        }
+        if let Some(error) = lock(&call.error).take() {
+            return Err(error);
+        }
+        let results = call.results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        results.into_iter().collect::<Option<_>>().ok_or_else(|| Error::new(Kind::Store, "a worker stopped early"))
+    }
+}
+
+impl<'f, 's> Call<'f, 's> {
+    /// One worker: takes files and blocks until there are none or one failed.
+    fn work(&self) {
+        let mut buffer = Vec::new();
+        loop {
+            let outcome = self.check().and_then(|()| match self.take() {
+                Work::File(job) => self.file(job, &mut buffer).map(|()| true),
+                Work::Block(large, block) => self.block(&large, block, &mut buffer).map(|()| true),
+                Work::Wait => {
+                    std::thread::sleep(Duration::from_micros(200));
+                    Ok(true)
+                }
+                Work::Done => Ok(false),
+            });
+            match outcome {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    self.stopped.store(true, Ordering::Relaxed);
+                    lock(&self.error).get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Cancelled, "another worker failed"));
+        }
+        self.ingest.progress.check()
+    }
+
+    fn take(&self) -> Work<'f, 's> {
+        let mut queue = lock(&self.queue);
+        if let Some(large) = &queue.large {
+            let block = large.next_block.fetch_add(1, Ordering::Relaxed);
+            if block < large.blocks {
+                return Work::Block(Arc::clone(large), block);
+            }
+            queue.large = None;
+        }
+        if let Some(job) = queue.retries.pop_front() {
+            queue.in_work += 1;
+            return Work::File(job);
+        }
+        let index = queue.next_file;
+        match self.files.get(index) {
+            Some(found) => {
+                queue.next_file += 1;
+                queue.in_work += 1;
+                Work::File(Job { index, found, stat: found.stat, retried: false, plan: Plan::Ask })
+            }
+            None if queue.in_work > 0 => Work::Wait,
+            None => Work::Done,
+        }
+    }
+
+    fn finish(&self, job: &Job<'f>, digest: Digest, new: bool) {
+        let size_bytes = job.stat.size;
+        lock(&self.results)[job.index] = Some(Ingested { digest, size_bytes, new });
+        self.ingest.progress.files.fetch_add(1, Ordering::Relaxed);
+        lock(&self.queue).in_work -= 1;
+    }
+
+    fn again(&self, job: Job<'f>) {
+        let mut queue = lock(&self.queue);
+        queue.in_work -= 1;
+        queue.retries.push_back(job);
+    }
+
+    fn path(&self, job: &Job<'_>) -> PathBuf {
+        self.ingest.root.join(&job.found.path)
+    }
+
+    /// Answers a file from the cache, reads a small one, or opens a large one for all workers.
+    fn file(&self, mut job: Job<'f>, buffer: &mut Vec<u8>) -> Result<()> {
+        let ingest = self.ingest;
+        if job.plan == Plan::Ask {
+            match ingest.cache.lookup(&job.stat) {
+                Answer::Known(digest) if ingest.store.usable(digest, job.stat.size)? => {
+                    ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
+                    self.finish(&job, digest, false);
+                    return Ok(());
+                }
+                Answer::Rehash(digest) if ingest.store.usable(digest, job.stat.size)? => job.plan = Plan::Hash,
+                _ => {}
+            }
+        }
+        let began_ns = now_ns();
+        let file = self.open(&job)?;
+        if job.stat.size <= BLOCK_BYTES {
+            self.small(job, &file, buffer, began_ns)
+        } else {
+            self.large(job, file, began_ns)
+        }
+    }
+
+    fn open(&self, job: &Job<'_>) -> Result<File> {
+        let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        if !job.found.via_link {
+            flags |= OFlags::NOFOLLOW;
+        }
+        let opened = rustix::fs::openat(self.ingest.root_fd, job.found.path.as_str(), flags, Mode::empty());
+        opened.map(File::from).map_err(|e| Error::io("open", &self.path(job), e))
+    }
+
+    /// Whether the source is still as it was; if not, queues it once more with its new stat.
+    fn unchanged(&self, job: Job<'f>, file: &File) -> Result<Option<Job<'f>>> {
+        let stat = Stat::of(file).map_err(|e| Error::io("stat", &self.path(&job), e))?;
+        if stat == job.stat {
+            return Ok(Some(job));
+        }
+        if job.retried {
+            let message = format!("{} changed while it was read, twice", self.path(&job).display());
+            return Err(Error::new(Kind::Conflict, message).hint("add it when nothing writes to it any more"));
+        }
+        self.again(Job { stat, retried: true, plan: Plan::Write, ..job });
+        Ok(None)
+    }
+
+    fn small(&self, job: Job<'f>, file: &File, buffer: &mut Vec<u8>, began_ns: i128) -> Result<()> {
+        let size = job.stat.size as usize;
+        buffer.resize(size, 0);
+        let count = read_full(file, buffer, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
+        let Some(job) = self.unchanged(job, file)? else { return Ok(()) };
+        if count != size {
+            return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", self.path(&job).display())));
+        }
+        let store = self.ingest.store;
+        let digest = Digest::of(buffer);
+        let new = !store.usable(digest, job.stat.size)?;
+        if new {
+            let object = store.new_object(Some(digest))?;
+            object.file().write_all_at(buffer, 0).map_err(|e| self.write_error(&job, e))?;
+            object.publish_object(digest, job.stat.size, job.stat.mtime_s())?;
+            if job.stat.size > WHOLE_BYTES {
+                self.small_table(&job, file, buffer, digest)?;
+            }
+        }
+        self.ingest.cache.record(&job.stat, digest, began_ns);
+        self.ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
+        self.finish(&job, digest, new);
+        Ok(())
+    }
+
+    fn small_table(&self, job: &Job<'_>, file: &File, bytes: &[u8], digest: Digest) -> Result<()> {
+        let chunker = format::chunker_for(file, job.stat.size);
+        let mut cuts = Vec::new();
+        chunker.cuts(&mut Carry::default(), 0, bytes, &chunker.candidates(bytes), true, &mut cuts);
+        let mut start = 0;
+        let chunks: Vec<_> = cuts
+            .iter()
+            .map(|&end| {
+                let chunk = &bytes[start as usize..end as usize];
+                start = end;
+                (Digest::of(chunk), chunk.len() as u32)
+            })
+            .collect();
+        let table = self.ingest.store.new_table(Some(digest))?;
+        let writer = TableWriter::new(chunker.id(), job.stat.size);
+        writer.put(table.file(), 0, &chunks)?;
+        writer.finish(table.file(), chunks.len() as u64)?;
+        table.publish_table(digest)
+    }
+
+    fn write_error(&self, job: &Job<'_>, error: io::Error) -> Error {
+        Error::io("store", &self.path(job), error)
+    }
+
+    fn large(&self, mut job: Job<'f>, file: File, began_ns: i128) -> Result<()> {
+        let store = self.ingest.store;
+        let size = job.stat.size;
+        if job.plan == Plan::Ask {
+            let mut head = vec![0; HINT_BYTES];
+            let count = read_full(&file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
+            if let Some(digest) = self.ingest.cache.hint(size, &head[..count]) {
+                if store.usable(digest, size)? {
+                    job.plan = Plan::Hash;
+                }
+            }
+        }
+        let target = if job.plan == Plan::Hash {
+            None
+        } else {
+            let chunker = format::chunker_for(&file, size);
+            let object = store.new_object(None)?;
+            let prepared = if job.stat.sparse {
+                rustix::fs::ftruncate(object.file(), size)
+            } else {
+                match rustix::fs::fallocate(object.file(), FallocateFlags::empty(), 0, size) {
+                    Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                        rustix::fs::ftruncate(object.file(), size)
+                    }
+                    done => done,
+                }
+            };
+            prepared.map_err(|e| self.write_error(&job, e.into()))?;
+            let writer = TableWriter::new(chunker.id(), size);
+            let chain = Chain {
+                next_block: 0,
+                carry: Carry::default(),
+                open_chunk: blake3::Hasher::new(),
+                open_bytes: 0,
+                chunks: 0,
+            };
+            let (chain, turn) = (Mutex::new(chain), Condvar::new());
+            Some(Target { object, table: store.new_table(None)?, writer, chunker, chain, turn })
+        };
+        let blocks = size.div_ceil(BLOCK_BYTES);
+        lock(&self.queue).large = Some(Arc::new(Large {
+            job,
+            file,
+            blocks,
+            next_block: AtomicU64::new(0),
+            unfinished: AtomicU64::new(blocks),
+            subtrees: Mutex::new(vec![[0; 32]; blocks as usize]),
+            target,
+            began_ns,
+        }));
+        Ok(())
+    }
+
+    /// One block of a large file, from reading to its chunks.
+    fn block(&self, large: &Arc<Large<'f, 's>>, block: u64, buffer: &mut Vec<u8>) -> Result<()> {
+        let offset = block * BLOCK_BYTES;
+        let length = (large.job.stat.size - offset).min(BLOCK_BYTES) as usize;
+        buffer.resize(length, 0);
+        let count = read_full(&large.file, buffer, offset).map_err(|e| Error::io("read", &self.path(&large.job), e))?;
+        // A file that shrank is found by the comparison of stats at the end; until then it reads as zeros.
+        buffer[count..].fill(0);
+        if let Some(target) = &large.target {
+            write_block(target.object.file(), buffer, offset, large.job.stat.sparse)
+                .map_err(|e| self.write_error(&large.job, e))?;
+        }
+        lock(&large.subtrees)[block as usize] = subtree(buffer, offset);
+        if let Some(target) = &large.target {
+            self.chunks(large, target, block, buffer)?;
+        }
+        self.ingest.progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        if large.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 { self.complete(large) } else { Ok(()) }
+    }
+
+    /// Decides the cuts of a block in file order, then digests the chunks that lie inside it.
+    fn chunks(&self, large: &Large<'f, 's>, target: &Target<'s>, block: u64, bytes: &[u8]) -> Result<()> {
+        let offset = block * BLOCK_BYTES;
+        let candidates = target.chunker.candidates(bytes);
+        let mut cuts = Vec::new();
+        let mut chain = lock(&target.chain);
+        while chain.next_block != block {
+            let (guard, _) =
+                target.turn.wait_timeout(chain, Duration::from_millis(50)).unwrap_or_else(PoisonError::into_inner);
+            chain = guard;
+            self.check()?;
+        }
+        target.chunker.cuts(&mut chain.carry, offset, bytes, &candidates, block + 1 == large.blocks, &mut cuts);
+        let index = chain.chunks;
+        let mut records = Vec::with_capacity(cuts.len());
+        let first = cuts.first().map_or(bytes.len(), |&cut| (cut - offset) as usize);
+        chain.open_chunk.update(&bytes[..first]);
+        chain.open_bytes += first as u64;
+        if let Some(&last) = cuts.last() {
+            records.push((chain.open_chunk.finalize().into(), chain.open_bytes as u32));
+            let tail = &bytes[(last - offset) as usize..];
+            chain.open_chunk.reset();
+            chain.open_chunk.update(tail);
+            chain.open_bytes = tail.len() as u64;
+        }
+        chain.chunks += cuts.len() as u64;
+        chain.next_block += 1;
+        drop(chain);
+        target.turn.notify_all();
+        for pair in cuts.windows(2) {
+            let chunk = &bytes[(pair[0] - offset) as usize..(pair[1] - offset) as usize];
+            records.push((Digest::of(chunk), chunk.len() as u32));
+        }
+        if records.is_empty() { Ok(()) } else { target.writer.put(target.table.file(), index, &records) }
+    }
+
+    /// The last block is done: join the digest, check the source, publish.
+    fn complete(&self, large: &Arc<Large<'f, 's>>) -> Result<()> {
+        let digest = join(&lock(&large.subtrees));
+        let Some(job) = self.unchanged(large.job, &large.file)? else { return Ok(()) };
+        let store = self.ingest.store;
+        let usable = store.usable(digest, job.stat.size)?;
+        match &large.target {
+            None if !usable => {
+                self.again(Job { plan: Plan::Write, ..job });
+                return Ok(());
+            }
+            Some(target) if !usable => {
+                let chunks = lock(&target.chain).chunks;
+                target.writer.finish(target.table.file(), chunks)?;
+                target.object.publish_object(digest, job.stat.size, job.stat.mtime_s())?;
+                target.table.publish_table(digest)?;
+            }
+            _ => {}
+        }
+        let mut head = vec![0; HINT_BYTES];
+        let count = read_full(&large.file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
+        self.ingest.cache.record_hint(job.stat.size, &head[..count], digest);
+        self.ingest.cache.record(&job.stat, digest, large.began_ns);
+        self.finish(&job, digest, large.target.is_some() && !usable);
+        Ok(())
+    }
+}
+
+/// The chaining value of a block that is not the whole file.
+fn subtree(block: &[u8], offset: u64) -> [u8; 32] {
+    use blake3::hazmat::HasherExt;
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset).update(block);
+    hasher.finalize_non_root()
+}
+
+/// The digest of a file of at least two blocks from its blocks' chaining values: BLAKE3's left-heavy tree.
+fn join(blocks: &[[u8; 32]]) -> Digest {
+    use blake3::hazmat::{Mode, merge_subtrees_non_root, merge_subtrees_root};
+    fn node(blocks: &[[u8; 32]]) -> [u8; 32] {
+        match blocks {
+            [block] => *block,
+            _ => {
+                let (left, right) = blocks.split_at(split(blocks.len()));
+                merge_subtrees_non_root(&node(left), &node(right), Mode::Hash)
+            }
+        }
+    }
+    fn split(count: usize) -> usize {
+        count.div_ceil(2).next_power_of_two()
+    }
+    let (left, right) = blocks.split_at(split(blocks.len()));
+    merge_subtrees_root(&node(left), &node(right), Mode::Hash).into()
+}
+
+/// Reads until `buffer` is full or the file ends; answers the bytes read.
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut count = 0;
+    while count < buffer.len() {
+        match file.read_at(&mut buffer[count..], offset + count as u64) {
+            Ok(0) => break,
+            Ok(read) => count += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(count)
+}
+
+/// Writes a block; in a sparse file, pages of zeros stay holes.
+fn write_block(file: &File, block: &[u8], offset: u64, sparse: bool) -> io::Result<()> {
+    const PAGE: usize = 4096;
+    if !sparse {
+        return file.write_all_at(block, offset);
+    }
+    let zero = |page: &[u8]| page.iter().all(|&byte| byte == 0);
+    let mut start = 0;
+    while start < block.len() {
+        let is_zero = zero(&block[start..(start + PAGE).min(block.len())]);
+        let mut end = start;
+        while end < block.len() && zero(&block[end..(end + PAGE).min(block.len())]) == is_zero {
+            end = (end + PAGE).min(block.len());
+        }
+        if !is_zero {
+            file.write_all_at(&block[start..end], offset + start as u64)?;
+        }
+        start = end;
+    }
+    Ok(())
+}
+
+fn now_ns() -> i128 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128)
+}
+
+/// BLAKE3 of a file, read once by `threads` workers.
+pub fn hash_file(path: &Path, threads: usize, progress: &Progress) -> Result<Digest> {
+    let fail = |operation: &str, error: io::Error| Error::io(operation, path, error);
+    let file = File::open(path).map_err(|e| fail("open", e))?;
+    let size = file.metadata().map_err(|e| fail("stat", e))?.len();
+    progress.total_files.fetch_add(1, Ordering::Relaxed);
+    progress.total_bytes.fetch_add(size, Ordering::Relaxed);
+    if size <= BLOCK_BYTES {
+        // Also pipes and files of `/proc`, whose size says nothing.
+        return crate::store::objects::hash_reader(&file).map_err(|e| fail("read", e));
+    }
+    let blocks = size.div_ceil(BLOCK_BYTES);
+    let (next, subtrees) = (AtomicU64::new(0), Mutex::new(vec![[0; 32]; blocks as usize]));
+    let work = || -> Result<()> {
+        let mut buffer = vec![0; BLOCK_BYTES as usize];
+        loop {
+            let block = next.fetch_add(1, Ordering::Relaxed);
+            if block >= blocks {
+                return Ok(());
+            }
+            progress.check()?;
+            let offset = block * BLOCK_BYTES;
+            let length = (size - offset).min(BLOCK_BYTES) as usize;
+            if read_full(&file, &mut buffer[..length], offset).map_err(|e| fail("read", e))? != length {
+                return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", path.display())));
+            }
+            lock(&subtrees)[block as usize] = subtree(&buffer[..length], offset);
+            progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker.join().unwrap_or_else(|_| Err(Error::new(Kind::Store, "a worker stopped early")))
+        })
+    })?;
+    Ok(join(&lock(&subtrees)))
+}

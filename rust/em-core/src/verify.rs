@@ -1,1 +1,136 @@
-//! verify
+//! Hashing what is there and reporting what is wrong.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    sync::atomic::Ordering::Relaxed,
+};
+
+use crate::{
+    Digest, Error, Result,
+    artifact::ArtifactDir,
+    cancel::Progress,
+    manifest::EntryKind,
+    store::{Store, objects::hash_reader},
+};
+
+/// What is wrong with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// It should be there and is not.
+    Missing,
+    /// Its bytes are not those of its digest.
+    Damaged,
+    /// It is not a file of the store: left by a crash, or put there by somebody.
+    Stray,
+}
+
+impl ProblemKind {
+    /// The name in JSON and Python.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Damaged => "damaged",
+            Self::Stray => "stray",
+        }
+    }
+}
+
+/// One file that is not as it should be.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// What is wrong.
+    pub kind: ProblemKind,
+    /// The file.
+    pub path: String,
+}
+
+/// What a verification read and found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Objects hashed.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is wrong; empty if nothing is.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    fn problem(&mut self, kind: ProblemKind, path: &Path) {
+        self.problems.push(Problem { kind, path: path.display().to_string() });
+    }
+
+    /// Hashes one file; every byte is read.
+    fn hash(&mut self, path: &Path, digest: Digest, progress: &Progress) -> Result<()> {
+        progress.check()?;
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.problem(ProblemKind::Missing, path);
+                return Ok(());
+            }
+            Err(error) => return Err(Error::io("open", path, error)),
+        };
+        let size = file.metadata().map_err(|e| Error::io("stat", path, e))?.len();
+        if hash_reader(&file).map_err(|e| Error::io("read", path, e))? != digest {
+            self.problem(ProblemKind::Damaged, path);
+        }
+        self.objects += 1;
+        self.bytes += size;
+        progress.files.fetch_add(1, Relaxed);
+        progress.bytes.fetch_add(size, Relaxed);
+        Ok(())
+    }
+}
+
+/// Hashes every object of the store. Changes nothing.
+pub fn store(store: &Store, progress: &Progress) -> Result<Report> {
+    let mut report = Report::default();
+    let objects = store.root().join("objects");
+    for fan in sorted(&objects)? {
+        if !fan.is_dir() {
+            report.problem(ProblemKind::Stray, &fan);
+            continue;
+        }
+        for path in sorted(&fan)? {
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match (name(&fan) + &name(&path)).parse::<Digest>() {
+                Ok(digest) => report.hash(&path, digest, progress)?,
+                Err(_) => report.problem(ProblemKind::Stray, &path),
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Hashes every file of an artifact and its object. Changes nothing.
+pub fn artifact(store: &Store, artifact: &ArtifactDir, progress: &Progress) -> Result<Report> {
+    let mut report = Report::default();
+    let (_, manifest) = artifact.manifest()?;
+    for entry in manifest.entries() {
+        let EntryKind::File { digest, .. } = entry.kind else { continue };
+        let (path, object) = (artifact.root().join(&entry.path), store.object_path(digest));
+        if !same_file(&path, &object) {
+            report.hash(&path, digest, progress)?;
+        }
+        report.hash(&object, digest, progress)?;
+    }
+    Ok(report)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (fs::symlink_metadata(a), fs::symlink_metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn sorted(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let listed: std::io::Result<Vec<_>> =
+        fs::read_dir(directory).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths = listed.map_err(|e| Error::io("list", directory, e))?;
+    paths.sort();
+    Ok(paths)
+}

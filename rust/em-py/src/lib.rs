@@ -1,6 +1,176 @@
-//! Binding.
-use pyo3::prelude::*;
+//! Python binding of `em-core`: each function converts, detaches the GIL, calls, converts.
+#![allow(clippy::missing_errors_doc)]
+
+mod call;
+
+use std::path::{Path, PathBuf};
+
+use em_core::{
+    add::{Add, Summary, reference},
+    artifact::ArtifactDir,
+    manifest::EntryKind,
+    stat_cache::{self, StatCache},
+    store::{Store, link::LinkMode},
+    verify::{self, Report},
+};
+use pyo3::{prelude::*, types::PyDict};
+
+use call::{threads, to_py, watched};
+
+pyo3::create_exception!(_engine, EngineError, pyo3::exceptions::PyException, "A failure of the engine; `kind` says which.");
+
+/// Path, type, size in bytes, digest, executable bit, URI.
+type EntryTuple = (String, &'static str, Option<u64>, Option<String>, bool, Option<String>);
+
+/// Make an artifact's directory with an empty manifest.
+#[pyfunction]
+fn create_artifact(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<()> {
+    py.detach(|| ArtifactDir::create(&artifact_dir)).map(drop).map_err(|error| to_py(py, error))
+}
+
+/// Read the entries of an artifact's manifest, sorted by path.
+#[pyfunction]
+fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Vec<EntryTuple>> {
+    let read = py.detach(|| ArtifactDir::open(&artifact_dir)?.manifest());
+    let (_, manifest) = read.map_err(|error| to_py(py, error))?;
+    let tuple = |entry: &em_core::manifest::Entry| {
+        let path = entry.path.clone();
+        match &entry.kind {
+            EntryKind::File { size, digest, executable } => {
+                (path, "file", Some(*size), Some(digest.to_string()), *executable, None)
+            }
+            EntryKind::Directory => (path, "directory", None, None, false, None),
+            EntryKind::Reference(known) => {
+                (path, "reference", known.size, known.digest.map(|d| d.to_string()), false, Some(known.uri.clone()))
+            }
+        }
+    };
+    Ok(manifest.entries().iter().map(tuple).collect())
+}
+
+/// Digest of an artifact's manifest: its version identity.
+#[pyfunction]
+fn manifest_digest(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<String> {
+    let read = py.detach(|| ArtifactDir::open(&artifact_dir)?.manifest());
+    read.map(|(_, manifest)| manifest.digest().to_string()).map_err(|error| to_py(py, error))
+}
+
+/// Undo what an interrupted add left in an artifact's directory.
+#[pyfunction]
+fn recover(py: Python<'_>, store: PathBuf, artifact_dir: PathBuf) -> PyResult<()> {
+    let done = py.detach(|| ArtifactDir::open(&artifact_dir)?.recover(&Store::open(&store)?));
+    done.map_err(|error| to_py(py, error))
+}
+
+/// Add all files below a directory.
+#[pyfunction]
+#[pyo3(signature = (store, artifact_dir, source, obj_path, progress=None))]
+fn add_dir<'py>(
+    py: Python<'py>,
+    store: PathBuf,
+    artifact_dir: PathBuf,
+    source: PathBuf,
+    obj_path: &str,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    add(py, &store, &artifact_dir, progress, |add| add.dir(&source, obj_path))
+}
+
+/// Add one file.
+#[pyfunction]
+#[pyo3(signature = (store, artifact_dir, source, obj_path, progress=None))]
+fn add_file<'py>(
+    py: Python<'py>,
+    store: PathBuf,
+    artifact_dir: PathBuf,
+    source: PathBuf,
+    obj_path: &str,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    add(py, &store, &artifact_dir, progress, |add| add.file(&source, obj_path))
+}
+
+fn add<'py>(
+    py: Python<'py>,
+    store: &Path,
+    artifact_dir: &Path,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&Add<'_>) -> em_core::Result<Summary> + Send,
+) -> PyResult<Bound<'py, PyDict>> {
+    let summary = watched(py, progress, |progress| {
+        let store = Store::open(store)?;
+        let artifact = ArtifactDir::open(artifact_dir)?;
+        artifact.recover(&store)?;
+        let cache = StatCache::open(stat_cache::default_dir());
+        let link_mode = std::env::var("EM_LINK_MODE").ok().map(|text| LinkMode::parse(&text)).transpose()?;
+        work(&Add { store: &store, artifact: &artifact, cache: &cache, progress, threads: threads()?, link_mode })
+    })?;
+    let result = PyDict::new(py);
+    result.set_item("files", summary.files)?;
+    result.set_item("bytes", summary.bytes)?;
+    result.set_item("new_objects", summary.new_objects)?;
+    result.set_item("new_bytes", summary.new_bytes)?;
+    Ok(result)
+}
+
+/// Record a URI as an entry; nothing is fetched.
+#[pyfunction]
+fn add_reference(py: Python<'_>, artifact_dir: PathBuf, obj_path: &str, uri: &str) -> PyResult<()> {
+    let done = py.detach(|| reference(&ArtifactDir::open(&artifact_dir)?, obj_path, uri));
+    done.map_err(|error| to_py(py, error))
+}
+
+/// Hash every object of the store, or every file and object of one artifact, and report what is wrong.
+#[pyfunction]
+#[pyo3(signature = (store, artifact_dir=None, progress=None))]
+fn verify<'py>(
+    py: Python<'py>,
+    store: PathBuf,
+    artifact_dir: Option<PathBuf>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let report: Report = watched(py, progress, |progress| {
+        let store = Store::open(&store)?;
+        match &artifact_dir {
+            Some(directory) => verify::artifact(&store, &ArtifactDir::open(directory)?, progress),
+            None => verify::store(&store, progress),
+        }
+    })?;
+    let result = PyDict::new(py);
+    result.set_item("objects", report.objects)?;
+    result.set_item("bytes", report.bytes)?;
+    let problems: Vec<_> = report
+        .problems
+        .iter()
+        .map(|problem| {
+            let dict = PyDict::new(py);
+            dict.set_item("kind", problem.kind.as_str())?;
+            dict.set_item("path", &problem.path)?;
+            Ok(dict)
+        })
+        .collect::<PyResult<_>>()?;
+    result.set_item("problems", problems)?;
+    Ok(result)
+}
+
+/// BLAKE3 digest of a file, the value that `b3sum` prints.
+#[pyfunction]
+#[pyo3(signature = (path, progress=None))]
+fn hash_file(py: Python<'_>, path: PathBuf, progress: Option<Py<PyAny>>) -> PyResult<String> {
+    let digest = watched(py, progress, |progress| em_core::ingest::hash_file(&path, threads()?, progress))?;
+    Ok(digest.to_string())
+}
+
 #[pymodule]
-fn _engine(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("EngineError", module.py().get_type::<EngineError>())?;
+    module.add_function(wrap_pyfunction!(create_artifact, module)?)?;
+    module.add_function(wrap_pyfunction!(read_entries, module)?)?;
+    module.add_function(wrap_pyfunction!(manifest_digest, module)?)?;
+    module.add_function(wrap_pyfunction!(recover, module)?)?;
+    module.add_function(wrap_pyfunction!(add_dir, module)?)?;
+    module.add_function(wrap_pyfunction!(add_file, module)?)?;
+    module.add_function(wrap_pyfunction!(add_reference, module)?)?;
+    module.add_function(wrap_pyfunction!(verify, module)?)?;
+    module.add_function(wrap_pyfunction!(hash_file, module)?)
 }

@@ -1,1 +1,112 @@
-//! mod
+//! The local store: one read-only file per object, one table per chunked object.
+//!
+//! ```text
+//! store/
+//!   VERSION               format version
+//!   objects/ab/cdef…      the bytes of an object, mode 0444; being written: objects/ab/.tmp-…
+//!   chunks/ab/cdef…       its chunk table, when it has more than one chunk
+//!   roots/                one file per artifact directory outside ../artifacts
+//!   trash/                damaged objects
+//! ```
+//!
+//! Files appear by rename or link, never by writing in place, so readers on any host see an object whole or
+//! not at all. Nothing is locked: two processes that store the same object race to one rename, and the loser
+//! drops its copy.
+
+pub mod link;
+pub mod objects;
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::{Error, Kind, Result};
+
+/// Version of the layout above. A store with a newer one is refused.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// A store directory, opened. Cheap to open; holds two directory handles and no other state.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    pub(crate) objects: OwnedFd,
+    pub(crate) chunks: OwnedFd,
+}
+
+impl Store {
+    /// Opens the store at `root`, creating it if there is none.
+    pub fn open(root: &Path) -> Result<Self> {
+        for directory in ["objects", "chunks", "roots", "trash"] {
+            let path = root.join(directory);
+            fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+        }
+        check_version(root)?;
+        Ok(Self {
+            objects: open_dir(&root.join("objects"))?,
+            chunks: open_dir(&root.join("chunks"))?,
+            root: root.into(),
+        })
+    }
+
+    /// The directory it was opened at.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Opens a directory to be used as the base of `*at` calls.
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io("open", path, e))
+}
+
+fn check_version(root: &Path) -> Result<()> {
+    let path = root.join("VERSION");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return write_atomic(&path, format!("{FORMAT_VERSION}\n").as_bytes());
+        }
+        Err(error) => return Err(Error::io("read", &path, error)),
+    };
+    match text.trim_end().parse::<u32>() {
+        Ok(version) if version == FORMAT_VERSION => Ok(()),
+        Ok(version) => Err(Error::new(
+            Kind::Store,
+            format!("{} has store format {version}, this version reads {FORMAT_VERSION}", root.display()),
+        )
+        .hint("upgrade the package, or point EM_STORE_DIR at another directory")),
+        Err(_) => Err(Error::integrity(format!("{} is not a store's version file", path.display()))
+            .hint("restore it, or point EM_STORE_DIR at another directory")),
+    }
+}
+
+/// A name for a temporary file that no other process, thread or host picks: pid, time and a counter.
+pub(crate) fn temp_name() -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let unique = [u128::from(std::process::id()), time, u128::from(COUNTER.fetch_add(1, Ordering::Relaxed))];
+    let host = rustix::system::uname();
+    let seed = unique.iter().fold(host.nodename().to_bytes().to_vec(), |mut bytes, part| {
+        bytes.extend_from_slice(&part.to_le_bytes());
+        bytes
+    });
+    format!(".tmp-{:032x}", xxhash_rust::xxh3::xxh3_128(&seed))
+}
+
+/// Replaces `path` by a file with `bytes`: readers see the old or the new content, never a part.
+pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temp = path.with_file_name(temp_name());
+    let written =
+        File::create_new(&temp).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&temp, path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&temp);
+        Error::io("write", path, error)
+    })
+}

@@ -1,0 +1,29 @@
+# make demo and make test do their whole set-up; they need Python 3.11 or later and a Rust toolchain.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
+
+.PHONY: demo test lint build
+build: .venv/.built
+
+.venv/.built: $(SOURCES) constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is missing: set PYTHON=…" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "a Rust toolchain is missing: see https://rustup.rs" >&2; exit 1; }
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: build
+	$(BIN)/python docs/examples/demo.py
+
+test: build
+	cargo test --workspace --quiet
+	$(BIN)/python -m pytest -q
+
+lint: build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	$(BIN)/ruff check python tests docs
+	$(BIN)/ruff format --check python tests docs
+	$(BIN)/mypy

@@ -1,0 +1,229 @@
+//! Objects: presence, creation, damage.
+//!
+//! **The seal.** An object keeps the modification time of the file it came from, to the second; the
+//! nanoseconds are a function of its digest and those seconds. Whoever writes to an object through a hard
+//! link moves the time and breaks the seal, with a chance of 1 in 10⁹ to miss it. So no record beside the
+//! object is needed to know that it was touched, and the seal moves with a copied store.
+//! A file system that keeps coarser times breaks every seal: objects are then rehashed before each use,
+//! which is slow and safe.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps},
+    io::Errno,
+};
+
+use super::{Store, temp_name};
+use crate::{Digest, Error, Result};
+
+/// What the store knows of an object without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Not there.
+    Missing,
+    /// There, of the right size, seal and mode intact.
+    Sealed,
+    /// There, but touched since it was stored: must be rehashed before use.
+    Suspect,
+}
+
+/// `ab/cdef…` of a digest, the path below `objects/` and `chunks/`.
+pub fn relative_path(digest: Digest) -> String {
+    let hex = digest.to_string();
+    format!("{}/{}", &hex[..2], &hex[2..])
+}
+
+/// The nanoseconds that seal an object of this digest whose modification time has these seconds; never zero.
+fn seal_ns(digest: Digest, mtime_s: i64) -> i64 {
+    let mut bytes = [0; 40];
+    bytes[..32].copy_from_slice(&digest.0);
+    bytes[32..].copy_from_slice(&mtime_s.to_le_bytes());
+    1 + (xxhash_rust::xxh3::xxh3_64(&bytes) % 999_999_999) as i64
+}
+
+impl Store {
+    /// The path of an object, for messages and for readers.
+    pub fn object_path(&self, digest: Digest) -> PathBuf {
+        self.root().join("objects").join(relative_path(digest))
+    }
+
+    /// Whether the object is there and untouched; one system call, no byte is read.
+    pub fn presence(&self, digest: Digest, size_bytes: u64) -> Result<Presence> {
+        let stat = match rustix::fs::statat(&self.objects, relative_path(digest), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Presence::Missing),
+            Err(error) => return Err(Error::io("stat", &self.object_path(digest), error)),
+        };
+        let sealed = stat.st_size as u64 == size_bytes
+            && stat.st_mode & 0o170_222 == 0o100_000
+            && stat.st_mtime_nsec as i64 == seal_ns(digest, stat.st_mtime as i64);
+        Ok(if sealed { Presence::Sealed } else { Presence::Suspect })
+    }
+
+    /// Whether the object can be used: a touched one is rehashed, and moved to `trash/` if it is wrong.
+    pub fn usable(&self, digest: Digest, size_bytes: u64) -> Result<bool> {
+        match self.presence(digest, size_bytes)? {
+            Presence::Missing => Ok(false),
+            Presence::Sealed => Ok(true),
+            Presence::Suspect => self.rehash(digest),
+        }
+    }
+
+    /// Reads an object whole. Right: it is sealed again. Wrong: it goes to `trash/`, and the answer is `false`.
+    pub fn rehash(&self, digest: Digest) -> Result<bool> {
+        let path = self.object_path(digest);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.objects, relative_path(digest), flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::NOENT) => return Ok(false),
+            Err(error) => return Err(Error::io("open", &path, error)),
+        };
+        let metadata = file.metadata().map_err(|e| Error::io("stat", &path, e))?;
+        if metadata.is_file() && hash_reader(&file).map_err(|e| Error::io("read", &path, e))? == digest {
+            let mtime_s = std::os::unix::fs::MetadataExt::mtime(&metadata);
+            // Sealing is a convenience: without the right to do so the object is hashed again next time.
+            let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444));
+            let _ = seal(&file, digest, mtime_s);
+            return Ok(true);
+        }
+        let trash = self.root().join("trash").join(format!("{digest}-{}", &temp_name()[5..13]));
+        match std::fs::rename(&path, &trash) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("move to trash", &path, error)),
+            _ => Ok(false),
+        }
+    }
+
+    /// Starts an object in the directory of the digest if it is known, else in one picked by chance.
+    pub fn new_object(&self, digest: Option<Digest>) -> Result<Temp<'_>> {
+        Temp::new(self, &self.objects, digest)
+    }
+
+    /// Starts a chunk table.
+    pub fn new_table(&self, digest: Option<Digest>) -> Result<Temp<'_>> {
+        Temp::new(self, &self.chunks, digest)
+    }
+}
+
+/// BLAKE3 of what `file` still has to give, in one pass of 1 MiB reads.
+pub fn hash_reader(mut file: &File) -> io::Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finalize().into()),
+            Ok(count) => hasher.update(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+    }
+}
+
+fn seal(file: impl AsFd, digest: Digest, mtime_s: i64) -> rustix::io::Result<()> {
+    let time = Timespec { tv_sec: mtime_s, tv_nsec: seal_ns(digest, mtime_s) as _ };
+    rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
+}
+
+/// A file of the store that nobody sees yet. Dropped without publishing, it is removed; after a crash it
+/// stays as `.tmp-…` and is reclaimed by `gc`.
+#[derive(Debug)]
+pub struct Temp<'a> {
+    store: &'a Store,
+    directory: &'a OwnedFd,
+    name: String,
+    file: File,
+    published: AtomicBool,
+}
+
+impl<'a> Temp<'a> {
+    fn new(store: &'a Store, directory: &'a OwnedFd, digest: Option<Digest>) -> Result<Self> {
+        let temp = temp_name();
+        let fan = match digest {
+            Some(digest) => digest.to_string()[..2].to_owned(),
+            None => temp[5..7].to_owned(),
+        };
+        let name = format!("{fan}/{temp}");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let open = || rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(0o444));
+        let opened = open().or_else(|error| match error {
+            Errno::NOENT => match rustix::fs::mkdirat(directory, &fan, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => open(),
+                Err(error) => Err(error),
+            },
+            _ => Err(error),
+        });
+        let file = opened.map_err(|e| Error::io("create a file in", store.root(), e))?.into();
+        Ok(Self { store, directory, name, file, published: AtomicBool::new(false) })
+    }
+
+    /// The file, open for reading and writing.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Makes it visible as the object `digest`. An object that is already there and good wins.
+    pub fn publish_object(&self, digest: Digest, size_bytes: u64, mtime_s: i64) -> Result<()> {
+        let fail = |error| Error::io("store", &self.store.object_path(digest), error);
+        seal(&self.file, digest, mtime_s).map_err(fail)?;
+        let target = relative_path(digest);
+        for _ in 0..8 {
+            match self.rename_noreplace(&target) {
+                Ok(()) => {
+                    self.published.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(Errno::EXIST) if self.store.usable(digest, size_bytes)? => return Ok(()),
+                Err(Errno::EXIST) => {}
+                Err(Errno::NOENT) => self.make_fan(&target).map_err(fail)?,
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Err(fail(Errno::EXIST))
+    }
+
+    /// Makes it visible as the chunk table of `digest`, replacing an older one.
+    pub fn publish_table(&self, digest: Digest) -> Result<()> {
+        let target = relative_path(digest);
+        let rename = || rustix::fs::renameat(self.directory, &self.name, self.directory, &target);
+        let renamed = rename().or_else(|error| match error {
+            Errno::NOENT => self.make_fan(&target).and_then(|()| rename()),
+            _ => Err(error),
+        });
+        renamed.map_err(|e| Error::io("store the chunk table of", &self.store.object_path(digest), e))?;
+        self.published.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn make_fan(&self, target: &str) -> rustix::io::Result<()> {
+        match rustix::fs::mkdirat(self.directory, &target[..2], Mode::from_raw_mode(0o777)) {
+            Err(Errno::EXIST) => Ok(()),
+            made => made,
+        }
+    }
+
+    /// `RENAME_NOREPLACE`, or link and unlink where the file system has none (NFS answers EINVAL).
+    fn rename_noreplace(&self, target: &str) -> rustix::io::Result<()> {
+        let directory = self.directory;
+        match rustix::fs::renameat_with(directory, &self.name, directory, target, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                rustix::fs::linkat(directory, &self.name, directory, target, AtFlags::empty())?;
+                rustix::fs::unlinkat(directory, &self.name, AtFlags::empty())
+            }
+            renamed => renamed,
+        }
+    }
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        if !self.published.load(Ordering::Relaxed) {
+            let _ = rustix::fs::unlinkat(self.directory, &self.name, AtFlags::empty());
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Running a long call away from the GIL, while the calling thread watches for Ctrl-C.
+
+use std::{
+    sync::{atomic::Ordering::Relaxed, mpsc},
+    time::Duration,
+};
+
+use em_core::{Error, Kind, Result, cancel::Progress};
+use pyo3::{exceptions::PyKeyboardInterrupt, prelude::*};
+
+use crate::EngineError;
+
+/// How often the calling thread looks for signals and reports progress.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs `work` on a thread of its own. Each tick the calling thread checks for signals and calls
+/// `progress(files, bytes, total_files, total_bytes)`; an exception from either cancels the work and is raised
+/// after it has cleaned up.
+pub fn watched<T: Send>(
+    py: Python<'_>,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&Progress) -> Result<T> + Send,
+) -> PyResult<T> {
+    let state = Progress::default();
+    let mut raised = None;
+    let done = py.detach(|| {
+        std::thread::scope(|scope| {
+            let (sender, receiver) = mpsc::channel();
+            let state = &state;
+            let worker = scope.spawn(move || {
+                let result = work(state);
+                // The receiver lives until this thread is joined.
+                let _ = sender.send(());
+                result
+            });
+            while let Err(mpsc::RecvTimeoutError::Timeout) = receiver.recv_timeout(TICK) {
+                if raised.is_none() {
+                    raised = Python::attach(|py| tick(py, progress.as_ref(), state)).err();
+                    if raised.is_some() {
+                        state.cancel();
+                    }
+                }
+            }
+            worker.join().unwrap_or_else(|_| Err(Error::new(Kind::Store, "the engine stopped on a defect")))
+        })
+    });
+    match (done, raised) {
+        (Ok(value), _) => Ok(value),
+        (Err(error), Some(raised)) if error.kind == Kind::Cancelled => Err(raised),
+        (Err(error), _) => Err(to_py(py, error)),
+    }
+}
+
+fn tick(py: Python<'_>, progress: Option<&Py<PyAny>>, state: &Progress) -> PyResult<()> {
+    py.check_signals()?;
+    if let Some(progress) = progress {
+        let counts =
+            (&state.files, &state.bytes, &state.total_files, &state.total_bytes);
+        progress.call1(py, (counts.0.load(Relaxed), counts.1.load(Relaxed), counts.2.load(Relaxed), counts.3.load(Relaxed)))?;
+    }
+    Ok(())
+}
+
+/// Workers of one call: `EM_THREADS`, else what the machine and its cgroup allow.
+pub fn threads() -> Result<usize> {
+    match std::env::var("EM_THREADS") {
+        Err(_) => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        Ok(text) => match text.parse() {
+            Ok(count @ 1..=1024) => Ok(count),
+            _ => Err(Error::invalid(format!("EM_THREADS is {text:?}")).hint("use a number from 1 to 1024")),
+        },
+    }
+}
+
+/// The engine's error as an `EngineError` with `kind`, `message`, `hint` and `errno`.
+pub fn to_py(py: Python<'_>, error: Error) -> PyErr {
+    if error.kind == Kind::Cancelled {
+        return PyKeyboardInterrupt::new_err(());
+    }
+    let raised = EngineError::new_err(error.to_string());
+    let value = raised.value(py);
+    let set = value
+        .setattr("kind", error.kind.as_str())
+        .and_then(|()| value.setattr("message", error.message))
+        .and_then(|()| value.setattr("hint", error.hint))
+        .and_then(|()| value.setattr("errno", error.errno));
+    match set {
+        Ok(()) => raised,
+        Err(failed) => failed,
+    }
+}
