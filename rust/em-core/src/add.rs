@@ -12,7 +12,7 @@ use crate::{
     artifact::ArtifactDir,
     cancel::Progress,
     ingest::{Ingest, Ingested},
-    manifest::{Entry, EntryKind, Manifest, Reference},
+    manifest::{Entry, EntryKind, Reference},
     names,
     scan::{self, FileFound, Tree},
     stat_cache::StatCache,
@@ -92,11 +92,10 @@ impl Add<'_> {
         }
         let (base, mut manifest) = self.artifact.manifest()?;
         let pending = tree.files.iter().map(|_| Ingested { digest: crate::Digest([0; 32]), size_bytes: 0, new: false });
-        insert(&mut manifest, &tree.files, &targets, &directories, pending)?;
+        manifest.extend(entries(&tree.files, &targets, &directories, pending))?;
 
         let root_fd = open_dir(root)?;
-        let ingest =
-            Ingest { store: self.store, cache: self.cache, progress: self.progress, root, root_fd: &root_fd };
+        let ingest = Ingest { store: self.store, cache: self.cache, progress: self.progress, root, root_fd: &root_fd };
         let objects = ingest.run(&tree.files, self.threads);
         self.cache.flush();
         let objects = objects?;
@@ -104,8 +103,9 @@ impl Add<'_> {
         let paths: Vec<&str> = targets.iter().chain(&directories).map(String::as_str).collect();
         let intent = self.artifact.intend(&paths)?;
         let committed = self.link(&tree.files, &targets, &directories, &objects).and_then(|()| {
+            let objects = || objects.iter().copied();
             self.artifact
-                .commit(base, |manifest| insert(manifest, &tree.files, &targets, &directories, objects.iter().copied()))
+                .commit(base, |manifest| manifest.extend(entries(&tree.files, &targets, &directories, objects())))
         });
         let undisturbed = intent.done();
         match committed {
@@ -126,7 +126,13 @@ impl Add<'_> {
     }
 
     /// Puts every object at its path.
-    fn link(&self, files: &[FileFound], targets: &[String], directories: &[String], objects: &[Ingested]) -> Result<()> {
+    fn link(
+        &self,
+        files: &[FileFound],
+        targets: &[String],
+        directories: &[String],
+        objects: &[Ingested],
+    ) -> Result<()> {
         let root = self.artifact.root();
         let mut parents = HashSet::new();
         for path in targets.iter().filter_map(|target| target.rsplit_once('/')).map(|(parent, _)| parent) {
@@ -169,7 +175,7 @@ pub fn reference(artifact: &ArtifactDir, obj_path: &str, uri: &str) -> Result<()
     names::check(obj_path)?;
     let (base, _) = artifact.manifest()?;
     let kind = EntryKind::Reference(Reference { uri: uri.to_owned(), size: None, etag: None, digest: None });
-    artifact.commit(base, |manifest| manifest.insert(Entry { path: obj_path.to_owned(), kind: kind.clone() }))?;
+    artifact.commit(base, |manifest| manifest.extend([Entry { path: obj_path.to_owned(), kind: kind.clone() }]))?;
     Ok(())
 }
 
@@ -177,21 +183,19 @@ fn join(prefix: &str, path: &str) -> String {
     if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") }
 }
 
-fn insert(
-    manifest: &mut Manifest,
-    files: &[FileFound],
-    targets: &[String],
-    directories: &[String],
-    objects: impl Iterator<Item = Ingested>,
-) -> Result<()> {
-    for ((file, target), object) in files.iter().zip(targets).zip(objects) {
+/// The entries of what was found, at their paths in the artifact.
+fn entries<'e>(
+    files: &'e [FileFound],
+    targets: &'e [String],
+    directories: &'e [String],
+    objects: impl Iterator<Item = Ingested> + 'e,
+) -> impl Iterator<Item = Entry> + 'e {
+    let file = |((file, target), object): ((&FileFound, &String), Ingested)| {
         let (size, digest, executable) = (object.size_bytes, object.digest, file.executable);
-        manifest.insert(Entry { path: target.clone(), kind: EntryKind::File { size, digest, executable } })?;
-    }
-    for path in directories {
-        manifest.insert(Entry { path: path.clone(), kind: EntryKind::Directory })?;
-    }
-    Ok(())
+        Entry { path: target.clone(), kind: EntryKind::File { size, digest, executable } }
+    };
+    let directory = |path: &String| Entry { path: path.clone(), kind: EntryKind::Directory };
+    files.iter().zip(targets).zip(objects).map(file).chain(directories.iter().map(directory))
 }
 
 /// Makes the directories of `path` below `root`, refusing symbolic links on the way.

@@ -90,7 +90,8 @@ impl ArtifactDir {
         let mut numbers = Vec::new();
         for entry in entries {
             let name = entry.map_err(|e| Error::io("list", &inner, e))?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("manifest-")).and_then(|n| n.parse().ok());
+            let number =
+                name.to_str().and_then(|name| name.strip_prefix("manifest-")).and_then(|n| n.parse::<u64>().ok());
             numbers.extend(number);
         }
         Ok(numbers)
@@ -198,7 +199,7 @@ impl ArtifactDir {
             for path in paths {
                 crate::names::check(path)?;
                 let target = self.root.join(path);
-                match manifest.get(path).map(|entry| &entry.kind) {
+                match manifest.get(path) {
                     Some(EntryKind::File { size, digest, executable }) => {
                         if store.usable(*digest, *size)? {
                             linker.link(*digest, *size, *executable, &target)?;

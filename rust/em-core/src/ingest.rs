@@ -34,16 +34,13 @@ use crate::{
     cancel::Progress,
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
     scan::{FileFound, Stat},
-    stat_cache::{Answer, StatCache},
+    stat_cache::{Answer, HEAD_BYTES, StatCache, now_ns},
     store::{Store, objects::Temp},
 };
 
 /// Bytes a worker reads at a time; a power of two, so that a block is a BLAKE3 subtree. 256 KiB to 1 MiB
 /// measured alike (DESIGN section 4); larger blocks mean fewer hand-overs between workers.
 pub const BLOCK_BYTES: u64 = 1 << 20;
-
-/// Bytes at the start of a file that the stat cache's content hints are keyed by.
-const HINT_BYTES: usize = 64 << 10;
 
 /// How an object got its digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +54,6 @@ pub struct Ingested {
 }
 
 /// What one call works with.
-#[derive(Debug)]
 pub struct Ingest<'a> {
     /// Where objects go.
     pub store: &'a Store,
@@ -293,7 +289,7 @@ impl<'f, 's> Call<'f, 's> {
 
     /// Whether the source is still as it was; if not, queues it once more with its new stat.
     fn unchanged(&self, job: Job<'f>, file: &File) -> Result<Option<Job<'f>>> {
-        let stat = Stat::of(file).map_err(|e| Error::io("stat", &self.path(&job), e))?;
+        let stat = Stat::of(file)?;
         if stat == job.stat {
             return Ok(Some(job));
         }
@@ -319,7 +315,7 @@ impl<'f, 's> Call<'f, 's> {
         if new {
             let object = store.new_object(Some(digest))?;
             object.file().write_all_at(buffer, 0).map_err(|e| self.write_error(&job, e))?;
-            object.publish_object(digest, job.stat.size, job.stat.mtime_s())?;
+            object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
             if job.stat.size > WHOLE_BYTES {
                 self.small_table(&job, file, buffer, digest)?;
             }
@@ -358,7 +354,7 @@ impl<'f, 's> Call<'f, 's> {
         let store = self.ingest.store;
         let size = job.stat.size;
         if job.plan == Plan::Ask {
-            let mut head = vec![0; HINT_BYTES];
+            let mut head = vec![0; HEAD_BYTES];
             let count = read_full(&file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
             if let Some(digest) = self.ingest.cache.hint(size, &head[..count]) {
                 if store.usable(digest, size)? {
@@ -477,12 +473,12 @@ impl<'f, 's> Call<'f, 's> {
             Some(target) if !usable => {
                 let chunks = lock(&target.chain).chunks;
                 target.writer.finish(target.table.file(), chunks)?;
-                target.object.publish_object(digest, job.stat.size, job.stat.mtime_s())?;
+                target.object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
                 target.table.publish_table(digest)?;
             }
             _ => {}
         }
-        let mut head = vec![0; HINT_BYTES];
+        let mut head = vec![0; HEAD_BYTES];
         let count = read_full(&large.file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
         self.ingest.cache.record_hint(job.stat.size, &head[..count], digest);
         self.ingest.cache.record(&job.stat, digest, large.began_ns);
@@ -552,10 +548,6 @@ fn write_block(file: &File, block: &[u8], offset: u64, sparse: bool) -> io::Resu
         start = end;
     }
     Ok(())
-}
-
-fn now_ns() -> i128 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i128)
 }
 
 /// BLAKE3 of a file, read once by `threads` workers.

@@ -1,1 +1,88 @@
-//! names
+//! Paths of entries: what may become a file-system path, and which two may not stand side by side.
+
+use std::collections::HashMap;
+
+use unicode_normalization::UnicodeNormalization;
+
+use crate::{Error, Result};
+
+/// Longest path of an entry, in bytes.
+pub const MAX_PATH_BYTES: usize = 4096;
+
+/// Longest component of a path, in bytes.
+pub const MAX_COMPONENT_BYTES: usize = 255;
+
+/// Whether `path` may name an entry: relative, normalized, `/`-separated, not below `.artifact`.
+pub fn check(path: &str) -> Result<()> {
+    let refuse = |why: &str| {
+        let shown: String = path.chars().take(200).collect();
+        Err(Error::invalid(format!("obj_path {shown:?} {why}")).hint("use a relative path such as \"a/1.png\""))
+    };
+    if path.is_empty() {
+        return refuse("is empty");
+    }
+    if path.len() > MAX_PATH_BYTES {
+        return refuse("is longer than 4096 bytes");
+    }
+    if path.starts_with('/') {
+        return refuse("is absolute");
+    }
+    if path.contains('\0') {
+        return refuse("contains a NUL");
+    }
+    for component in path.split('/') {
+        match component {
+            "" => return refuse("has an empty component"),
+            "." | ".." => return refuse("is not normalized"),
+            _ if component.len() > MAX_COMPONENT_BYTES => return refuse("has a component longer than 255 bytes"),
+            _ => {}
+        }
+    }
+    let first = path.split('/').next().unwrap_or_default();
+    if fold(first) == crate::artifact::RESERVED {
+        return refuse("is reserved");
+    }
+    Ok(())
+}
+
+/// What a case-insensitive, normalizing file system takes a name for.
+pub fn fold(name: &str) -> String {
+    if name.is_ascii() {
+        name.to_ascii_lowercase()
+    } else {
+        name.nfc().collect::<String>().to_lowercase().nfc().collect()
+    }
+}
+
+/// Refuses paths that some file system would take for the same, and paths below a file.
+#[derive(Debug, Default)]
+pub struct Collisions {
+    /// Folded path of every file and every directory on the way to one: its spelling, and whether it is a file.
+    seen: HashMap<String, (String, bool)>,
+}
+
+impl Collisions {
+    /// Adds a file (or reference), or an empty directory.
+    pub fn insert(&mut self, path: &str, is_file: bool) -> Result<()> {
+        let mut end = 0;
+        while end < path.len() {
+            end = path[end + 1..].find('/').map_or(path.len(), |at| end + 1 + at);
+            let (prefix, file) = (&path[..end], is_file && end == path.len());
+            match self.seen.get(&fold(prefix)) {
+                Some((other, _)) if other != prefix => {
+                    let message = format!("{path:?} and {other:?} are one name on some file systems");
+                    return Err(Error::invalid(message).hint("rename one of them"));
+                }
+                Some((_, other_file)) if *other_file != file => {
+                    let message = format!("{prefix:?} would be a file and a directory");
+                    return Err(Error::invalid(message).hint("use another obj_path"));
+                }
+                Some(_) => {}
+                None => {
+                    self.seen.insert(fold(prefix), (prefix.to_owned(), file));
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -108,9 +108,9 @@ pub fn store(store: &Store, progress: &Progress) -> Result<Report> {
 pub fn artifact(store: &Store, artifact: &ArtifactDir, progress: &Progress) -> Result<Report> {
     let mut report = Report::default();
     let (_, manifest) = artifact.manifest()?;
-    for entry in manifest.entries() {
-        let EntryKind::File { digest, .. } = entry.kind else { continue };
-        let (path, object) = (artifact.root().join(&entry.path), store.object_path(digest));
+    for (path, kind) in manifest.entries() {
+        let EntryKind::File { digest, .. } = *kind else { continue };
+        let (path, object) = (artifact.root().join(path), store.object_path(digest));
         if !same_file(&path, &object) {
             report.hash(&path, digest, progress)?;
         }

@@ -54,9 +54,11 @@ pub fn watched<T: Send>(
 fn tick(py: Python<'_>, progress: Option<&Py<PyAny>>, state: &Progress) -> PyResult<()> {
     py.check_signals()?;
     if let Some(progress) = progress {
-        let counts =
-            (&state.files, &state.bytes, &state.total_files, &state.total_bytes);
-        progress.call1(py, (counts.0.load(Relaxed), counts.1.load(Relaxed), counts.2.load(Relaxed), counts.3.load(Relaxed)))?;
+        let counts = (&state.files, &state.bytes, &state.total_files, &state.total_bytes);
+        progress.call1(
+            py,
+            (counts.0.load(Relaxed), counts.1.load(Relaxed), counts.2.load(Relaxed), counts.3.load(Relaxed)),
+        )?;
     }
     Ok(())
 }

@@ -11,13 +11,18 @@ use em_core::{
     manifest::EntryKind,
     stat_cache::{self, StatCache},
     store::{Store, link::LinkMode},
-    verify::{self, Report},
+    verify::{self as verification, Report},
 };
 use pyo3::{prelude::*, types::PyDict};
 
 use call::{threads, to_py, watched};
 
-pyo3::create_exception!(_engine, EngineError, pyo3::exceptions::PyException, "A failure of the engine; `kind` says which.");
+pyo3::create_exception!(
+    _engine,
+    EngineError,
+    pyo3::exceptions::PyException,
+    "A failure of the engine; `kind` says which."
+);
 
 /// Path, type, size in bytes, digest, executable bit, URI.
 type EntryTuple = (String, &'static str, Option<u64>, Option<String>, bool, Option<String>);
@@ -33,9 +38,9 @@ fn create_artifact(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<()> {
 fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Vec<EntryTuple>> {
     let read = py.detach(|| ArtifactDir::open(&artifact_dir)?.manifest());
     let (_, manifest) = read.map_err(|error| to_py(py, error))?;
-    let tuple = |entry: &em_core::manifest::Entry| {
-        let path = entry.path.clone();
-        match &entry.kind {
+    let tuple = |(path, kind): (&str, &EntryKind)| {
+        let path = path.to_owned();
+        match kind {
             EntryKind::File { size, digest, executable } => {
                 (path, "file", Some(*size), Some(digest.to_string()), *executable, None)
             }
@@ -45,7 +50,7 @@ fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Vec<EntryTupl
             }
         }
     };
-    Ok(manifest.entries().iter().map(tuple).collect())
+    Ok(manifest.entries().map(tuple).collect())
 }
 
 /// Digest of an artifact's manifest: its version identity.
@@ -101,7 +106,8 @@ fn add<'py>(
         let store = Store::open(store)?;
         let artifact = ArtifactDir::open(artifact_dir)?;
         artifact.recover(&store)?;
-        let cache = StatCache::open(stat_cache::default_dir());
+        // A user without a home has no cache: nothing can be below a device.
+        let cache = StatCache::open(&stat_cache::default_dir().unwrap_or_else(|| "/dev/null".into()));
         let link_mode = std::env::var("EM_LINK_MODE").ok().map(|text| LinkMode::parse(&text)).transpose()?;
         work(&Add { store: &store, artifact: &artifact, cache: &cache, progress, threads: threads()?, link_mode })
     })?;
@@ -132,8 +138,8 @@ fn verify<'py>(
     let report: Report = watched(py, progress, |progress| {
         let store = Store::open(&store)?;
         match &artifact_dir {
-            Some(directory) => verify::artifact(&store, &ArtifactDir::open(directory)?, progress),
-            None => verify::store(&store, progress),
+            Some(directory) => verification::artifact(&store, &ArtifactDir::open(directory)?, progress),
+            None => verification::store(&store, progress),
         }
     })?;
     let result = PyDict::new(py);
