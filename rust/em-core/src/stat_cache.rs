@@ -21,13 +21,17 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::{Digest, scan::Stat};
 
+/// Start of the names of files being written.
+const TEMPORARY: &str = ".tmp-";
+/// Age at which a temporary file belongs to a process that died; writing one takes milliseconds.
+const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 const MAGIC: &[u8; 8] = b"EMSTATS\n";
 const VERSION: u32 = 1;
 const SHARDS: usize = 256;
@@ -227,6 +231,7 @@ impl Shards {
     }
 
     fn flush(&self) {
+        let mut wrote = false;
         for (index, shard) in self.shards.iter().enumerate() {
             let mut shard = lock(shard);
             let Some(rows) = shard.as_mut().filter(|rows| rows.values().any(|row| row.changed)) else { continue };
@@ -237,7 +242,11 @@ impl Shards {
             if write_shard(&path, &merged).is_ok() {
                 merged.values_mut().for_each(|row| row.changed = false);
                 *rows = merged;
+                wrote = true;
             }
+        }
+        if wrote {
+            remove_leftovers(&self.dir);
         }
     }
 }
@@ -329,7 +338,7 @@ fn write_shard(path: &Path, rows: &Rows) -> std::io::Result<()> {
     fs::create_dir_all(dir)?;
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or("shard");
     // Unique among processes by id, among values of one process by the address of these rows.
-    let temporary = dir.join(format!(".tmp-{name}-{}-{:x}", std::process::id(), std::ptr::from_ref(rows).addr()));
+    let temporary = dir.join(format!("{TEMPORARY}{name}-{}-{:x}", std::process::id(), std::ptr::from_ref(rows).addr()));
     let written = fs::File::create(&temporary)
         .and_then(|mut file| file.write_all(&encode(rows)))
         .and_then(|()| fs::rename(&temporary, path));
@@ -338,4 +347,17 @@ fn write_shard(path: &Path, rows: &Rows) -> std::io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+fn remove_leftovers(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in
+        entries.flatten().filter(|entry| entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
+    {
+        let age = entry.metadata().and_then(|data| data.modified()).map(|time| time.elapsed().unwrap_or_default());
+        if age.is_ok_and(|age| age > LEFTOVER_AGE) {
+            // Another process may have removed it first; either is fine.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }

@@ -1,0 +1,301 @@
+//! The stat cache: when it answers, and that nothing on disk can make it answer wrongly or fail.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use em_core::{
+    Digest,
+    scan::Stat,
+    stat_cache::{Answer, HEAD_BYTES, MAX_ROWS, SLACK_NS, StatCache, now_ns},
+};
+use tempfile::TempDir;
+
+const SECOND: i64 = 1_000_000_000;
+const WRITTEN: i64 = 1_700_000_000 * SECOND;
+const LATER: i128 = WRITTEN as i128 + 3600 * SECOND as i128;
+
+fn stat(ino: u64) -> Stat {
+    Stat { dev: 7, ino, size: 100, mtime_ns: WRITTEN, ctime_ns: WRITTEN, sparse: false }
+}
+
+fn digest(ino: u64) -> Digest {
+    Digest::of(&ino.to_le_bytes())
+}
+
+fn shards(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for kind in ["files", "heads"] {
+        if let Ok(entries) = fs::read_dir(dir.join(kind)) {
+            found.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+/// A directory with one flushed row, and the path of its shard.
+fn small() -> (TempDir, PathBuf) {
+    let dir = TempDir::new().unwrap();
+    let cache = StatCache::open(dir.path());
+    cache.record(&stat(1), digest(1), LATER);
+    cache.flush();
+    let found = shards(dir.path());
+    assert_eq!(found.len(), 1);
+    (dir, found[0].clone())
+}
+
+/// Inode numbers whose rows fall into one shard.
+fn one_shard(count: usize) -> Vec<u64> {
+    let shard = |ino: u64| {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&7u64.to_le_bytes());
+        key[8..].copy_from_slice(&ino.to_le_bytes());
+        xxhash_rust::xxh3::xxh3_64(&key) % 256
+    };
+    (1..).filter(|&ino| shard(ino) == 0).take(count).collect()
+}
+
+#[test]
+fn test_lookup_unchanged_file_is_known_in_another_value() {
+    let (dir, _) = small();
+    let cache = StatCache::open(dir.path());
+    assert_eq!(cache.lookup(&stat(1)), Answer::Known(digest(1)));
+    assert_eq!(cache.lookup(&stat(2)), Answer::Unknown);
+    assert_eq!(cache.lookup(&Stat { dev: 8, ..stat(1) }), Answer::Unknown);
+}
+
+#[test]
+fn test_lookup_changed_file_is_rehashed_or_unknown() {
+    let (dir, _) = small();
+    let cache = StatCache::open(dir.path());
+    assert_eq!(cache.lookup(&Stat { mtime_ns: WRITTEN + 1, ..stat(1) }), Answer::Rehash(digest(1)));
+    assert_eq!(cache.lookup(&Stat { ctime_ns: WRITTEN + 1, ..stat(1) }), Answer::Rehash(digest(1)));
+    assert_eq!(cache.lookup(&Stat { size: 101, ..stat(1) }), Answer::Unknown);
+}
+
+#[test]
+fn test_record_racy_file_is_rehashed() {
+    let dir = TempDir::new().unwrap();
+    let cache = StatCache::open(dir.path());
+    let written = i128::from(WRITTEN);
+    for (ino, began, racy) in [
+        (1, written - 1, true),
+        (2, written, true),
+        (3, written + SLACK_NS, true),
+        (4, written + SLACK_NS + 1, false),
+        (5, i128::MIN, true),
+    ] {
+        cache.record(&stat(ino), digest(ino), began);
+        let expected = if racy { Answer::Rehash(digest(ino)) } else { Answer::Known(digest(ino)) };
+        assert_eq!(cache.lookup(&stat(ino)), expected, "{ino}");
+    }
+    // The newer of both times counts.
+    let touched = Stat { ctime_ns: WRITTEN + 10 * SECOND, ..stat(6) };
+    cache.record(&touched, digest(6), written + 11 * i128::from(SECOND));
+    assert_eq!(cache.lookup(&touched), Answer::Rehash(digest(6)));
+    cache.flush();
+    let again = StatCache::open(dir.path());
+    assert_eq!(again.lookup(&stat(1)), Answer::Rehash(digest(1)));
+    assert_eq!(again.lookup(&stat(4)), Answer::Known(digest(4)));
+    // Once hashed again, later, the times vouch for it.
+    again.record(&stat(1), digest(1), LATER);
+    assert_eq!(again.lookup(&stat(1)), Answer::Known(digest(1)));
+}
+
+#[test]
+fn test_record_file_written_just_now_is_racy() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("f"), "bytes").unwrap();
+    let found = em_core::scan::stat_file(&dir.path().join("f")).unwrap();
+    let cache = StatCache::open(&dir.path().join("cache"));
+    cache.record(&found.stat, digest(1), now_ns());
+    assert_eq!(cache.lookup(&found.stat), Answer::Rehash(digest(1)));
+}
+
+#[test]
+fn test_shard_with_any_byte_flipped_or_cut_is_empty() {
+    let (dir, shard) = small();
+    let good = fs::read(&shard).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        fs::write(&shard, &bad).unwrap();
+        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Unknown, "byte {at}");
+        fs::write(&shard, &good[..at]).unwrap();
+        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Unknown, "cut at {at}");
+    }
+    fs::write(&shard, &good).unwrap();
+    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Known(digest(1)));
+}
+
+#[test]
+fn test_shard_of_another_version_is_empty_and_replaced() {
+    let (dir, shard) = small();
+    for version in [0u8, 2] {
+        let mut other = fs::read(&shard).unwrap();
+        other[8] = version;
+        let end = other.len() - 8;
+        let sum = xxhash_rust::xxh3::xxh3_64(&other[..end]);
+        other[end..].copy_from_slice(&sum.to_le_bytes());
+        fs::write(&shard, &other).unwrap();
+        let cache = StatCache::open(dir.path());
+        assert_eq!(cache.lookup(&stat(1)), Answer::Unknown);
+        cache.record(&stat(1), digest(1), LATER);
+        cache.flush();
+        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Known(digest(1)));
+    }
+}
+
+#[test]
+fn test_oversized_shard_is_empty() {
+    let (dir, shard) = small();
+    fs::File::options().write(true).open(&shard).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Unknown);
+}
+
+#[test]
+fn test_two_caches_on_one_directory_keep_both_rows() {
+    let dir = TempDir::new().unwrap();
+    let inodes = one_shard(3);
+    let (a, b) = (StatCache::open(dir.path()), StatCache::open(dir.path()));
+    a.record(&stat(inodes[0]), digest(0), LATER);
+    assert_eq!(b.lookup(&stat(inodes[1])), Answer::Unknown);
+    b.record(&stat(inodes[1]), digest(1), LATER);
+    a.flush();
+    b.flush();
+    assert_eq!(shards(dir.path()).len(), 1);
+    let cache = StatCache::open(dir.path());
+    assert_eq!(cache.lookup(&stat(inodes[0])), Answer::Known(digest(0)));
+    assert_eq!(cache.lookup(&stat(inodes[1])), Answer::Known(digest(1)));
+    // What `b` merged, it answers itself.
+    assert_eq!(b.lookup(&stat(inodes[0])), Answer::Known(digest(0)));
+}
+
+#[test]
+fn test_threads_and_flushes_at_once_never_leave_a_damaged_shard() {
+    let dir = TempDir::new().unwrap();
+    let (a, b) = (StatCache::open(dir.path()), StatCache::open(dir.path()));
+    std::thread::scope(|scope| {
+        for (cache, first) in [(&a, 0), (&a, 100), (&b, 200), (&b, 300)] {
+            scope.spawn(move || {
+                for ino in first..first + 100 {
+                    cache.record(&stat(ino), digest(ino), LATER);
+                    if ino % 25 == 24 {
+                        cache.flush();
+                    }
+                }
+            });
+        }
+    });
+    a.flush();
+    b.flush();
+    let cache = StatCache::open(dir.path());
+    for ino in 0..400 {
+        // A row may be lost to the other flush, but never be wrong.
+        let answer = cache.lookup(&stat(ino));
+        assert!(answer == Answer::Unknown || answer == Answer::Known(digest(ino)), "{ino}: {answer:?}");
+    }
+    let temporary = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".tmp");
+    assert!(!shards(dir.path()).iter().any(temporary));
+}
+
+#[test]
+fn test_flush_unchanged_writes_nothing() {
+    let (dir, shard) = small();
+    let cache = StatCache::open(dir.path());
+    cache.lookup(&stat(1));
+    fs::remove_file(&shard).unwrap();
+    cache.flush();
+    assert!(!shard.exists());
+}
+
+#[test]
+fn test_flush_keeps_at_most_the_bounded_rows_and_the_new_ones() {
+    let dir = TempDir::new().unwrap();
+    let inodes = one_shard(MAX_ROWS + 50);
+    let (old, new) = inodes.split_at(MAX_ROWS);
+    for part in [old, new] {
+        let cache = StatCache::open(dir.path());
+        for &ino in part {
+            cache.record(&stat(ino), digest(ino), LATER);
+        }
+        cache.flush();
+    }
+    let bytes = fs::metadata(&shards(dir.path())[0]).unwrap().len();
+    assert_eq!(bytes, 16 + 80 * MAX_ROWS as u64 + 8);
+    let cache = StatCache::open(dir.path());
+    let kept = |inodes: &[u64]| inodes.iter().filter(|&&ino| cache.lookup(&stat(ino)) != Answer::Unknown).count();
+    assert_eq!((kept(old), kept(new)), (MAX_ROWS - 50, 50));
+}
+
+#[test]
+fn test_flush_drops_the_rows_unused_for_longest() {
+    let dir = TempDir::new().unwrap();
+    let inodes = one_shard(MAX_ROWS + 1);
+    let cache = StatCache::open(dir.path());
+    inodes[..MAX_ROWS].iter().for_each(|&ino| cache.record(&stat(ino), digest(ino), LATER));
+    cache.flush();
+    // Make one row a year older: its day is the last field of the row.
+    let shard = &shards(dir.path())[0];
+    let mut bytes = fs::read(shard).unwrap();
+    let row = 16 + 80 * 4000;
+    let old = u64::from_le_bytes(bytes[row + 8..row + 16].try_into().unwrap());
+    let day = u32::from_le_bytes(bytes[row + 76..row + 80].try_into().unwrap()) - 365;
+    bytes[row + 76..row + 80].copy_from_slice(&day.to_le_bytes());
+    let end = bytes.len() - 8;
+    let sum = xxhash_rust::xxh3::xxh3_64(&bytes[..end]);
+    bytes[end..].copy_from_slice(&sum.to_le_bytes());
+    fs::write(shard, &bytes).unwrap();
+
+    let cache = StatCache::open(dir.path());
+    cache.record(&stat(inodes[MAX_ROWS]), digest(0), LATER);
+    cache.flush();
+    let cache = StatCache::open(dir.path());
+    for &ino in &inodes {
+        assert_eq!(cache.lookup(&stat(ino)) == Answer::Unknown, ino == old);
+    }
+}
+
+#[test]
+fn test_hint_same_size_and_head_is_found() {
+    let dir = TempDir::new().unwrap();
+    let cache = StatCache::open(dir.path());
+    let mut head = vec![3; HEAD_BYTES + 10];
+    cache.record_hint(1 << 30, &head, digest(1));
+    cache.flush();
+    let cache = StatCache::open(dir.path());
+    head[HEAD_BYTES] = 4; // Behind the part that counts.
+    assert_eq!(cache.hint(1 << 30, &head), Some(digest(1)));
+    assert_eq!(cache.hint(1 << 29, &head), None);
+    head[HEAD_BYTES - 1] = 4;
+    assert_eq!(cache.hint(1 << 30, &head), None);
+    assert_eq!(cache.hint(0, b""), None);
+}
+
+#[test]
+fn test_unusable_directory_behaves_as_empty() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    for place in [dir.path().join("file"), PathBuf::from("/dev/null/x"), PathBuf::from("/proc/nothing")] {
+        let cache = StatCache::open(&place);
+        assert_eq!(cache.lookup(&stat(1)), Answer::Unknown);
+        cache.record(&stat(1), digest(1), LATER);
+        cache.flush();
+        assert_eq!(cache.lookup(&stat(1)), Answer::Known(digest(1)));
+    }
+}
+
+#[test]
+fn test_flush_removes_temporary_files_that_a_crash_left() {
+    let (dir, shard) = small();
+    let [old, young] = [".tmp-00-1-1", ".tmp-00-1-2"].map(|name| shard.with_file_name(name));
+    fs::write(&young, "").unwrap();
+    let hours_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 3600);
+    fs::File::create(&old).unwrap().set_modified(hours_ago).unwrap();
+    let cache = StatCache::open(dir.path());
+    cache.record(&stat(2), digest(2), LATER);
+    cache.flush();
+    assert!(!old.exists() && young.exists() && shard.exists());
+}
