@@ -1,0 +1,215 @@
+//! The candidate scan, once per instruction set.
+//!
+//! All of them load the words at even and at odd offsets apart, so that one vector holds the sums of every
+//! second position, and leave the rare survivors of the prefilter to the same scalar hash.
+
+use super::{FINISH, HASH, HASH_BELOW, PREFILTER, PREFILTER_BELOW, PREFILTER_BYTES, WINDOW_BYTES};
+
+/// An instruction set the scan is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain Rust, on every CPU.
+    Portable,
+    /// x86-64 with AVX2.
+    Avx2,
+    /// x86-64 with AVX-512 F and BW.
+    Avx512,
+    /// AArch64.
+    Neon,
+}
+
+impl Isa {
+    /// All of them, slowest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// Whether this CPU has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => true,
+            #[allow(unreachable_patterns, reason = "which arms come before depends on the target")]
+            _ => false,
+        }
+    }
+
+    pub(super) fn best() -> Self {
+        Self::ALL.into_iter().rev().find(|isa| isa.is_available()).unwrap_or(Self::Portable)
+    }
+}
+
+/// Appends the candidates of `block` to `found`. `isa` Must be available.
+pub(super) fn scan(isa: Isa, block: &[u8], found: &mut Vec<u32>) {
+    let next = match isa {
+        // SAFETY: a `Cdc` holds an available instruction set only.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { x86::scan_avx2(block, found) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => unsafe { x86::scan_avx512(block, found) },
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => neon::scan(block, found),
+        _ => scan_portable(block, found),
+    };
+    for position in next..=block.len() {
+        if passes_prefilter(block, position) {
+            keep_if_hash(block, position, found);
+        }
+    }
+}
+
+/// Scans whole groups of positions and returns the first position it did not reach, as its siblings do.
+fn scan_portable(block: &[u8], found: &mut Vec<u32>) -> usize {
+    const HALF: usize = 32;
+    const WORDS: usize = HALF + PREFILTER.len() - 1;
+    let mut position = WINDOW_BYTES;
+    while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 2 * HALF - 1) {
+        let mut even = [0u16; HALF];
+        let mut odd = [0u16; HALF];
+        for (sums, parity) in [(&mut even, 0), (&mut odd, 1)] {
+            let mut words = [0u16; WORDS];
+            for (word, pair) in words.iter_mut().zip(bytes[parity..].as_chunks::<2>().0) {
+                *word = u16::from_le_bytes(*pair);
+            }
+            for (i, factor) in PREFILTER.iter().enumerate() {
+                for (sum, word) in sums.iter_mut().zip(&words[i..]) {
+                    *sum = sum.wrapping_add(word.wrapping_mul(*factor));
+                }
+            }
+        }
+        let below = |sum: u16| sum.cast_signed() < PREFILTER_BELOW;
+        if even.iter().zip(&odd).fold(false, |any, (a, b)| any | below(*a) | below(*b)) {
+            for (i, (a, b)) in even.iter().zip(&odd).enumerate() {
+                if below(*a) {
+                    keep_if_hash(block, position + 2 * i, found);
+                }
+                if below(*b) {
+                    keep_if_hash(block, position + 2 * i + 1, found);
+                }
+            }
+        }
+        position += 2 * HALF;
+    }
+    position
+}
+
+fn passes_prefilter(block: &[u8], position: usize) -> bool {
+    let (words, _) = block[position - PREFILTER_BYTES..position].as_chunks::<2>();
+    let terms = words.iter().zip(PREFILTER).map(|(word, factor)| u16::from_le_bytes(*word).wrapping_mul(factor));
+    terms.fold(0, u16::wrapping_add).cast_signed() < PREFILTER_BELOW
+}
+
+#[inline]
+fn keep_if_hash(block: &[u8], position: usize, found: &mut Vec<u32>) {
+    let (words, _) = block[position - WINDOW_BYTES..position].as_chunks::<8>();
+    let terms = words.iter().zip(HASH).map(|(word, factor)| u64::from_le_bytes(*word).wrapping_mul(factor));
+    let sum = terms.fold(0, u64::wrapping_add);
+    if (sum ^ (sum >> 32)).wrapping_mul(FINISH) < HASH_BELOW {
+        found.extend(u32::try_from(position));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::*;
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// The CPU Must have AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn scan_avx2(block: &[u8], found: &mut Vec<u32>) -> usize {
+        let below = _mm256_set1_epi16(PREFILTER_BELOW);
+        let mut position = WINDOW_BYTES;
+        while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 31) {
+            let mut sums = [_mm256_setzero_si256(); 2];
+            for (parity, sum) in sums.iter_mut().enumerate() {
+                for (i, factor) in PREFILTER.iter().enumerate() {
+                    // SAFETY: `bytes` is 43 long and the last load ends at 1 + 2 * 5 + 32.
+                    let words = unsafe { _mm256_loadu_si256(bytes.as_ptr().add(parity + 2 * i).cast()) };
+                    let term = _mm256_mullo_epi16(words, _mm256_set1_epi16(factor.cast_signed()));
+                    *sum = _mm256_add_epi16(*sum, term);
+                }
+            }
+            let [even, odd] = sums.map(|sum| _mm256_cmpgt_epi16(below, sum));
+            if _mm256_testz_si256(_mm256_or_si256(even, odd), _mm256_set1_epi8(-1)) == 0 {
+                // Both masks have two equal bits a lane: interleave one of each.
+                let even = _mm256_movemask_epi8(even).cast_unsigned() & 0x5555_5555;
+                let odd = _mm256_movemask_epi8(odd).cast_unsigned() & 0xaaaa_aaaa;
+                keep_mask(block, position, u64::from(even | odd), found);
+            }
+            position += 32;
+        }
+        position
+    }
+
+    /// # Safety
+    /// The CPU Must have AVX-512 F and BW.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) unsafe fn scan_avx512(block: &[u8], found: &mut Vec<u32>) -> usize {
+        let below = _mm512_set1_epi16(PREFILTER_BELOW);
+        let mut position = WINDOW_BYTES;
+        while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 63) {
+            let mut sums = [_mm512_setzero_si512(); 2];
+            for (parity, sum) in sums.iter_mut().enumerate() {
+                for (i, factor) in PREFILTER.iter().enumerate() {
+                    // SAFETY: `bytes` is 75 long and the last load ends at 1 + 2 * 5 + 64.
+                    let words = unsafe { _mm512_loadu_si512(bytes.as_ptr().add(parity + 2 * i).cast()) };
+                    let term = _mm512_mullo_epi16(words, _mm512_set1_epi16(factor.cast_signed()));
+                    *sum = _mm512_add_epi16(*sum, term);
+                }
+            }
+            let [even, odd] = sums.map(|sum| _mm512_cmplt_epi16_mask(sum, below));
+            if even | odd != 0 {
+                let even = _mm512_movepi8_mask(_mm512_movm_epi16(even)) & 0x5555_5555_5555_5555;
+                let odd = _mm512_movepi8_mask(_mm512_movm_epi16(odd)) & 0xaaaa_aaaa_aaaa_aaaa;
+                keep_mask(block, position, even | odd, found);
+            }
+            position += 64;
+        }
+        position
+    }
+
+    #[inline]
+    fn keep_mask(block: &[u8], position: usize, mut mask: u64, found: &mut Vec<u32>) {
+        while mask != 0 {
+            keep_if_hash(block, position + mask.trailing_zeros() as usize, found);
+            mask &= mask - 1;
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::*;
+    use std::arch::aarch64::*;
+
+    pub(super) fn scan(block: &[u8], found: &mut Vec<u32>) -> usize {
+        let mut position = WINDOW_BYTES;
+        while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 15) {
+            // SAFETY: NEON is part of AArch64; `bytes` is 27 long and the last load ends at 1 + 2 * 5 + 16.
+            let any = unsafe {
+                let mut sums = [vdupq_n_u16(0); 2];
+                for (parity, sum) in sums.iter_mut().enumerate() {
+                    for (i, factor) in PREFILTER.iter().enumerate() {
+                        let words = vreinterpretq_u16_u8(vld1q_u8(bytes.as_ptr().add(parity + 2 * i)));
+                        *sum = vmlaq_u16(*sum, words, vdupq_n_u16(*factor));
+                    }
+                }
+                let below = vdupq_n_s16(PREFILTER_BELOW);
+                let [even, odd] = sums.map(|sum| vcltq_s16(vreinterpretq_s16_u16(sum), below));
+                vmaxvq_u16(vorrq_u16(even, odd)) != 0
+            };
+            if any {
+                for survivor in (position..position + 16).filter(|&at| passes_prefilter(block, at)) {
+                    keep_if_hash(block, survivor, found);
+                }
+            }
+            position += 16;
+        }
+        position
+    }
+}

@@ -1,0 +1,244 @@
+//! Content-defined chunks: every instruction set and every block size against a slow reference.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use em_core::chunk::cdc::{Cdc, Isa, MAX_BYTES, MIN_BYTES};
+use em_core::chunk::{Carry, Chunker};
+use proptest::prelude::*;
+
+/// Steele, Lea, Flood 2014.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+fn random(bytes: usize) -> Vec<u8> {
+    let mut numbers = SplitMix(1);
+    let mut data: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| numbers.next().to_le_bytes()).collect();
+    data.truncate(bytes);
+    data
+}
+
+fn text(bytes: usize) -> Vec<u8> {
+    const WORDS: [&str; 16] = [
+        "loss", "step", "the", "gradient", "0.125", "of", "epoch", "learning", "rate", "a", "model", "3e-4", "and",
+        "batch", "weight", "eval",
+    ];
+    let mut numbers = SplitMix(2);
+    let mut data = Vec::new();
+    while data.len() < bytes {
+        let number = numbers.next();
+        data.extend_from_slice(WORDS[(number % 16) as usize].as_bytes());
+        data.push(if number >> 60 == 0 { b'\n' } else { b' ' });
+    }
+    data.truncate(bytes);
+    data
+}
+
+/// Sums of four random bytes as weights around zero, cut to their upper half as bfloat16 is.
+fn bfloat16(bytes: usize) -> Vec<u8> {
+    let mut numbers = SplitMix(3);
+    let weight = |number: u64| {
+        let sum: i32 = number.to_le_bytes()[..4].iter().map(|&byte| i32::from(byte)).sum();
+        (((sum - 510) as f32 / 8192.0).to_bits() >> 16) as u16
+    };
+    (0..bytes / 2).flat_map(|_| weight(numbers.next()).to_le_bytes()).collect()
+}
+
+/// Members of random size: a header of 512 bytes that is mostly zero, a body, zeros up to 512.
+fn tar(bytes: usize) -> Vec<u8> {
+    let (mut numbers, bodies) = (SplitMix(4), random(1 << 20));
+    let mut data = Vec::new();
+    while data.len() < bytes {
+        let size = (numbers.next() % 40_000) as usize;
+        let from = (numbers.next() % 1_000_000) as usize;
+        let header = format!("images/{:08}.jpg\0{size:011o}\0ustar\0", data.len());
+        data.extend_from_slice(header.as_bytes());
+        data.resize(data.len().next_multiple_of(512), 0);
+        data.extend_from_slice(&bodies[from..from + size]);
+        data.resize(data.len().next_multiple_of(512), 0);
+    }
+    data.truncate(bytes);
+    data
+}
+
+/// The definition in the module's documentation, word by word.
+fn reference_is_candidate(b: &[u8], p: usize) -> bool {
+    const PREFILTER: [u64; 6] = [0x3623, 0x04f7, 0x4079, 0x5c83, 0x1a3d, 0x2c11];
+    const HASH: [u64; 8] = [
+        0xd3c2b7323477746f,
+        0x4fbde3baf6b66359,
+        0x147cd42d443cf74d,
+        0x596d75134e41e76d,
+        0x1fc29cf71c665b79,
+        0xc65c4649db6273e1,
+        0x5e513418a9b0e1af,
+        0x875616fc0d74e9bd,
+    ];
+    if p < 64 {
+        return false;
+    }
+    let mut s = 0u64;
+    for (i, factor) in PREFILTER.iter().enumerate() {
+        let at = p - 12 + 2 * i;
+        s += factor * (u64::from(b[at]) + 256 * u64::from(b[at + 1]));
+    }
+    if (s % 65_536) / 256 != 0x80 {
+        return false;
+    }
+    let mut h = 0u128;
+    for (i, factor) in HASH.iter().enumerate() {
+        let word = (0..8).rev().fold(0u128, |word, k| word * 256 + u128::from(b[p - 64 + 8 * i + k]));
+        h += u128::from(*factor) * word % (1 << 64);
+    }
+    h %= 1 << 64;
+    (h ^ (h >> 32)) * 0xa97b59b0c855996du128 % (1 << 64) < 0x0152f3a90c550c80
+}
+
+fn reference_cuts(b: &[u8]) -> Vec<u64> {
+    let (mut cuts, mut start) = (Vec::new(), 0);
+    for p in 1..=b.len() {
+        let length = (p - start) as u64;
+        if length == MAX_BYTES || p == b.len() || (length >= MIN_BYTES && reference_is_candidate(b, p)) {
+            cuts.push(p as u64);
+            start = p;
+        }
+    }
+    cuts
+}
+
+fn cut(isa: Isa, data: &[u8], block_bytes: usize) -> Vec<u64> {
+    let chunker = Cdc::with_isa(isa).unwrap();
+    let (mut carry, mut cuts, mut offset) = (Carry::default(), Vec::new(), 0);
+    while offset < data.len() || offset == 0 {
+        let end = (offset + block_bytes).min(data.len());
+        let block = &data[offset..end];
+        let candidates = chunker.candidates(block);
+        chunker.cuts(&mut carry, offset as u64, block, &candidates, end == data.len(), &mut cuts);
+        if end == data.len() {
+            break;
+        }
+        offset = end;
+    }
+    cuts
+}
+
+fn available() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|isa| isa.is_available())
+}
+
+type Generate = fn(usize) -> Vec<u8>;
+
+const KINDS: [(&str, Generate); 5] =
+    [("random", random), ("text", text), ("zero", |bytes| vec![0; bytes]), ("bfloat16", bfloat16), ("tar", tar)];
+
+#[test]
+fn candidates_of_every_isa_equal_the_reference() {
+    for (kind, generate) in KINDS {
+        let data = generate(3 << 20);
+        for skip in [0, 1, 7, 63] {
+            let block = &data[skip..];
+            let expected: Vec<u32> =
+                (1..=block.len()).filter(|&p| reference_is_candidate(block, p)).map(|p| p as u32).collect();
+            for isa in available() {
+                assert_eq!(Cdc::with_isa(isa).unwrap().candidates(block), expected, "{kind} {isa:?} {skip}");
+            }
+        }
+    }
+}
+
+#[test]
+fn cuts_of_every_isa_and_block_size_equal_the_reference() {
+    for (kind, generate) in KINDS {
+        let data = generate((1 << 20) + 17);
+        let expected = reference_cuts(&data);
+        for isa in available() {
+            for block_bytes in [1, 2, 31, 62, 63, 64, 65, 127, 1000, 4096, 65_537, 1 << 18, data.len()] {
+                assert_eq!(cut(isa, &data, block_bytes), expected, "{kind} {isa:?} {block_bytes}");
+            }
+        }
+    }
+}
+
+#[test]
+fn constant_bytes_have_no_candidates_and_longest_chunks() {
+    for byte in 0..=255 {
+        let data = vec![byte; 3 * MAX_BYTES as usize + 5];
+        for isa in available() {
+            assert!(Cdc::with_isa(isa).unwrap().candidates(&data).is_empty(), "{byte} {isa:?}");
+            let cuts = cut(isa, &data, 100_000);
+            assert_eq!(cuts, [MAX_BYTES, 2 * MAX_BYTES, 3 * MAX_BYTES, 3 * MAX_BYTES + 5], "{byte} {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn constant_arrays_have_no_candidates() {
+    let one = [1f32, -1.0, 0.5, 2.0].map(f32::to_le_bytes);
+    let patterns = one.iter().flat_map(|bytes| [bytes.to_vec(), bytes[2..].to_vec()]);
+    let doubles = [1f64, -1.0, 0.5, 2.0].map(|value| value.to_le_bytes().to_vec());
+    let integers = [1i64, -100].map(|value| value.to_le_bytes().to_vec());
+    for pattern in patterns.chain(doubles).chain(integers) {
+        assert!(Cdc::new().candidates(&pattern.repeat(1000)).is_empty(), "{pattern:?}");
+    }
+}
+
+#[test]
+fn empty_object_has_no_cut_and_short_object_one() {
+    assert!(cut(Isa::Portable, &[], 10).is_empty());
+    assert_eq!(cut(Isa::Portable, &[1], 10), [1]);
+    assert_eq!(cut(Isa::Portable, &random(MIN_BYTES as usize), 4096), [MIN_BYTES]);
+}
+
+#[test]
+fn random_data_has_chunks_of_64_kib_on_average() {
+    let cuts = cut(Isa::Portable, &random(128 << 20), 1 << 20);
+    let lengths: Vec<u64> = std::iter::once(0).chain(cuts.iter().copied()).zip(&cuts).map(|(a, b)| b - a).collect();
+    let mean = (128 << 20) / lengths.len();
+    assert!((61 << 10..67 << 10).contains(&mean), "{mean}");
+    assert!(lengths.iter().all(|&length| length <= MAX_BYTES));
+    assert!(lengths[..lengths.len() - 1].iter().all(|&length| length >= MIN_BYTES));
+    let longest = lengths.iter().filter(|&&length| length == MAX_BYTES).count();
+    assert!(longest * 50 < lengths.len(), "{longest} of {}", lengths.len());
+}
+
+/// A change here is a new chunker version: old chunk tables name `CdcV1`.
+#[test]
+fn cuts_of_golden_objects_never_change() {
+    let found: Vec<String> = KINDS
+        .iter()
+        .map(|(kind, generate)| {
+            let cuts = cut(Isa::Portable, &generate(16 << 20), 1 << 20);
+            let bytes: Vec<u8> = cuts.iter().flat_map(|cut| cut.to_le_bytes()).collect();
+            format!("{kind} {} {:016x}", cuts.len(), xxhash_rust::xxh3::xxh3_64(&bytes))
+        })
+        .collect();
+    let expected = [
+        "random 252 d3101eb623c1daec",
+        "text 245 07bb670a45808b83",
+        "zero 64 b938bf36763c279e",
+        "bfloat16 244 52e2fd715bcd6607",
+        "tar 268 d240fc511dfaffd3",
+    ];
+    assert_eq!(found, expected);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn cuts_do_not_depend_on_blocks_or_isa(
+        kind in 0..KINDS.len(), bytes in 0usize..600_000, skip in 0usize..200, block_bytes in 1usize..300_000,
+    ) {
+        let data = &(KINDS[kind].1)(bytes + skip)[skip.min(bytes)..];
+        let expected = reference_cuts(data);
+        for isa in available() {
+            prop_assert_eq!(cut(isa, data, block_bytes), expected.clone());
+        }
+    }
+}
