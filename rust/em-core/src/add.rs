@@ -86,7 +86,8 @@ impl Add<'_> {
 
     fn run(&self, root: &Path, tree: &Tree, target: impl Fn(&str) -> String) -> Result<Summary> {
         let targets: Vec<String> = tree.files.iter().map(|found| target(&found.path)).collect();
-        let directories: Vec<String> = tree.empty_dirs.iter().map(|path| target(path)).collect();
+        let directories: Vec<String> =
+            tree.empty_dirs.iter().map(|path| target(path)).filter(|path| !path.is_empty()).collect();
         for path in targets.iter().chain(&directories) {
             names::check(path)?;
         }
@@ -180,7 +181,11 @@ pub fn reference(artifact: &ArtifactDir, obj_path: &str, uri: &str) -> Result<()
 }
 
 fn join(prefix: &str, path: &str) -> String {
-    if prefix.is_empty() { path.to_owned() } else { format!("{prefix}/{path}") }
+    match (prefix, path) {
+        ("", _) => path.to_owned(),
+        (_, "") => prefix.to_owned(),
+        _ => format!("{prefix}/{path}"),
+    }
 }
 
 /// The entries of what was found, at their paths in the artifact.

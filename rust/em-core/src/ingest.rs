@@ -124,7 +124,8 @@ struct Chain {
 struct Queue<'f, 's> {
     next_file: usize,
     retries: VecDeque<Job<'f>>,
-    large: Option<Arc<Large<'f, 's>>>,
+    /// Files with blocks nobody took yet. Two workers may open one each at the same time.
+    large: VecDeque<Arc<Large<'f, 's>>>,
     /// Files taken and not finished: they may still come back as retries.
     in_work: usize,
 }
@@ -153,7 +154,7 @@ impl<'a> Ingest<'a> {
     /// Stores the bytes of `files`; answers in their order. Stops at the first error, with what was stored
     /// before left in the store for the next try.
     pub fn run(&self, files: &[FileFound], threads: usize) -> Result<Vec<Ingested>> {
-        let queue = Queue { next_file: 0, retries: VecDeque::new(), large: None, in_work: 0 };
+        let queue = Queue { next_file: 0, retries: VecDeque::new(), large: VecDeque::new(), in_work: 0 };
         let call = Call {
             ingest: self,
             files,
@@ -215,12 +216,12 @@ impl<'f, 's> Call<'f, 's> {
 
     fn take(&self) -> Work<'f, 's> {
         let mut queue = lock(&self.queue);
-        if let Some(large) = &queue.large {
+        while let Some(large) = queue.large.front() {
             let block = large.next_block.fetch_add(1, Ordering::Relaxed);
             if block < large.blocks {
                 return Work::Block(Arc::clone(large), block);
             }
-            queue.large = None;
+            queue.large.pop_front();
         }
         if let Some(job) = queue.retries.pop_front() {
             queue.in_work += 1;
@@ -390,7 +391,7 @@ impl<'f, 's> Call<'f, 's> {
             Some(Target { object, table: store.new_table(None)?, writer, chunker, chain, turn })
         };
         let blocks = size.div_ceil(BLOCK_BYTES);
-        lock(&self.queue).large = Some(Arc::new(Large {
+        lock(&self.queue).large.push_back(Arc::new(Large {
             job,
             file,
             blocks,

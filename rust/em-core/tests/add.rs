@@ -1,0 +1,298 @@
+//! Adding real files to real stores.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    path::PathBuf,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use em_core::{
+    Digest, Kind,
+    add::{Add, Summary, reference},
+    artifact::ArtifactDir,
+    cancel::Progress,
+    chunk::table::ChunkTable,
+    ingest::{BLOCK_BYTES, hash_file},
+    manifest::EntryKind,
+    stat_cache::StatCache,
+    store::{Store, link::LinkMode, objects::Presence},
+    verify,
+};
+
+/// A store, an artifact, a source directory and a cache, in a directory of their own.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("source")).unwrap();
+        ArtifactDir::create(&dir.path().join("artifact")).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path("source").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.path("store")).unwrap()
+    }
+
+    fn artifact(&self) -> ArtifactDir {
+        ArtifactDir::open(&self.path("artifact")).unwrap()
+    }
+
+    fn with<T>(&self, threads: usize, work: impl FnOnce(&Add<'_>) -> T) -> T {
+        let (store, artifact) = (self.store(), self.artifact());
+        let (cache, progress) = (StatCache::open(&self.path("cache")), Progress::default());
+        work(&Add { store: &store, artifact: &artifact, cache: &cache, progress: &progress, threads, link_mode: None })
+    }
+
+    fn add(&self) -> Summary {
+        self.with(2, |add| add.dir(&self.path("source"), "")).unwrap()
+    }
+
+    fn digest(&self, path: &str) -> Digest {
+        match self.artifact().manifest().unwrap().1.get(path) {
+            Some(EntryKind::File { digest, .. }) => *digest,
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+
+    fn assert_verifies(&self) {
+        let problems = verify::artifact(&self.store(), &self.artifact(), &Progress::default()).unwrap().problems;
+        assert!(problems.is_empty(), "{problems:?}");
+        let problems = verify::store(&self.store(), &Progress::default()).unwrap().problems;
+        assert!(problems.is_empty(), "{problems:?}");
+    }
+}
+
+/// Bytes that do not repeat, the same for the same seed.
+fn bytes(seed: u64, size: usize) -> Vec<u8> {
+    let mut out = vec![0; size];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+#[test]
+fn digest_of_every_size_equals_blake3() {
+    let place = Place::new();
+    let block = BLOCK_BYTES as usize;
+    let mut sizes = vec![0, 1, 1023, 1024, 1025, 16 << 10, 256 << 10, (256 << 10) + 1];
+    for blocks in 1..=9 {
+        sizes.extend([blocks * block - 1, blocks * block, blocks * block + 1]);
+    }
+    sizes.extend((0..30).map(|i| (i * 7_919_017) % (5 * block)));
+    for (index, &size) in sizes.iter().enumerate() {
+        place.write(&format!("{index:03}"), &bytes(index as u64, size));
+    }
+    place.add();
+    for (index, &size) in sizes.iter().enumerate() {
+        let expected = Digest::of(&bytes(index as u64, size));
+        assert_eq!(place.digest(&format!("{index:03}")), expected, "size {size}");
+        let path = place.path("source").join(format!("{index:03}"));
+        assert_eq!(hash_file(&path, 3, &Progress::default()).unwrap(), expected, "size {size}");
+    }
+    place.assert_verifies();
+}
+
+#[test]
+fn chunk_table_covers_the_object_and_does_not_depend_on_threads() {
+    let table_with = |threads| {
+        let place = Place::new();
+        let content = bytes(1, 7_654_321);
+        place.write("a", &content);
+        place.with(threads, |add| add.dir(&place.path("source"), "")).unwrap();
+        let hex = place.digest("a").to_string();
+        let table = fs::read(place.path("store/chunks").join(&hex[..2]).join(&hex[2..])).unwrap();
+        let mut rest = content.as_slice();
+        for (digest, length) in ChunkTable::decode(&table).unwrap().chunks {
+            let (chunk, after) = rest.split_at(length as usize);
+            assert_eq!(Digest::of(chunk), digest);
+            rest = after;
+        }
+        assert!(rest.is_empty());
+        table
+    };
+    let one = table_with(1);
+    assert_eq!(one, table_with(2));
+    assert_eq!(one, table_with(5));
+}
+
+#[test]
+fn add_again_stores_nothing() {
+    let place = Place::new();
+    for (name, size) in [("big", 3 << 20), ("small", 5)] {
+        let file = fs::File::open(place.write(name, &bytes(1, size))).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
+    }
+    assert_eq!(place.add().new_objects, 2);
+    assert_eq!(place.add(), Summary { files: 2, bytes: (3 << 20) + 5, new_objects: 0, new_bytes: 0 });
+    place.assert_verifies();
+}
+
+#[test]
+fn replaced_path_leaves_the_old_object_alone() {
+    let place = Place::new();
+    place.write("a", b"one");
+    place.add();
+    place.write("a", b"two");
+    place.add();
+    assert_eq!(fs::read(place.path("artifact/a")).unwrap(), b"two");
+    assert_eq!(fs::read(place.store().object_path(Digest::of(b"one"))).unwrap(), b"one");
+    place.assert_verifies();
+}
+
+#[test]
+fn executable_bit_holes_links_and_empty_directories_survive() {
+    let place = Place::new();
+    let script = place.write("run.sh", b"#!/bin/sh\n");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(place.path("source/empty")).unwrap();
+    std::os::unix::fs::symlink("run.sh", place.path("source/link")).unwrap();
+    let sparse = fs::File::create(place.path("source/sparse")).unwrap();
+    sparse.set_len(64 << 20).unwrap();
+    sparse.write_all_at(b"end", (64 << 20) - 3).unwrap();
+    place.add();
+    assert_eq!(fs::metadata(place.path("artifact/run.sh")).unwrap().mode() & 0o111, 0o111);
+    assert_eq!(fs::read(place.path("artifact/link")).unwrap(), b"#!/bin/sh\n");
+    assert!(place.path("artifact/empty").is_dir());
+    assert!(fs::metadata(place.path("artifact/sparse")).unwrap().blocks() * 512 < 1 << 20);
+    place.assert_verifies();
+}
+
+#[test]
+fn damaged_object_goes_to_trash_and_is_stored_anew() {
+    let place = Place::new();
+    let digest = Digest::of(b"content");
+    place.write("a", b"content");
+    place.add();
+    let store = place.store();
+    assert_eq!(store.presence(digest, 7).unwrap(), Presence::Sealed);
+    let object = store.object_path(digest);
+    fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&object, b"c0ntent").unwrap();
+    assert_eq!(store.presence(digest, 7).unwrap(), Presence::Suspect);
+    assert_eq!(verify::store(&store, &Progress::default()).unwrap().problems.len(), 1);
+    assert_eq!(place.add().new_objects, 1);
+    assert_eq!(fs::read(&object).unwrap(), b"content");
+    assert_eq!(fs::read_dir(place.path("store/trash")).unwrap().count(), 1);
+    place.assert_verifies();
+}
+
+#[test]
+fn touched_and_intact_object_is_sealed_again() {
+    let place = Place::new();
+    let digest = Digest::of(b"content");
+    place.write("a", b"content");
+    place.add();
+    let store = place.store();
+    fs::File::open(store.object_path(digest)).unwrap().set_modified(SystemTime::now()).unwrap();
+    assert_eq!(store.presence(digest, 7).unwrap(), Presence::Suspect);
+    assert!(store.usable(digest, 7).unwrap());
+    assert_eq!(store.presence(digest, 7).unwrap(), Presence::Sealed);
+}
+
+#[test]
+fn bad_obj_paths_are_refused_and_change_nothing() {
+    let place = Place::new();
+    let file = place.write("a", b"1");
+    place.with(1, |add| add.file(&file, "dir/a")).unwrap();
+    let before = place.artifact().manifest().unwrap();
+    for bad in ["", "/a", "..", "a/../b", "a//b", "./a", ".artifact/x", ".ARTIFACT", "a\0b", "dir", "dir/a/b", "DIR/b"]
+    {
+        let error = place.with(1, |add| add.file(&file, bad)).unwrap_err();
+        assert_eq!(error.kind, Kind::InvalidInput, "{bad:?}");
+    }
+    assert!(reference(&place.artifact(), "../x", "s3://bucket/x").is_err());
+    assert_eq!(place.artifact().manifest().unwrap(), before);
+    assert_eq!(place.with(1, |add| add.dir(place.dir.path(), "")).unwrap_err().kind, Kind::InvalidInput);
+}
+
+#[test]
+fn cancelled_add_leaves_the_artifact_as_it_was() {
+    let place = Place::new();
+    place.write("a", &bytes(1, 5 << 20));
+    let before = place.artifact().manifest().unwrap();
+    let error = place.with(2, |add| {
+        add.progress.cancel();
+        add.dir(&place.path("source"), "").unwrap_err()
+    });
+    assert_eq!(error.kind, Kind::Cancelled);
+    assert_eq!(place.artifact().manifest().unwrap(), before);
+    assert!(!place.path("artifact/a").exists());
+    place.assert_verifies();
+}
+
+#[test]
+fn concurrent_adds_to_one_artifact_lose_no_entry() {
+    let place = Place::new();
+    for i in 0..8 {
+        place.write(&format!("{i}/own"), &bytes(i, 10_000));
+        place.write(&format!("{i}/shared"), &bytes(99, 300_000));
+    }
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let place = &place;
+            scope.spawn(move || {
+                let source = place.path("source").join(i.to_string());
+                place.with(1, |add| add.dir(&source, &i.to_string())).unwrap();
+                place.with(1, |add| add.file(&source.join("own"), "contested")).unwrap();
+            });
+        }
+    });
+    assert_eq!(place.artifact().manifest().unwrap().1.entries().len(), 17);
+    place.assert_verifies();
+}
+
+#[test]
+fn leftover_intent_of_a_dead_process_puts_the_files_back() {
+    let place = Place::new();
+    place.write("a", b"one");
+    place.add();
+    let mut child = Command::new("true").spawn().unwrap();
+    let (pid, boot) = (child.id(), fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
+    child.wait().unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let intent = format!("{} {} {pid} 1\0a\0b", host.trim(), boot.trim());
+    fs::write(place.path("artifact/.artifact/intent-x"), intent).unwrap();
+    fs::remove_file(place.path("artifact/a")).unwrap();
+    fs::write(place.path("artifact/a"), b"new").unwrap();
+    fs::write(place.path("artifact/b"), b"new").unwrap();
+    place.artifact().recover(&place.store()).unwrap();
+    assert_eq!(fs::read(place.path("artifact/a")).unwrap(), b"one");
+    assert!(!place.path("artifact/b").exists());
+    assert!(!place.path("artifact/.artifact/intent-x").exists());
+}
+
+#[test]
+fn forced_link_mode_is_used() {
+    for (mode, shared) in [(LinkMode::Hardlink, true), (LinkMode::Copy, false)] {
+        let place = Place::new();
+        let file = place.write("a", b"content");
+        place.with(1, |add| Add { link_mode: Some(mode), ..*add }.file(&file, "a")).unwrap();
+        let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
+        let object = place.store().object_path(Digest::of(b"content"));
+        assert_eq!(inode(place.path("artifact/a")) == inode(object), shared);
+    }
+}
+
+#[test]
+fn newer_store_is_refused() {
+    let place = Place::new();
+    place.store();
+    fs::write(place.path("store/VERSION"), "2\n").unwrap();
+    assert!(Store::open(&place.path("store")).unwrap_err().message.contains("format 2"));
+}
