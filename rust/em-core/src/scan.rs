@@ -190,6 +190,16 @@ struct Folder {
     via_link: bool,
 }
 
+impl Drop for Folder {
+    /// Frees the ancestors one by one: dropping the chain by itself would recurse once per level.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some((parent, _)) = next {
+            next = Arc::into_inner(parent).and_then(|mut parent| parent.parent.take());
+        }
+    }
+}
+
 /// A directory to list, or (with names) a batch of its entries to look up.
 enum Task {
     List(Arc<Folder>),
