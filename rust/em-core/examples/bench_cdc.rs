@@ -113,8 +113,9 @@ fn edit(state: &mut u64, data: &[u8], kind: &str, count: usize) -> Vec<u8> {
 }
 
 fn main() {
+    type Generate = fn(&mut u64, usize) -> Vec<u8>;
     let mut state = 42;
-    let generators: [(&str, fn(&mut u64, usize) -> Vec<u8>); 2] = [("random", random), ("text", text)];
+    let generators: [(&str, Generate); 2] = [("random", random), ("text", text)];
     for (kind, generate) in generators {
         print_speed(kind, &generate(&mut state, SPEED_BYTES));
     }

@@ -14,7 +14,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F and BW.
     Avx512,
-    /// AArch64.
+    /// AArch64, little-endian.
     Neon,
 }
 
@@ -30,7 +30,7 @@ impl Isa {
             Self::Avx2 => is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"),
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Self::Neon => true,
             #[allow(unreachable_patterns, reason = "which arms come before depends on the target")]
             _ => false,
@@ -51,7 +51,7 @@ pub(super) fn scan(isa: Isa, block: &[u8], found: &mut Vec<u32>) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::scan_avx512(block, found) },
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         Isa::Neon => neon::scan(block, found),
         _ => scan_portable(block, found),
     };
@@ -184,7 +184,7 @@ mod x86 {
     }
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon {
     use super::*;
     use std::arch::aarch64::*;
