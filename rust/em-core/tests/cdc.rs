@@ -183,7 +183,8 @@ fn constant_arrays_have_no_candidates() {
     let patterns = one.iter().flat_map(|bytes| [bytes.to_vec(), bytes[2..].to_vec()]);
     let doubles = [1f64, -1.0, 0.5, 2.0].map(|value| value.to_le_bytes().to_vec());
     let integers = [1i64, -100].map(|value| value.to_le_bytes().to_vec());
-    for pattern in patterns.chain(doubles).chain(integers) {
+    let halves = [0x3c00u16, 0xbc00, 0x3800, 0x4000].map(|bits| bits.to_le_bytes().to_vec());
+    for pattern in patterns.chain(doubles).chain(integers).chain(halves) {
         assert!(Cdc::new().candidates(&pattern.repeat(1000)).is_empty(), "{pattern:?}");
     }
 }

@@ -14,7 +14,7 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 F and BW.
     Avx512,
-    /// AArch64.
+    /// AArch64, little-endian.
     Neon,
 }
 
@@ -30,7 +30,7 @@ impl Isa {
             Self::Avx2 => is_x86_feature_detected!("avx2"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"),
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Self::Neon => true,
             #[allow(unreachable_patterns, reason = "which arms come before depends on the target")]
             _ => false,
@@ -51,7 +51,7 @@ pub(super) fn scan(isa: Isa, block: &[u8], found: &mut Vec<u32>) {
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => unsafe { x86::scan_avx512(block, found) },
-        #[cfg(target_arch = "aarch64")]
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         Isa::Neon => neon::scan(block, found),
         _ => scan_portable(block, found),
     };
@@ -62,39 +62,41 @@ pub(super) fn scan(isa: Isa, block: &[u8], found: &mut Vec<u32>) {
     }
 }
 
+/// Positions of one parity in a group of the portable scan: two SSE2 registers of sums.
+const LANES: usize = 16;
+
 /// Scans whole groups of positions and returns the first position it did not reach, as its siblings do.
 fn scan_portable(block: &[u8], found: &mut Vec<u32>) -> usize {
-    const HALF: usize = 32;
-    const WORDS: usize = HALF + PREFILTER.len() - 1;
     let mut position = WINDOW_BYTES;
-    while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 2 * HALF - 1) {
-        let mut even = [0u16; HALF];
-        let mut odd = [0u16; HALF];
-        for (sums, parity) in [(&mut even, 0), (&mut odd, 1)] {
-            let mut words = [0u16; WORDS];
-            for (word, pair) in words.iter_mut().zip(bytes[parity..].as_chunks::<2>().0) {
-                *word = u16::from_le_bytes(*pair);
-            }
-            for (i, factor) in PREFILTER.iter().enumerate() {
-                for (sum, word) in sums.iter_mut().zip(&words[i..]) {
-                    *sum = sum.wrapping_add(word.wrapping_mul(*factor));
-                }
+    while let Some(bytes) = block.get(position - PREFILTER_BYTES..).and_then(<[u8]>::first_chunk) {
+        if any_passes(bytes) {
+            for survivor in (position..position + 2 * LANES).filter(|&at| passes_prefilter(block, at)) {
+                keep_if_hash(block, survivor, found);
             }
         }
-        let below = |sum: u16| sum.cast_signed() < PREFILTER_BELOW;
-        if even.iter().zip(&odd).fold(false, |any, (a, b)| any | below(*a) | below(*b)) {
-            for (i, (a, b)) in even.iter().zip(&odd).enumerate() {
-                if below(*a) {
-                    keep_if_hash(block, position + 2 * i, found);
-                }
-                if below(*b) {
-                    keep_if_hash(block, position + 2 * i + 1, found);
-                }
-            }
-        }
-        position += 2 * HALF;
+        position += 2 * LANES;
     }
     position
+}
+
+/// Arrays of fixed length and no branch: compilers turn this into vector code.
+#[inline]
+fn any_passes(bytes: &[u8; 2 * LANES + PREFILTER_BYTES - 1]) -> bool {
+    let mut any = [0u16; LANES];
+    for parity in 0..2 {
+        let mut sums = [0u16; LANES];
+        for (i, factor) in PREFILTER.iter().enumerate() {
+            let from = parity + 2 * i;
+            for lane in 0..LANES {
+                let word = u16::from_le_bytes([bytes[from + 2 * lane], bytes[from + 2 * lane + 1]]);
+                sums[lane] = sums[lane].wrapping_add(word.wrapping_mul(*factor));
+            }
+        }
+        for lane in 0..LANES {
+            any[lane] |= u16::from(sums[lane].cast_signed() < PREFILTER_BELOW);
+        }
+    }
+    any.iter().fold(0, |any, lane| any | lane) != 0
 }
 
 fn passes_prefilter(block: &[u8], position: usize) -> bool {
@@ -182,7 +184,7 @@ mod x86 {
     }
 }
 
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon {
     use super::*;
     use std::arch::aarch64::*;
