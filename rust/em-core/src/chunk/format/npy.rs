@@ -24,12 +24,13 @@ pub(super) fn span(source: &Source, offset: u64, length: u64) -> Option<Span> {
     if header_bytes > MAX_HEADER_BYTES {
         return None;
     }
-    let header = source.bytes(offset.checked_add(header_start)?, header_bytes)?;
     let skipped = header_bytes.checked_add(header_start)?;
     let room = length.checked_sub(skipped)?;
+    let header = source.bytes(offset.checked_add(header_start)?, header_bytes)?;
     let data = offset.checked_add(skipped)?;
-    let (dtype, item_bytes) = descr(std::str::from_utf8(&header).ok()?)?;
-    let size_bytes = elements(std::str::from_utf8(&header).ok()?)?.checked_mul(item_bytes)?;
+    let header = std::str::from_utf8(&header).ok()?;
+    let (dtype, item_bytes) = descr(header)?;
+    let size_bytes = elements(header)?.checked_mul(item_bytes)?;
     (size_bytes <= room).then_some(Span { offset: data, length: size_bytes, dtype })
 }
 

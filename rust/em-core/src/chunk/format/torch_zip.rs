@@ -3,7 +3,7 @@
 //! Members stored without compression are tensors; the others are bytes between tensors.
 //! Sources: PKWARE APPNOTE 6.3.10, sections 4.3 and 4.5.3; PyTorch `caffe2/serialize/inline_container.h`.
 
-use super::{Fields, MAX_NAME_BYTES, MAX_TENSORS, Source, Span, npy};
+use super::{Fields, MAX_NAME_BYTES, MAX_TENSORS, Source, Span, npy, ordered};
 
 const END_BYTES: u64 = 22;
 const LOCATOR_BYTES: u64 = 20;
@@ -13,35 +13,38 @@ pub(super) fn spans(source: &Source) -> Option<Vec<Span>> {
     let directory = Directory::find(source)?;
     let bytes = source.bytes(directory.offset, directory.size_bytes)?;
     let mut fields = Fields(&bytes);
-    let mut torch = false;
-    let mut spans = Vec::new();
+    let (mut torch, mut records, mut arrays) = (false, Vec::new(), Vec::new());
     for _ in 0..directory.entries {
         let entry = Entry::read(&mut fields)?;
         torch |= entry.name.ends_with(b"/data.pkl");
-        let array = entry.name.ends_with(b".npy");
-        if !entry.stored || !(array || is_record(entry.name)) {
-            continue;
-        }
-        let start = entry.data_start(source)?;
-        if start.checked_add(entry.size_bytes)? > directory.offset {
-            return None;
-        }
-        if array {
-            // An array of objects is a pickle: no tensor, but no reason to distrust the others.
-            spans.extend(npy::span(source, start, entry.size_bytes).map(|span| (true, span)));
-        } else {
-            spans.push((false, Span { offset: start, length: entry.size_bytes, dtype: None }));
+        let members = match entry.name {
+            name if name.ends_with(b".npy") => &mut arrays,
+            name if is_record(name) => &mut records,
+            _ => continue,
+        };
+        if entry.stored {
+            let offset = entry.data_start(source)?;
+            members.push(Span { offset, length: entry.size_bytes, dtype: None });
         }
     }
+    if !fields.0.is_empty() {
+        return None;
+    }
     // `data/<n>` are tensors only beside the pickle that names them.
-    spans.retain(|&(array, _)| array != torch);
-    fields.0.is_empty().then(|| spans.into_iter().map(|(_, span)| span).collect())
+    if torch {
+        return ordered(records, directory.offset);
+    }
+    // Members that share bytes are refused before their headers are read: the reads stay below the file's
+    // size. An array of objects is a pickle: no tensor, but no reason to distrust the others.
+    let arrays = ordered(arrays, directory.offset)?;
+    Some(arrays.iter().filter_map(|member| npy::span(source, member.offset, member.length)).collect())
 }
 
 /// Whether a name is `<anything>/data/<number>`.
 fn is_record(name: &[u8]) -> bool {
     let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-    digits > 0 && name.len().checked_sub(digits).and_then(|end| name.get(..end)).is_some_and(|head| head.ends_with(b"/data/"))
+    digits > 0
+        && name.len().checked_sub(digits).and_then(|end| name.get(..end)).is_some_and(|head| head.ends_with(b"/data/"))
 }
 
 /// Where the central directory lies.
