@@ -180,6 +180,8 @@ fn scalar_bytes(kind: u32) -> Option<u64> {
 }
 
 /// Element type, elements in a block and bytes of a block of a ggml type.
+///
+/// Type 9 (`Q8_1`) is missing on purpose: its block has 36 or 40 bytes, depending on who wrote it.
 fn block(kind: u32) -> Option<(Dtype, u64, u64)> {
     let (block, block_bytes) = match kind {
         0 => return Some((Dtype::F32, 1, 4)),
@@ -195,8 +197,9 @@ fn block(kind: u32) -> Option<(Dtype, u64, u64)> {
         6 => (32, 22),
         7 => (32, 24),
         8 => (32, 34),
-        9 => (32, 36),
         39 => (32, 17),
+        40 => (64, 36),
+        41 => (128, 18),
         10 => (256, 84),
         11 | 21 => (256, 110),
         12 => (256, 144),
