@@ -15,8 +15,7 @@ use std::os::unix::fs::FileExt;
 
 use super::Chunker;
 
-/// More tensors than this are not an index worth following. The largest public checkpoints, sharded by
-/// expert, have some 100,000 tensors in all their files together.
+/// A file with more tensors is cut by content. Bounds the memory of an index to a few megabytes of spans.
 pub const MAX_TENSORS: usize = 1 << 18;
 
 /// No index is longer (safetensors itself stops at 100 MB).
