@@ -1,0 +1,422 @@
+"""A Run: one directory that records one training, whatever ends the process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import threading
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError, TransferError
+from t9k.em.metrics import MetricsWriter, canonical_type, encode_line, read_metrics, repair_torn_line
+from t9k.em.params import Params
+from t9k.em.run_config import read_run_config
+from t9k.em.run_files import check_name, make_run_dir, read_yaml, write_yaml
+
+_INDEX = {
+    "hyperparameters": "hyperparameters.yaml",
+    "platform": "platform.yaml",
+    "git": "git.yaml",
+    "log": "stdout.log",
+}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _process_start(pid: int) -> str:
+    """Returns the boot-relative start time of a process, or '' if it is gone or unknown."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return ""
+
+
+def _is_gone(process: Mapping[str, Any]) -> bool:
+    # Another host's process cannot be judged from here, nor by age.
+    if process.get("host") != socket.gethostname() or not isinstance(process.get("pid"), int):
+        return False
+    return _process_start(process["pid"]) != process.get("start")
+
+
+class Run:
+    """Implementation of Run, a run of a specific model for certain ML task.
+
+    A forked child keeps the object, but neither writes nor finishes the run.
+
+    Attributes:
+        hparams: Hyperparameters of the Run; ``params`` is the same object.
+        local: Local directory of the Run; empty if it has none.
+    """
+
+    def __init__(
+        self,
+        metadata: dict[str, Any],
+        hparams: dict[str, Any] | None = None,
+        metrics: dict[str, list[dict[str, dict[str, Any]]]] | None = None,
+        platform: dict[str, Any] | None = None,
+        git: dict[str, Any] | None = None,
+    ) -> None:
+        """Creates a Run in memory; `create_run` gives it a directory.
+
+        Args:
+            metadata: Metadata to initialize a new Run.
+            hparams: Hyperparameters of the Run.
+            metrics: Metrics of the Run, by type.
+            platform: Platform information of the Run.
+            git: Git information of the Run.
+        """
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._writers: dict[str, MetricsWriter] = {}
+        self._lost_lines = 0
+        self._is_guest = False
+        self.local = ""
+        self.parse_from_dict(
+            {
+                "metadata": metadata,
+                "hparams": hparams or {},
+                "metrics": metrics or {},
+                "platform": platform or {},
+                "git": git or {},
+            }
+        )
+
+    def parse_from_dict(self, data: dict[str, Any]) -> None:
+        """Parses a Run instance from a dict as `to_dict` returns it."""
+        metadata = data["metadata"]
+        self.name: str = check_name(metadata.get("name", "default"))
+        self.labels: list[str] = list(metadata.get("labels") or [])
+        self.description: str = metadata.get("description") or ""
+        self.start_timestamp: str = metadata.get("start_timestamp") or _now()
+        self.end_timestamp: str = metadata.get("end_timestamp") or ""
+        self.status: str = metadata.get("status") or "Running"
+        self.alternative_name: str = metadata.get("alternative_name") or self.name
+        associations = metadata.get("associations") or {}
+        self.associations: dict[str, list[dict[str, str]]] = {
+            side: list(associations.get(side) or []) for side in ("inputs", "outputs")
+        }
+        self.remote: list[dict[str, str]] = list(metadata.get("remote") or [])
+        self._process: dict[str, Any] = dict(metadata.get("process") or {})
+        self._error: str = metadata.get("error") or ""
+        self.hparams = Params(self._write_hparams, data.get("hparams"))
+        self._metrics: dict[str, list[dict[str, dict[str, Any]]]] = {
+            kind: list(points) for kind, points in (data.get("metrics") or {}).items()
+        }
+        self.platform: dict[str, Any] = dict(data.get("platform") or {})
+        self.git: dict[str, Any] = dict(data.get("git") or {})
+
+    @property
+    def params(self) -> Params:
+        """The same object as ``hparams``."""
+        return self.hparams
+
+    @property
+    def metrics(self) -> dict[str, list[dict[str, dict[str, Any]]]]:
+        """Metrics produced in the Run by type, read from its files if it has any."""
+        folder = os.path.join(self.local, "metrics")
+        if not self.local or not os.path.isdir(folder):
+            return self._metrics
+        kinds = sorted(name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml"))
+        return {kind: read_metrics(self._metrics_path(kind)).points for kind in kinds}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Converts Run instance to a dict and returns it."""
+        return {
+            "metadata": self._metadata(),
+            "hparams": self.hparams.to_dict(),
+            "metrics": self.metrics,
+            "platform": dict(self.platform),
+            "git": dict(self.git),
+        }
+
+    def log(self, type: str, metrics: Mapping[str, Any], step: int, epoch: int | None = None) -> None:
+        """Logs a set of metrics of Run, with one write to the file of their type.
+
+        Args:
+            type: 'train' (or 'training'), 'val' (or 'validate',
+                'validation'), 'test' (or 'testing', 'eval', 'evaluate',
+                'evaluation'), or any other text as a custom type.
+            metrics: Name to a number, or to an array of one number.
+            step: Number of the step that the metrics belong to.
+            epoch: Number of the epoch that the metrics belong to.
+
+        Raises:
+            InvalidInputError: A name or value is of a wrong kind. A full disk
+                raises nothing: the first lost line warns, and `finish`
+                records how many were lost.
+        """
+        kind = canonical_type(type)
+        line = encode_line(metrics, step, epoch, _now())
+        if os.getpid() != self._pid:
+            return
+        self._resume()
+        if self.status != "Running":
+            raise InvalidInputError(f"run {self.alternative_name!r} is {self.status}; load_run continues it")
+        if not self.local:
+            at: dict[str, Any] = {"step": step} if epoch is None else {"step": step, "epoch": epoch}
+            with self._lock:
+                self._metrics.setdefault(kind, []).append({"metrics": dict(metrics), "at": at})
+            return
+        try:
+            writer = self._writers.get(kind) or self._open_writer(kind)
+            writer.append(line)
+        except StoreError as error:
+            with self._lock:
+                self._lost_lines += 1
+                is_first = self._lost_lines == 1
+            if is_first:
+                warnings.warn(f"{error}; training goes on without this record", RuntimeWarning, stacklevel=2)
+
+    def finish(self, *args: Any, **kwargs: Any) -> None:
+        """Marks the run Complete; again, or in a forked child, it does nothing.
+
+        Arguments are accepted for the original interface and ignored.
+        """
+        self._finish("Complete")
+
+    def mark_input(self, resource: Any) -> None:
+        """Marks an Artifact, Model or Dataset as an input of this Run."""
+        self._mark("inputs", resource)
+
+    def mark_output(self, resource: Any) -> None:
+        """Marks an Artifact, Model or Dataset as an output of this Run."""
+        self._mark("outputs", resource)
+
+    def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
+        """Uploads this Run to server.
+
+        Raises:
+            TransferError: There is no connection to a server.
+        """
+        raise TransferError(f"cannot upload run {self.alternative_name!r}: not logged in to a server")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._finish("Complete")
+        else:
+            self._error = "".join(traceback.format_exception(error))[-4000:]
+            self._finish("Failed")
+
+    def _metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = {
+            "name": self.name,
+            "alternative_name": self.alternative_name,
+            "labels": list(self.labels),
+            "description": self.description,
+            "start_timestamp": self.start_timestamp,
+            "end_timestamp": self.end_timestamp,
+            "status": self.status,
+            "associations": {side: list(marks) for side, marks in self.associations.items()},
+            "remote": list(self.remote),
+        }
+        optional = {"process": self._process, "error": self._error, "lost_log_lines": self._lost_lines}
+        return metadata | {key: value for key, value in optional.items() if value}
+
+    def _is_writable(self) -> bool:
+        return bool(self.local) and os.getpid() == self._pid
+
+    def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        if self._is_writable():
+            with self._lock:
+                write_yaml(os.path.join(self.local, name), value)
+
+    def _resume(self) -> None:
+        with self._lock:
+            if self.status == "Crashed" and self._is_writable():
+                self._start()
+
+    def _write_hparams(self) -> None:
+        self._resume()
+        self._write("hyperparameters.yaml", self.hparams.to_dict())
+
+    def _write_all(self) -> None:
+        self._write("metadata.yaml", self._metadata())
+        self._write_hparams()
+        self._write("platform.yaml", self.platform)
+        self._write("git.yaml", self.git)
+        self._write_index()
+
+    def _write_index(self) -> None:
+        folder = os.path.join(self.local, "metrics")
+        files = sorted(name for name in os.listdir(folder) if name.endswith(".yaml"))
+        metrics = {name.removesuffix(".yaml"): f"metrics/{name}" for name in files}
+        self._write("index.yaml", {**_INDEX, "metrics": metrics})
+
+    def _metrics_path(self, kind: str) -> str:
+        return os.path.join(self.local, "metrics", f"{kind}.yaml")
+
+    def _open_writer(self, kind: str) -> MetricsWriter:
+        with self._lock:
+            if kind not in self._writers:
+                self._writers[kind] = MetricsWriter(self._metrics_path(kind))
+                self._write_index()
+            return self._writers[kind]
+
+    def _mark(self, side: str, resource: Any) -> None:
+        name = getattr(resource, "alternative_name", None) or getattr(resource, "name", None)
+        if not isinstance(name, str):
+            raise InvalidInputError(f"a {resource.__class__.__name__} cannot be an input or output of a run")
+        if self._is_guest:
+            raise ConflictError(f"run {self.alternative_name!r} belongs to another process, which must mark it")
+        self._resume()
+        mark = {"type": resource.__class__.__name__, "name": name}
+        if local := getattr(resource, "local", None):
+            mark["local"] = str(local)
+        with self._lock:
+            if mark not in self.associations[side]:
+                self.associations[side].append(mark)
+                self._write("metadata.yaml", self._metadata())
+
+    def _start(self) -> None:
+        pid = os.getpid()
+        self._process = {"host": socket.gethostname(), "pid": pid, "start": _process_start(pid)}
+        self.status, self.end_timestamp, self._error = "Running", "", ""
+        self._write_all()
+        atexit.register(self._finish_at_exit)
+
+    def _finish_at_exit(self) -> None:
+        try:
+            self.finish()
+        except StoreError as error:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=1)
+
+    def _finish(self, status: str) -> None:
+        with self._lock:
+            if self.status != "Running" or os.getpid() != self._pid:
+                return
+            self.status, self.end_timestamp = status, _now()
+            for writer in self._writers.values():
+                writer.close()
+            self._writers.clear()
+            if not self._is_guest:
+                self._write("metadata.yaml", self._metadata())
+        atexit.unregister(self._finish_at_exit)
+
+
+def create_run(
+    config_path: str | None = None,
+    name: str = "default",
+    hparams: dict[str, Any] | None = None,
+    labels: Sequence[str] | None = None,
+    description: str = "",
+    auto_upload: bool = False,
+    folder: str = "default",
+    make_folder: bool = False,
+    conflict_strategy: str = "new",
+) -> Run:
+    """Creates and initializes a new Run under EM_RUN_PARENT_DIR (default .em/runs).
+
+    Args:
+        config_path: Local path of the Run config file, whose values take
+            precedence over the arguments.
+        name: Name of the Run.
+        hparams: Initial hyperparameters of the Run.
+        labels: Labels of the Run.
+        description: Description of the Run.
+        auto_upload: Whether to upload the Run automatically.
+        folder: Path of the Folder to which the Run is uploaded.
+        make_folder: Whether to make a missing Folder.
+        conflict_strategy: 'skip', 'error', 'new' or 'replace'.
+
+    Raises:
+        InvalidInputError: An argument or the config file is wrong.
+        NotFoundError: There is no config file.
+        StoreError: The directory cannot be created.
+        TransferError: ``auto_upload`` without a server.
+    """
+    config = read_run_config(config_path) if config_path is not None else {}
+    name = check_name(config.get("name", name))
+    if config.get("auto_upload", auto_upload):
+        raise TransferError("auto_upload needs a server: not logged in")
+    if isinstance(labels, str):
+        raise InvalidInputError("labels must be a list of texts, not one text")
+    run = Run(
+        {
+            "name": name,
+            "labels": config.get("labels", labels),
+            "description": config.get("description", description),
+        },
+        hparams=config.get("hparams", hparams),
+    )
+    parent = os.environ.get("EM_RUN_PARENT_DIR") or os.path.join(".em", "runs")
+    path, run.alternative_name = make_run_dir(os.path.abspath(parent), name)
+    run.local = path
+    _make_metrics_dir(path)
+    run._start()
+    return run
+
+
+def load_run(
+    path: str,
+    auto_upload: bool = False,
+    folder: str = "default",
+    make_folder: bool = False,
+    conflict_strategy: str = "new",
+) -> Run:
+    """Loads a Run from its local directory; an unfinished one is continued.
+
+    A run whose process went away without `finish` is repaired, with a warning
+    if a torn line was cut off, and is Crashed until the first change, which
+    makes it a run of this process. Beside a live process that owns the run,
+    `log` appends, but `finish` leaves the run to its owner.
+
+    Raises:
+        NotFoundError: The path is nowhere.
+        InvalidInputError: The files are not those of a run.
+        TransferError: ``auto_upload`` without a server.
+    """
+    if auto_upload:
+        raise TransferError("auto_upload needs a server: not logged in")
+    path = os.path.abspath(path)
+    if not os.path.isfile(os.path.join(path, "metadata.yaml")):
+        raise NotFoundError(f"there is no run at {path}, and no server to look for it")
+    data: dict[str, Any] = {"metadata": read_yaml(os.path.join(path, "metadata.yaml"))}
+    for key, file in (("hparams", "hyperparameters"), ("platform", "platform"), ("git", "git")):
+        try:
+            data[key] = read_yaml(os.path.join(path, f"{file}.yaml"))
+        except NotFoundError:
+            data[key] = {}  # the process died while it created the run
+    run = Run(data["metadata"], data["hparams"], None, data["platform"], data["git"])
+    run.local = path
+    if run.status == "Running":
+        if _is_gone(run._process):
+            _make_metrics_dir(path)
+            _repair(run)
+            run.status = "Crashed"
+        else:
+            run._is_guest = True
+    return run
+
+
+def _make_metrics_dir(path: str) -> None:
+    try:
+        os.makedirs(os.path.join(path, "metrics"), exist_ok=True)
+        with open(os.path.join(path, "stdout.log"), "ab"):
+            pass
+    except OSError as error:
+        raise StoreError(f"cannot create the files of run {path}: {error.strerror}") from error
+
+
+def _repair(run: Run) -> None:
+    folder = os.path.join(run.local, "metrics")
+    for name in os.listdir(folder):
+        if name.endswith(".yaml") and (torn_bytes := repair_torn_line(os.path.join(folder, name))):
+            warnings.warn(
+                f"metrics/{name} of run {run.alternative_name!r} ended in a torn line; {torn_bytes} bytes cut off",
+                RuntimeWarning,
+                stacklevel=3,
+            )

@@ -1,0 +1,161 @@
+"""The files of a Run: names, atomic writes, and YAML read with caps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import string
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
+
+MAX_YAML_BYTES = 16 << 20
+"""A hand-written or small YAML file that is larger is refused unread."""
+
+MAX_NAME_BYTES = 200
+"""Leaves room for the date and the random letters in a file name of 255 bytes."""
+
+_LETTERS = string.ascii_lowercase + string.digits
+
+
+def check_name(name: object) -> str:
+    """Returns the name of a Run if it can name a directory.
+
+    Raises:
+        InvalidInputError: It is not text, too long, or has slashes or
+            unprintable characters, or starts with a dot.
+    """
+    if not isinstance(name, str):
+        raise InvalidInputError(f"name must be text, not {type(name).__name__}")
+    bad = not name or name[0] == "." or "/" in name or "\\" in name or not name.isprintable()
+    if bad or len(name.encode()) > MAX_NAME_BYTES:
+        raise InvalidInputError(
+            f"name {name[:80]!r} cannot name a directory: use 1 to {MAX_NAME_BYTES} bytes of "
+            "printable text without slashes that does not start with a dot"
+        )
+    return name
+
+
+def make_run_dir(parent: str, name: str) -> tuple[str, str]:
+    """Creates a directory that no other process has, and returns its path and name.
+
+    The name is ``<name>_<YYMMDD>_<HHMMSS>_<6 letters or digits>``. The
+    exclusive ``mkdir`` decides between processes that drew the same letters.
+
+    Raises:
+        StoreError: The directory cannot be created.
+    """
+    stamp = time.strftime("%y%m%d_%H%M%S")
+    try:
+        os.makedirs(parent, exist_ok=True)
+        for _ in range(100):
+            alternative_name = f"{name}_{stamp}_{''.join(secrets.choice(_LETTERS) for _ in range(6))}"
+            path = os.path.join(parent, alternative_name)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+                return path, alternative_name
+    except OSError as error:
+        raise StoreError(f"cannot create a run directory in {parent}: {error.strerror}") from error
+    raise StoreError(f"cannot find a free run directory name in {parent}")
+
+
+def write_yaml(path: str, value: Mapping[str, Any]) -> None:
+    """Replaces a file by the value's YAML, at once: readers see the old or the new file.
+
+    Raises:
+        StoreError: The file cannot be written; the old one is unchanged.
+    """
+    import yaml  # not at import time: it costs more than everything else here
+
+    temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}-{random.getrandbits(32):08x}"
+    text = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
+    try:
+        try:
+            with open(temporary, "x", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_yaml_node(path: str) -> Any:
+    """Reads one YAML document as nodes, which know their lines.
+
+    Returns:
+        The root node, or None for an empty file.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InvalidInputError: Too large, not YAML, or with aliases.
+        StoreError: It cannot be read.
+    """
+    import yaml
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_YAML_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_YAML_BYTES:
+        raise InvalidInputError(f"{path} is larger than {MAX_YAML_BYTES} bytes")
+    try:
+        # Aliases are how a small file explodes; our own files have none.
+        for event in yaml.parse(data, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise InvalidInputError(f"{path}:{_line(event.start_mark)}: alias *{event.anchor} is not supported")
+        return yaml.compose(data, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InvalidInputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
+    except RecursionError as error:
+        raise InvalidInputError(f"{path}: nested too deeply") from error
+
+
+def node_value(path: str, node: Any) -> Any:
+    """Converts a node to plain values; a tag for a Python object is refused.
+
+    Raises:
+        InvalidInputError: The node has a tag that YAML's safe schema lacks.
+    """
+    import yaml
+
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{path}:{node.start_mark.line + 1}: {getattr(error, 'problem', error)}") from error
+    finally:
+        loader.dispose()
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """Reads a file that holds a YAML mapping; an empty file is an empty one.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InvalidInputError: It is too large, hostile, or no mapping.
+        StoreError: It cannot be read.
+    """
+    node = read_yaml_node(path)
+    if node is None:
+        return {}
+    value = node_value(path, node)
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"{path}: a mapping of keys to values was expected")
+    return value
+
+
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1
