@@ -87,7 +87,7 @@ pub fn index(source: &File, size_bytes: u64) -> Option<Vec<Span>> {
 pub fn chunker_for(source: &File, size_bytes: u64) -> Box<dyn Chunker> {
     match index(source, size_bytes) {
         Some(spans) => Box::new(super::tensor::Tensor::new(spans, size_bytes)),
-        None => Box::new(super::cdc::Cdc::default()),
+        None => Box::new(super::cdc::Cdc::new()),
     }
 }
 

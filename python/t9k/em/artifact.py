@@ -1,0 +1,221 @@
+"""Artifact: a set of files that a Run inputs or outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from t9k.em import _engine
+from t9k.em.errors import InvalidInputError, NotFoundError, TransferError, translated
+from t9k.em.progress import Progress
+from t9k.em.run_files import check_name, make_run_dir
+
+METADATA = Path(".artifact", "metadata.json")
+MAX_METADATA_BYTES = 16 << 20
+
+
+def store_dir() -> str:
+    """The local store: `EM_STORE_DIR`, by default `.em/store`."""
+    return os.environ.get("EM_STORE_DIR") or os.path.join(".em", "store")
+
+
+def artifact_parent_dir() -> str:
+    """Where new artifacts go: `EM_ARTIFACT_PARENT_DIR`, by default `.em/artifacts`."""
+    return os.environ.get("EM_ARTIFACT_PARENT_DIR") or os.path.join(".em", "artifacts")
+
+
+class Artifact:
+    """A set of files that a Run inputs or outputs.
+
+    Made by `create_artifact` and `load_artifact`. Files are added by content: their bytes go to the local store
+    once, however often they are added, and appear at `<local>/<obj_path>` as read-only links.
+
+    Args:
+        metadata: `name`, `labels`, `description`, `created_timestamp`, `alternative_name`, `remote`, `local`.
+        objects: Entries by obj_path, as `to_dict` gives them. They are what `objects` shows until the artifact
+            has a directory.
+    """
+
+    def __init__(self, metadata: dict[str, Any], objects: dict[str, dict[str, Any]] | None = None) -> None:
+        self.parse_from_dict({"metadata": metadata, "objects": objects or {}})
+
+    def parse_from_dict(self, data: dict[str, Any]) -> None:
+        """Take metadata and objects from a dict as `to_dict` returns it."""
+        metadata = data["metadata"]
+        self.name: str = metadata["name"]
+        self.labels: list[str] = list(metadata.get("labels") or [])
+        self.description: str = metadata.get("description") or ""
+        self.created_timestamp: str = metadata.get("created_timestamp") or ""
+        self.alternative_name: str = metadata.get("alternative_name") or ""
+        self.remote: list[dict[str, str]] = list(metadata.get("remote") or [])
+        self.local: str = metadata.get("local") or ""
+        self._objects: dict[str, dict[str, Any]] = dict(data.get("objects") or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Metadata and objects as plain values: `{"metadata": {...}, "objects": {obj_path: {...}}}`."""
+        return {"metadata": self._metadata() | {"local": self.local}, "objects": self._entries()}
+
+    def _metadata(self) -> dict[str, Any]:
+        names = ("name", "labels", "description", "created_timestamp", "alternative_name", "remote")
+        return {name: getattr(self, name) for name in names}
+
+    def _entries(self) -> dict[str, dict[str, Any]]:
+        if not self.local:
+            return self._objects
+        with translated():
+            entries = _engine.read_entries(self.local)
+        fields = ("type", "size", "digest", "executable", "uri")
+        return {
+            path: {name: value for name, value in zip(fields, rest, strict=True) if value is not None}
+            for path, *rest in entries
+        }
+
+    @property
+    def objects(self) -> list[dict[str, str]]:
+        """Entries sorted by path: `path`, `type` (file, directory, reference), and what is known as text."""
+        return [
+            {"path": path} | {name: str(value) for name, value in entry.items()}
+            for path, entry in sorted(self._entries().items())
+        ]
+
+    def add_dir(self, dir_path: str, obj_path: str | None = None) -> None:
+        """Add all files below a local directory.
+
+        Symbolic links are followed. All or nothing: on an error the artifact is what it was.
+
+        Args:
+            dir_path: The directory.
+            obj_path: Where it goes in the artifact: its own name by default; `'b/'` is `b/<its name>`.
+
+        Raises:
+            InvalidInputError: A bad obj_path, a special file, a name that is not UTF-8, a loop of links.
+            NotFoundError: There is no such directory.
+            ConflictError: A file changed while it was read, twice.
+            StoreError: The disk is full, or a file cannot be read.
+        """
+        target = _obj_path(dir_path, obj_path)
+        with translated(), Progress("add") as progress:
+            _engine.add_dir(store_dir(), self._directory(), os.fspath(dir_path), target, progress)
+
+    def add_file(self, file_path: str, obj_path: str | None = None) -> None:
+        """Add a local file. The same as `add_dir`, for one file.
+
+        Args:
+            file_path: The file.
+            obj_path: Where it goes in the artifact: its own name by default; `'a/'` is `a/<its name>`.
+        """
+        target = _obj_path(file_path, obj_path)
+        with translated(), Progress("add") as progress:
+            _engine.add_file(store_dir(), self._directory(), os.fspath(file_path), target, progress)
+
+    def add_reference(self, uri: str, obj_path: str | None = None) -> None:
+        """Add a URI as an entry; nothing is fetched.
+
+        Args:
+            uri: Where the content is.
+            obj_path: Its path in the artifact: the last part of the URI by default.
+        """
+        target = _obj_path(uri.split("?")[0].split("#")[0], obj_path)
+        with translated():
+            _engine.add_reference(self._directory(), target, uri)
+
+    def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
+        """Upload this Artifact to the server.
+
+        Raises:
+            TransferError: There is no connection to a server.
+        """
+        raise TransferError(f"cannot upload artifact {self.alternative_name!r}: not logged in to a server")
+
+    def _directory(self) -> str:
+        if not self.local:
+            raise InvalidInputError(f"artifact {self.name!r} has no local directory", hint="use em.create_artifact")
+        return self.local
+
+    def __repr__(self) -> str:
+        return f"Artifact(name={self.name!r}, local={self.local!r})"
+
+
+def _obj_path(source: str, obj_path: str | None) -> str:
+    """The path in the artifact: the source's own name, or below a path that ends in a slash."""
+    if obj_path and not obj_path.endswith("/"):
+        return obj_path
+    name = os.path.basename(os.path.abspath(source)) if "://" not in source else source.rstrip("/").rpartition("/")[2]
+    return (obj_path or "") + name
+
+
+def create_artifact(name: str, labels: Sequence[str] | None = None, description: str = "") -> Artifact:
+    """Create and initialize a new Artifact.
+
+    Its local directory is `<parent>/<alternative_name>`, where the parent is `EM_ARTIFACT_PARENT_DIR` (default
+    `.em/artifacts`) and the alternative name is `<name>_<YYMMDD>_<HHMMSS>_<6 random characters>`.
+
+    Args:
+        name: Name of the Artifact.
+        labels: Labels of the Artifact.
+        description: Description of the Artifact.
+
+    Returns:
+        An Artifact without entries.
+
+    Raises:
+        InvalidInputError: The name cannot be part of a directory's name.
+        StoreError: The directory cannot be made.
+
+    Example:
+        >>> from t9k import em
+        >>> artifact = em.create_artifact(name="tensorboard_logs")
+    """
+    check_name(name)
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels or []):
+        raise InvalidInputError("labels must be a sequence of strings")
+    directory = make_run_dir(artifact_parent_dir(), name)
+    local = os.path.abspath(directory)
+    metadata = {
+        "name": name,
+        "labels": list(labels or []),
+        "description": description,
+        "created_timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+        "alternative_name": os.path.basename(local),
+        "remote": [],
+        "local": local,
+    }
+    artifact = Artifact(metadata)
+    with translated():
+        _engine.create_artifact(local)
+    temporary = Path(local, METADATA).with_suffix(".tmp")
+    temporary.write_text(json.dumps(artifact._metadata(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(Path(local, METADATA))
+    return artifact
+
+
+def load_artifact(path: str) -> Artifact:
+    """Load an Artifact from its local directory.
+
+    What an interrupted add left there is undone first.
+
+    Args:
+        path: Local directory of the Artifact.
+
+    Raises:
+        NotFoundError: There is none at that path; it is a RuntimeError too.
+        InvalidInputError: Its metadata cannot be read.
+    """
+    metadata_path = Path(path, METADATA)
+    try:
+        with metadata_path.open("rb") as file:
+            text = file.read(MAX_METADATA_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"no artifact at {path!r}") from None
+    try:
+        metadata = json.loads(text)
+        artifact = Artifact(metadata | {"local": os.path.abspath(path)})
+    except (ValueError, TypeError, KeyError) as error:
+        raise InvalidInputError(f"{metadata_path} is not the metadata of an artifact: {error}") from None
+    with translated():
+        _engine.recover(store_dir(), artifact.local)
+    return artifact

@@ -1,0 +1,47 @@
+"""Progress of long calls: nothing for two seconds, then a bar on a terminal or a line per ten seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+SILENT_S = 2.0
+LINE_EVERY_S = 10.0
+
+
+class Progress:
+    """A context manager whose value is called with (files, bytes, total_files, total_bytes)."""
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+        self._began = time.monotonic()
+        self._next_line = self._began + SILENT_S
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __call__(self, files: int, size_bytes: int, total_files: int, total_bytes: int) -> None:
+        """Show the counts, if it is time to."""
+        now = time.monotonic()
+        if os.environ.get("EM_QUIET") or now < self._began + SILENT_S:
+            return
+        if sys.stderr.isatty():
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(desc=self._verb, unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr)
+            self._bar.total = total_bytes
+            self._bar.update(size_bytes - self._bar.n)
+        elif now >= self._next_line:
+            self._next_line = now + LINE_EVERY_S
+            print(f"{self._verb}: {files}/{total_files} files, {size_bytes}/{total_bytes} bytes", file=sys.stderr)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
