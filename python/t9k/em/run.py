@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import socket
 import threading
 import traceback
 import warnings
@@ -42,7 +41,7 @@ def _process_start(pid: int) -> str:
 
 def _is_gone(process: Mapping[str, Any]) -> bool:
     # Another host's process cannot be judged from here, nor by age.
-    if process.get("host") != socket.gethostname() or not isinstance(process.get("pid"), int):
+    if process.get("host") != os.uname().nodename or not isinstance(process.get("pid"), int):
         return False
     return _process_start(process["pid"]) != process.get("start")
 
@@ -283,7 +282,7 @@ class Run:
 
     def _start(self) -> None:
         pid = os.getpid()
-        self._process = {"host": socket.gethostname(), "pid": pid, "start": _process_start(pid)}
+        self._process = {"host": os.uname().nodename, "pid": pid, "start": _process_start(pid)}
         self.status, self.end_timestamp, self._error = "Running", "", ""
         self._write_all()
         atexit.register(self._finish_at_exit)

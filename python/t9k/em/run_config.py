@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +49,8 @@ def read_run_config(path: str) -> dict[str, Any]:
         where = f"{path}:{key_node.start_mark.line + 1}"
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
         if key not in _KEYS:
+            import difflib
+
             nearest = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)[0]
             raise InvalidInputError(f"{where}: unknown key {key[:80]!r}; did you mean {nearest!r}?")
         if key in config:

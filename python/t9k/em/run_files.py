@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import secrets
 import string
 import threading
 import time
@@ -21,6 +20,7 @@ MAX_NAME_BYTES = 200
 """Leaves room for the date and the random letters in a file name of 255 bytes."""
 
 _LETTERS = string.ascii_lowercase + string.digits
+_RANDOM = random.SystemRandom()  # scripts seed the shared generator, and forks inherit it
 
 
 def check_name(name: object) -> str:
@@ -54,7 +54,7 @@ def make_run_dir(parent: str, name: str) -> tuple[str, str]:
     try:
         os.makedirs(parent, exist_ok=True)
         for _ in range(100):
-            alternative_name = f"{name}_{stamp}_{''.join(secrets.choice(_LETTERS) for _ in range(6))}"
+            alternative_name = f"{name}_{stamp}_{''.join(_RANDOM.choice(_LETTERS) for _ in range(6))}"
             path = os.path.join(parent, alternative_name)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path)
@@ -72,7 +72,7 @@ def write_yaml(path: str, value: Mapping[str, Any]) -> None:
     """
     import yaml  # not at import time: it costs more than everything else here
 
-    temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}-{random.getrandbits(32):08x}"
+    temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}-{_RANDOM.getrandbits(32):08x}"
     text = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
     try:
         try:
