@@ -18,8 +18,8 @@
 //!
 //! Outputs of splitmix64 (Steele, Lea, Flood 2014) from seed 20: the high 16 bits of outputs 1 to 6, then all of
 //! outputs 7 to 15, each with the lowest bit set. 20 is the smallest seed whose prefilter turns down every
-//! constant byte and the usual constant arrays (0.5, 1, -1 and 2 as float16, bfloat16, float32 and float64, small integers
-//! and labels of -100): such data gives chunks of `MAX_BYTES` rather than a flood of candidates.
+//! constant byte and the usual constant arrays (0.5, 1, -1 and 2 as float16, bfloat16, float32 and float64,
+//! the integers 1 and -100): such data gives chunks of `MAX_BYTES` rather than a flood of candidates.
 //! One position in 256 passes the prefilter, one in 193.35 of those the hash: one in 49 497, and
 //! `16 KiB + 49 497 * (1 - exp(-240 KiB / 49 497))` is 64 KiB.
 
