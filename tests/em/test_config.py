@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from t9k.config import Config
 
 TEXT = """current-context: b

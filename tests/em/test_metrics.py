@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
 from t9k.em.metrics import (
     MetricsWriter,

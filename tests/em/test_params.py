@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from t9k.em.errors import InvalidInputError
 from t9k.em.params import Params
 

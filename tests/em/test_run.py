@@ -12,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-
 from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError, TransferError
 from t9k.em.run import Run, create_run, load_run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from t9k.em.errors import InvalidInputError, NotFoundError
 from t9k.em.run_config import read_run_config
 from t9k.em.run_files import MAX_YAML_BYTES, make_run_dir, read_yaml, write_yaml

@@ -24,14 +24,10 @@ def manifest_digest(artifact_dir: str) -> str:
 def recover(store: str, artifact_dir: str) -> None:
     """Undo what an interrupted add left in an artifact's directory."""
 
-def add_dir(
-    store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None
-) -> dict[str, int]:
+def add_dir(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> dict[str, int]:
     """Add all files below a directory."""
 
-def add_file(
-    store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None
-) -> dict[str, int]:
+def add_file(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> dict[str, int]:
     """Add one file."""
 
 def add_reference(artifact_dir: str, obj_path: str, uri: str) -> None:

@@ -173,14 +173,14 @@ def create_artifact(name: str, labels: Sequence[str] | None = None, description:
     check_name(name)
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels or []):
         raise InvalidInputError("labels must be a sequence of strings")
-    directory = make_run_dir(artifact_parent_dir(), name)
+    directory, alternative_name = make_run_dir(artifact_parent_dir(), name)
     local = os.path.abspath(directory)
     metadata = {
         "name": name,
         "labels": list(labels or []),
         "description": description,
         "created_timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-        "alternative_name": os.path.basename(local),
+        "alternative_name": alternative_name,
         "remote": [],
         "local": local,
     }
