@@ -357,10 +357,10 @@ impl<'f, 's> Call<'f, 's> {
         if job.plan == Plan::Ask {
             let mut head = vec![0; HEAD_BYTES];
             let count = read_full(&file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
-            if let Some(digest) = self.ingest.cache.hint(size, &head[..count]) {
-                if store.usable(digest, size)? {
-                    job.plan = Plan::Hash;
-                }
+            if let Some(digest) = self.ingest.cache.hint(size, &head[..count])
+                && store.usable(digest, size)?
+            {
+                job.plan = Plan::Hash;
             }
         }
         let target = if job.plan == Plan::Hash {
