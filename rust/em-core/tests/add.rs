@@ -18,7 +18,7 @@ use em_core::{
     ingest::{BLOCK_BYTES, hash_file},
     manifest::EntryKind,
     stat_cache::StatCache,
-    store::{Store, link::LinkMode, objects::Presence},
+    store::{Boot, Store, link::LinkMode, objects::Presence},
     verify,
 };
 
@@ -295,4 +295,30 @@ fn newer_store_is_refused() {
     place.store();
     fs::write(place.path("store/VERSION"), "2\n").unwrap();
     assert!(Store::open(&place.path("store")).unwrap_err().message.contains("format 2"));
+}
+
+#[test]
+fn object_of_an_earlier_boot_is_hashed_before_use() {
+    let place = Place::new();
+    for name in ["kept", "lost"] {
+        place.write(name, name.as_bytes());
+    }
+    place.add();
+    let (kept, lost) = (Digest::of(b"kept"), Digest::of(b"lost"));
+    // A power cut: the inode with its size and times was written, the bytes were not.
+    let path = place.store().object_path(lost);
+    let mtime = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, [0; 4]).unwrap();
+    fs::File::open(&path).unwrap().set_modified(mtime).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(place.store().presence(lost, 4).unwrap(), Presence::Sealed, "nothing shows before the reboot");
+
+    let later = |id| Store::open_in(&place.path("store"), Boot { id: [id; 16], began_s: i64::MAX }).unwrap();
+    let next = later(1);
+    assert_eq!(next.presence(kept, 4).unwrap(), Presence::Suspect);
+    assert!(next.usable(kept, 4).unwrap());
+    assert!(!next.usable(lost, 4).unwrap());
+    assert_eq!(next.presence(lost, 4).unwrap(), Presence::Missing);
+    assert_eq!(later(2).presence(kept, 4).unwrap(), Presence::Sealed, "read back once, durable for ever");
 }

@@ -31,10 +31,30 @@ use crate::{Error, Kind, Result};
 /// Version of the layout above. A store with a newer one is refused.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// One run of the machine from boot to power-off. What it stored was perhaps never written to the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot {
+    /// The kernel's random id of this boot; zero where it has none.
+    pub id: [u8; 16],
+    /// When it began, in seconds since 1970.
+    pub began_s: i64,
+}
+
+impl Boot {
+    /// The boot that this process runs in.
+    pub fn current() -> Self {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let id = u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or_default().to_be_bytes();
+        let now_s = std::time::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_secs() as i64);
+        Self { id, began_s: now_s - rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec }
+    }
+}
+
 /// A store directory, opened. Cheap to open; holds two directory handles and no other state.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    boot: Boot,
     pub(crate) objects: OwnedFd,
     pub(crate) chunks: OwnedFd,
 }
@@ -42,6 +62,11 @@ pub struct Store {
 impl Store {
     /// Opens the store at `root`, creating it if there is none.
     pub fn open(root: &Path) -> Result<Self> {
+        Self::open_in(root, Boot::current())
+    }
+
+    /// The same in a given boot, so that a power cut can be played in a test.
+    pub fn open_in(root: &Path, boot: Boot) -> Result<Self> {
         for directory in ["objects", "chunks", "roots", "trash"] {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
@@ -51,6 +76,7 @@ impl Store {
             objects: open_dir(&root.join("objects"))?,
             chunks: open_dir(&root.join("chunks"))?,
             root: root.into(),
+            boot,
         })
     }
 

@@ -1,16 +1,24 @@
 //! Objects: presence, creation, damage.
 //!
 //! **The seal.** An object keeps the modification time of the file it came from, to the second; the
-//! nanoseconds are a function of its digest and those seconds. Whoever writes to an object through a hard
+//! nanoseconds are a function of its digest, those seconds and the boot that stored it. Whoever writes to an object through a hard
 //! link moves the time and breaks the seal, with a chance of 1 in 10⁹ to miss it. So no record beside the
 //! object is needed to know that it was touched, and the seal moves with a copied store.
+//!
+//! **Power cuts.** Storing does not wait for the disk. An object sealed in an earlier boot may have lost bytes, so
+//! it is hashed before its first use in this one, and then sealed as durable, which every boot trusts: what was
+//! read back after a boot was on the disk.
+//!
 //! A file system that keeps coarser times breaks every seal: objects are then rehashed before each use,
 //! which is slow and safe.
 
 use std::{
     fs::File,
     io::{self, Read},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -40,11 +48,15 @@ pub fn relative_path(digest: Digest) -> String {
     format!("{}/{}", &hex[..2], &hex[2..])
 }
 
-/// The nanoseconds that seal an object of this digest whose modification time has these seconds; never zero.
-fn seal_ns(digest: Digest, mtime_s: i64) -> i64 {
-    let mut bytes = [0; 40];
+/// Stands for every boot in the seal of an object whose bytes are on the disk.
+const DURABLE: [u8; 16] = [0; 16];
+
+/// The nanoseconds that seal an object whose modification time has these seconds, stored in `boot`; never zero.
+fn seal_ns(digest: Digest, mtime_s: i64, boot: [u8; 16]) -> i64 {
+    let mut bytes = [0; 56];
     bytes[..32].copy_from_slice(&digest.0);
-    bytes[32..].copy_from_slice(&mtime_s.to_le_bytes());
+    bytes[32..40].copy_from_slice(&mtime_s.to_le_bytes());
+    bytes[40..].copy_from_slice(&boot);
     1 + (xxhash_rust::xxh3::xxh3_64(&bytes) % 999_999_999) as i64
 }
 
@@ -61,9 +73,10 @@ impl Store {
             Err(Errno::NOENT) => return Ok(Presence::Missing),
             Err(error) => return Err(Error::io("stat", &self.object_path(digest), error)),
         };
+        let seals = [self.boot.id, DURABLE].map(|boot| seal_ns(digest, stat.st_mtime as i64, boot));
         let sealed = stat.st_size as u64 == size_bytes
             && stat.st_mode & 0o170_222 == 0o100_000
-            && stat.st_mtime_nsec as i64 == seal_ns(digest, stat.st_mtime as i64);
+            && seals.contains(&(stat.st_mtime_nsec as i64));
         Ok(if sealed { Presence::Sealed } else { Presence::Suspect })
     }
 
@@ -87,10 +100,11 @@ impl Store {
         };
         let metadata = file.metadata().map_err(|e| Error::io("stat", &path, e))?;
         if metadata.is_file() && hash_reader(&file).map_err(|e| Error::io("read", &path, e))? == digest {
-            let mtime_s = std::os::unix::fs::MetadataExt::mtime(&metadata);
+            let (mtime_s, ctime_s) = (metadata.mtime(), metadata.ctime());
+            let boot = if ctime_s < self.boot.began_s { DURABLE } else { self.boot.id };
             // Sealing is a convenience: without the right to do so the object is hashed again next time.
             let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444));
-            let _ = seal(&file, digest, mtime_s);
+            let _ = seal(&file, digest, mtime_s, boot);
             return Ok(true);
         }
         let trash = self.root().join("trash").join(format!("{digest}-{}", &temp_name()[5..13]));
@@ -125,8 +139,8 @@ pub fn hash_reader(mut file: &File) -> io::Result<Digest> {
     }
 }
 
-fn seal(file: impl AsFd, digest: Digest, mtime_s: i64) -> rustix::io::Result<()> {
-    let time = Timespec { tv_sec: mtime_s, tv_nsec: seal_ns(digest, mtime_s) as _ };
+fn seal(file: impl AsFd, digest: Digest, mtime_s: i64, boot: [u8; 16]) -> rustix::io::Result<()> {
+    let time = Timespec { tv_sec: mtime_s, tv_nsec: seal_ns(digest, mtime_s, boot) as _ };
     rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
 }
 
@@ -170,7 +184,7 @@ impl<'a> Temp<'a> {
     /// Makes it visible as the object `digest`. An object that is already there and good wins.
     pub fn publish_object(&self, digest: Digest, size_bytes: u64, mtime_s: i64) -> Result<()> {
         let fail = |error| Error::io("store", &self.store.object_path(digest), error);
-        seal(&self.file, digest, mtime_s).map_err(fail)?;
+        seal(&self.file, digest, mtime_s, self.store.boot.id).map_err(fail)?;
         let target = relative_path(digest);
         for _ in 0..8 {
             match self.rename_noreplace(&target) {
