@@ -11,6 +11,7 @@ use crate::{
     Error, Result,
     artifact::ArtifactDir,
     cancel::Progress,
+    gc::{Lease, register_root},
     ingest::{Ingest, Ingested},
     manifest::{Entry, EntryKind, Reference},
     names,
@@ -95,6 +96,8 @@ impl Add<'_> {
         let pending = tree.files.iter().map(|_| Ingested { digest: crate::Digest([0; 32]), size_bytes: 0, new: false });
         manifest.extend(entries(&tree.files, &targets, &directories, pending))?;
 
+        let _lease = Lease::take(self.store)?;
+        register_root(self.store, self.artifact)?;
         let root_fd = open_dir(root)?;
         let ingest = Ingest { store: self.store, cache: self.cache, progress: self.progress, root, root_fd: &root_fd };
         let objects = ingest.run(&tree.files, self.threads);

@@ -232,7 +232,7 @@ impl Intent {
 }
 
 /// Who is adding: host, boot, process and its start, so that a reused process id is not taken for it.
-fn owner() -> String {
+pub(crate) fn owner() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let pid = std::process::id();
@@ -246,7 +246,7 @@ fn start_time(pid: u32) -> Option<String> {
 }
 
 /// Whether the process that wrote `text` may still run. Another host's always may.
-fn owner_is_alive(text: &str) -> bool {
+pub(crate) fn owner_is_alive(text: &str) -> bool {
     let mine = owner();
     let mine: Vec<&str> = mine.split(' ').collect();
     let theirs: Vec<&str> = text.split(' ').collect();

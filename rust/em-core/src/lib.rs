@@ -13,6 +13,7 @@ pub mod cancel;
 pub mod chunk;
 pub mod digest;
 pub mod error;
+pub mod gc;
 pub mod ingest;
 pub mod manifest;
 pub mod names;

@@ -127,7 +127,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
     }
 }
 
-fn sorted(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+pub(crate) fn sorted(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
     let listed: std::io::Result<Vec<_>> =
         fs::read_dir(directory).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     let mut paths = listed.map_err(|e| Error::io("list", directory, e))?;

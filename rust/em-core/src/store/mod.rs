@@ -6,7 +6,8 @@
 //!   objects/ab/cdef…      the bytes of an object, mode 0444; being written: objects/ab/.tmp-…
 //!   chunks/ab/cdef…       its chunk table, when it has more than one chunk
 //!   roots/                one file per artifact directory outside ../artifacts
-//!   trash/                damaged objects
+//!   leases/               one file per add in flight
+//!   trash/                damaged objects; gc-…/ the condemned ones
 //! ```
 //!
 //! Files appear by rename or link, never by writing in place, so readers on any host see an object whole or
@@ -67,7 +68,7 @@ impl Store {
 
     /// The same in a given boot, so that a power cut can be played in a test.
     pub fn open_in(root: &Path, boot: Boot) -> Result<Self> {
-        for directory in ["objects", "chunks", "roots", "trash"] {
+        for directory in ["objects", "chunks", "roots", "leases", "trash"] {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
         }

@@ -1,0 +1,257 @@
+//! Reclaiming objects that nothing reaches.
+//!
+//! ```text
+//! mark ─ condemn (rename to trash/gc-…) ─ list leases ─ mark again ─ restore what is live ─ delete after the grace
+//! ```
+//!
+//! An add holds a lease from before its first look into the store until its manifest is committed. So after the
+//! second mark a condemned object is in no manifest, and no add that can have seen it is in flight: if one is,
+//! the whole batch is restored. Adds that begin later find it missing and store it anew. The grace period covers
+//! network file systems, where a lease or a manifest becomes visible to another host only after a while.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::ErrorKind,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    Digest, Error, Kind, Result,
+    artifact::{ArtifactDir, owner, owner_is_alive},
+    cancel::Progress,
+    manifest::EntryKind,
+    store::{Store, objects::relative_path, temp_name, write_atomic},
+    verify::sorted as list,
+};
+
+/// A lease of another host counts this long: whether its process lives cannot be asked.
+const FOREIGN_LEASE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Keeps `gc` from deleting what an add in flight has seen. Ends when dropped; after a crash it is known by its
+/// process.
+#[derive(Debug)]
+pub struct Lease {
+    path: PathBuf,
+}
+
+impl Lease {
+    /// Must be taken before the store is asked for any object.
+    pub fn take(store: &Store) -> Result<Self> {
+        let path = store.root().join("leases").join(&temp_name()[5..]);
+        write_atomic(&path, owner().as_bytes())?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Remembers an artifact directory that lies outside `artifacts/` beside the store.
+pub fn register_root(store: &Store, artifact: &ArtifactDir) -> Result<()> {
+    let path = artifact.root().canonicalize().map_err(|e| Error::io("open", artifact.root(), e))?;
+    if path.parent() == sibling(store).canonicalize().ok().as_deref() {
+        return Ok(());
+    }
+    let text = path.to_str().ok_or_else(|| Error::invalid(format!("{} is not UTF-8", path.display())))?;
+    let root = store.root().join("roots").join(Digest::of(text.as_bytes()).to_string());
+    if root.exists() { Ok(()) } else { write_atomic(&root, text.as_bytes()) }
+}
+
+/// `artifacts/` beside the store.
+fn sibling(store: &Store) -> PathBuf {
+    store.root().join("../artifacts")
+}
+
+/// What a run of `gc` did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reclaimed {
+    /// Objects that nothing reaches.
+    pub unreachable_objects: u64,
+    /// Their bytes.
+    pub unreachable_bytes: u64,
+    /// Objects deleted.
+    pub deleted_objects: u64,
+    /// Bytes on the disk that this freed; an object with a name elsewhere frees none.
+    pub freed_bytes: u64,
+}
+
+/// Condemns objects that nothing reaches, and deletes those condemned for at least `grace`.
+/// With `dry_run` nothing is changed.
+pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) -> Result<Reclaimed> {
+    let mut done = Reclaimed::default();
+    let live = mark(store)?;
+    let condemned = unreachable(store, &live, progress)?;
+    let count = |done: &mut Reclaimed, path: &Path| {
+        let metadata = fs::symlink_metadata(path).map_err(|e| Error::io("stat", path, e))?;
+        done.unreachable_objects += 1;
+        done.unreachable_bytes += metadata.len();
+        Ok(metadata)
+    };
+    if dry_run {
+        for path in condemned.iter().map(|(_, path)| path) {
+            count(&mut done, path)?;
+        }
+        for (_, path) in batches(store)?.iter().flat_map(|(_, objects)| objects) {
+            count(&mut done, path)?;
+        }
+        return Ok(done);
+    }
+    if !condemned.is_empty() && !leased(store)? {
+        let batch = store.root().join("trash").join(format!("gc-{}", &temp_name()[5..]));
+        fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
+        for (digest, path) in &condemned {
+            let target = batch.join(digest.to_string());
+            fs::rename(path, &target).map_err(|e| Error::io("condemn", path, e))?;
+        }
+    }
+    let leased = leased(store)?;
+    let live = mark(store)?;
+    for (batch, objects) in batches(store)? {
+        let condemned_at = fs::metadata(&batch).and_then(|m| m.modified()).map_err(|e| Error::io("stat", &batch, e))?;
+        let due = age(condemned_at) >= grace;
+        for (digest, path) in objects {
+            progress.check()?;
+            let metadata = count(&mut done, &path)?;
+            if leased || live.contains(&digest) {
+                restore(store, digest, &path)?;
+            } else if due {
+                // The table goes before the bytes it describes.
+                remove(&store.root().join("chunks").join(relative_path(digest)))?;
+                remove(&path)?;
+                done.deleted_objects += 1;
+                done.freed_bytes += if metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 };
+            }
+        }
+        let _ = fs::remove_dir(&batch);
+    }
+    if !leased {
+        remove_leftovers(store, grace)?;
+    }
+    Ok(done)
+}
+
+/// The objects that a manifest names.
+fn mark(store: &Store) -> Result<HashSet<Digest>> {
+    let mut live = HashSet::new();
+    let mut artifacts = Vec::new();
+    if sibling(store).is_dir() {
+        artifacts.extend(list(&sibling(store))?);
+    }
+    for root in list(&store.root().join("roots"))? {
+        let text = fs::read_to_string(&root).map_err(|e| Error::io("read", &root, e))?;
+        let path = PathBuf::from(&text);
+        if path.exists() {
+            artifacts.push(path);
+        } else if !path.parent().is_some_and(Path::exists) {
+            let message = format!("artifact {text:?} cannot be reached, so its objects are not known");
+            let hint = format!("mount its file system, or remove {} if it is gone for good", root.display());
+            return Err(Error::new(Kind::NotFound, message).hint(hint));
+        }
+    }
+    for path in artifacts {
+        let artifact = match ArtifactDir::open(&path) {
+            Ok(artifact) => artifact,
+            Err(error) if error.kind == Kind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for (_, kind) in artifact.manifest()?.1.entries() {
+            if let EntryKind::File { digest, .. } = kind {
+                live.insert(*digest);
+            }
+        }
+    }
+    Ok(live)
+}
+
+fn unreachable(store: &Store, live: &HashSet<Digest>, progress: &Progress) -> Result<Vec<(Digest, PathBuf)>> {
+    let mut found = Vec::new();
+    for fan in list(&store.root().join("objects"))? {
+        progress.check()?;
+        for path in list(&fan)? {
+            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if let Ok(digest) = (name(&fan) + &name(&path)).parse::<Digest>()
+                && !live.contains(&digest)
+            {
+                found.push((digest, path));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A directory of condemned objects, and the objects.
+type Batch = (PathBuf, Vec<(Digest, PathBuf)>);
+
+/// Condemned objects, by batch.
+fn batches(store: &Store) -> Result<Vec<Batch>> {
+    let mut batches = Vec::new();
+    for batch in list(&store.root().join("trash"))? {
+        let name = batch.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !name.starts_with("gc-") {
+            continue;
+        }
+        let objects = list(&batch)?.into_iter().filter_map(|path| {
+            let digest = path.file_name()?.to_str()?.parse().ok()?;
+            Some((digest, path))
+        });
+        batches.push((batch, objects.collect()));
+    }
+    Ok(batches)
+}
+
+/// Whether an add is in flight. Leases of processes that died are removed.
+fn leased(store: &Store) -> Result<bool> {
+    let mut any = false;
+    for path in list(&store.root().join("leases"))? {
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let taken = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
+        if owner_is_alive(&text) && age(taken) < FOREIGN_LEASE {
+            any = true;
+        } else {
+            remove(&path)?;
+        }
+    }
+    Ok(any)
+}
+
+/// Back to where it was, unless it has been stored anew.
+fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
+    match fs::hard_link(path, store.object_path(digest)) {
+        Ok(()) => remove(path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => remove(path),
+        Err(error) => Err(Error::io("restore", path, error)),
+    }
+}
+
+/// Temporary files of crashes.
+fn remove_leftovers(store: &Store, grace: Duration) -> Result<()> {
+    for directory in ["objects", "chunks"] {
+        for fan in list(&store.root().join(directory))? {
+            for path in list(&fan)? {
+                let temporary = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));
+                let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+                if temporary && metadata.modified().is_ok_and(|modified| age(modified) >= grace) {
+                    remove(&path)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn age(time: SystemTime) -> Duration {
+    time.elapsed().unwrap_or_default()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+        _ => Ok(()),
+    }
+}

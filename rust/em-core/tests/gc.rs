@@ -1,0 +1,180 @@
+//! What `gc` may delete, and what it must not.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use em_core::{
+    Digest, Kind,
+    add::Add,
+    artifact::ArtifactDir,
+    cancel::Progress,
+    gc::{Lease, Reclaimed, gc},
+    stat_cache::StatCache,
+    store::{Store, objects::Presence},
+    verify,
+};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn store(dir: &Path) -> Store {
+    Store::open(&dir.join("em/store")).unwrap()
+}
+
+/// Makes an artifact at `path` below `dir` that holds one file with `text`.
+fn add(dir: &Path, path: &str, text: &str) -> PathBuf {
+    let root = dir.join(path);
+    let artifact = ArtifactDir::create(&root).unwrap();
+    let source = dir.join(format!("source-{}", path.replace('/', "-")));
+    fs::write(&source, text).unwrap();
+    let (store, cache, progress) = (store(dir), StatCache::open(&dir.join("cache")), Progress::default());
+    let add =
+        Add { store: &store, artifact: &artifact, cache: &cache, progress: &progress, threads: 1, link_mode: None };
+    add.file(&source, "file").unwrap();
+    root
+}
+
+fn run(dir: &Path, grace: Duration) -> Reclaimed {
+    gc(&store(dir), grace, false, &Progress::default()).unwrap()
+}
+
+fn has(dir: &Path, text: &str) -> bool {
+    store(dir).presence(Digest::of(text.as_bytes()), text.len() as u64).unwrap() == Presence::Sealed
+}
+
+#[test]
+fn deleting_an_artifact_makes_its_objects_reclaimable() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    add(dir, "em/artifacts/kept", "kept");
+    fs::remove_dir_all(add(dir, "em/artifacts/gone", "gone")).unwrap();
+    let planned = gc(&store(dir), Duration::ZERO, true, &Progress::default()).unwrap();
+    assert_eq!((planned.unreachable_objects, planned.unreachable_bytes, planned.deleted_objects), (1, 4, 0));
+    assert!(has(dir, "gone"), "a dry run changes nothing");
+    let done = run(dir, Duration::ZERO);
+    assert_eq!((done.deleted_objects, done.freed_bytes), (1, 4096));
+    assert!(has(dir, "kept") && !has(dir, "gone"));
+    assert_eq!(run(dir, Duration::ZERO), Reclaimed::default());
+}
+
+#[test]
+fn condemned_object_answers_missing_and_is_deleted_only_after_the_grace_period() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    fs::remove_dir_all(add(dir, "em/artifacts/a", "text")).unwrap();
+    assert_eq!(run(dir, HOUR).deleted_objects, 0);
+    assert!(!has(dir, "text"));
+    assert_eq!(run(dir, HOUR).deleted_objects, 0);
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
+}
+
+#[test]
+fn condemned_object_that_a_manifest_names_is_restored() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let artifact = add(dir, "em/artifacts/a", "text");
+    let aside = dir.join("aside");
+    fs::rename(&artifact, &aside).unwrap();
+    run(dir, HOUR);
+    assert!(!has(dir, "text"));
+    fs::rename(&aside, &artifact).unwrap();
+    run(dir, Duration::ZERO);
+    assert!(has(dir, "text"));
+}
+
+#[test]
+fn lease_keeps_everything() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    fs::remove_dir_all(add(dir, "em/artifacts/a", "text")).unwrap();
+    let lease = Lease::take(&store(dir)).unwrap();
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 0);
+    assert!(has(dir, "text"));
+    drop(lease);
+    // What a process that was killed leaves does not count.
+    fs::write(dir.join("em/store/leases/dead"), "no-such-boot").unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    fs::write(dir.join("em/store/leases/dead"), format!("{} other-boot 1 1", host.trim())).unwrap();
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
+    assert!(!dir.join("em/store/leases/dead").exists());
+}
+
+#[test]
+fn artifact_elsewhere_is_a_root_until_it_is_deleted() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let artifact = add(dir, "elsewhere/deep/a", "text");
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 0);
+    // Its parent is gone too: perhaps a file system that is not mounted.
+    fs::rename(dir.join("elsewhere"), dir.join("unmounted")).unwrap();
+    let error = gc(&store(dir), Duration::ZERO, false, &Progress::default()).unwrap_err();
+    assert_eq!(error.kind, Kind::NotFound);
+    assert!(has(dir, "text"));
+    fs::rename(dir.join("unmounted"), dir.join("elsewhere")).unwrap();
+    fs::remove_dir_all(artifact).unwrap();
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
+}
+
+#[test]
+fn damaged_manifest_stops_gc() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let artifact = add(dir, "em/artifacts/a", "text");
+    fs::write(artifact.join(".artifact/manifest-0000000009"), b"garbage").unwrap();
+    assert_eq!(gc(&store(dir), Duration::ZERO, false, &Progress::default()).unwrap_err().kind, Kind::Integrity);
+    assert!(has(dir, "text"));
+}
+
+#[test]
+fn temporary_files_of_crashes_are_removed() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    add(dir, "em/artifacts/a", "text");
+    let leftover = dir.join("em/store/objects").join(&Digest::of(b"text").to_string()[..2]).join(".tmp-1");
+    fs::write(&leftover, b"half").unwrap();
+    run(dir, HOUR);
+    assert!(leftover.exists(), "it may belong to an add");
+    run(dir, Duration::ZERO);
+    assert!(!leftover.exists());
+}
+
+#[test]
+fn gc_beside_running_adds_loses_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                run(dir, Duration::ZERO);
+            }
+        });
+        let adders: Vec<_> = (0..3)
+            .map(|thread| {
+                scope.spawn(move || {
+                    for i in 0..60 {
+                        // Half of the artifacts go away again, and their content comes back with the next ones.
+                        let artifact = add(dir, &format!("em/artifacts/{thread}-{i}"), &format!("content {}", i % 7));
+                        if i % 2 == 0 {
+                            fs::remove_dir_all(artifact).unwrap();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let added: Vec<_> = adders.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        stop.store(true, Ordering::Relaxed);
+        collector.join().unwrap();
+        assert!(added.iter().all(Result::is_ok));
+    });
+    run(dir, Duration::ZERO);
+    for artifact in fs::read_dir(dir.join("em/artifacts")).unwrap() {
+        let artifact = ArtifactDir::open(&artifact.unwrap().path()).unwrap();
+        let report = verify::artifact(&store(dir), &artifact, &Progress::default()).unwrap();
+        assert!(report.problems.is_empty(), "{report:?}");
+    }
+}
