@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Error, Result,
+    Error, Kind, Result,
     artifact::ArtifactDir,
     cancel::Progress,
     gc::{Lease, register_root},
@@ -54,6 +54,21 @@ pub struct Summary {
     pub new_bytes: u64,
 }
 
+impl Summary {
+    fn of(objects: &[Ingested]) -> Self {
+        let new = || objects.iter().filter(|object| object.new);
+        Self {
+            files: objects.len() as u64,
+            bytes: objects.iter().map(|object| object.size_bytes).sum(),
+            new_objects: new().count() as u64,
+            new_bytes: new().map(|object| object.size_bytes).sum(),
+        }
+    }
+}
+
+/// Tries of an add whose objects `gc` takes away under it.
+const MAX_ATTEMPTS: u32 = 5;
+
 impl Add<'_> {
     /// Adds all files below `source` under `obj_path`; an empty one is the artifact's root.
     /// On an error the artifact is what it was.
@@ -86,57 +101,52 @@ impl Add<'_> {
     }
 
     fn run(&self, root: &Path, tree: &Tree, target: impl Fn(&str) -> String) -> Result<Summary> {
-        let targets: Vec<String> = tree.files.iter().map(|found| target(&found.path)).collect();
-        let directories: Vec<String> =
-            tree.empty_dirs.iter().map(|path| target(path)).filter(|path| !path.is_empty()).collect();
-        for path in targets.iter().chain(&directories) {
-            names::check(path)?;
-        }
+        let plan = Plan {
+            files: &tree.files,
+            targets: tree.files.iter().map(|found| target(&found.path)).collect(),
+            directories: tree.empty_dirs.iter().map(|path| target(path)).filter(|path| !path.is_empty()).collect(),
+        };
         let (base, mut manifest) = self.artifact.manifest()?;
-        let pending = tree.files.iter().map(|_| Ingested { digest: crate::Digest([0; 32]), size_bytes: 0, new: false });
-        manifest.extend(entries(&tree.files, &targets, &directories, pending))?;
+        let unknown = Ingested { digest: crate::Digest([0; 32]), size_bytes: 0, new: false };
+        manifest.extend(plan.entries(&vec![unknown; tree.files.len()]))?;
 
         let _lease = Lease::take(self.store)?;
         register_root(self.store, self.artifact)?;
         let root_fd = open_dir(root)?;
         let ingest = Ingest { store: self.store, cache: self.cache, progress: self.progress, root, root_fd: &root_fd };
-        let objects = ingest.run(&tree.files, self.threads);
-        self.cache.flush();
-        let objects = objects?;
-
-        let paths: Vec<&str> = targets.iter().chain(&directories).map(String::as_str).collect();
-        let intent = self.artifact.intend(&paths)?;
-        let committed = self.link(&tree.files, &targets, &directories, &objects).and_then(|()| {
-            let objects = || objects.iter().copied();
-            self.artifact
-                .commit(base, |manifest| manifest.extend(entries(&tree.files, &targets, &directories, objects())))
-        });
-        let undisturbed = intent.done();
-        match committed {
-            Ok(committed) if !committed.raced && undisturbed => {}
-            Ok(_) => self.artifact.settle(self.store, &paths)?,
-            Err(error) => {
-                self.artifact.settle(self.store, &paths)?;
-                return Err(error);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let objects = ingest.run(plan.files, self.threads);
+            self.cache.flush();
+            let objects = objects?;
+            match self.place(base, &plan, &objects) {
+                Ok(()) => return Ok(Summary::of(&objects)),
+                // `gc` took an object away between our look and the link. It finds our lease and restores.
+                Err(error) if error.kind == Kind::NotFound && attempts < MAX_ATTEMPTS => {}
+                Err(error) => return Err(error),
             }
         }
-        let new = || objects.iter().filter(|object| object.new);
-        Ok(Summary {
-            files: objects.len() as u64,
-            bytes: objects.iter().map(|object| object.size_bytes).sum(),
-            new_objects: new().count() as u64,
-            new_bytes: new().map(|object| object.size_bytes).sum(),
-        })
+    }
+
+    /// Links the objects and commits the entries, or leaves the artifact as it was.
+    fn place(&self, base: u64, plan: &Plan<'_>, objects: &[Ingested]) -> Result<()> {
+        let paths: Vec<&str> = plan.targets.iter().chain(&plan.directories).map(String::as_str).collect();
+        let intent = self.artifact.intend(&paths)?;
+        let committed = self
+            .link(plan, objects)
+            .and_then(|()| self.artifact.commit(base, |manifest| manifest.extend(plan.entries(objects))));
+        let undisturbed = intent.done();
+        match committed {
+            Ok(committed) if !committed.raced && undisturbed => Ok(()),
+            Ok(_) => self.artifact.settle(self.store, &paths),
+            Err(error) => self.artifact.settle(self.store, &paths).and(Err(error)),
+        }
     }
 
     /// Puts every object at its path.
-    fn link(
-        &self,
-        files: &[FileFound],
-        targets: &[String],
-        directories: &[String],
-        objects: &[Ingested],
-    ) -> Result<()> {
+    fn link(&self, plan: &Plan<'_>, objects: &[Ingested]) -> Result<()> {
+        let Plan { files, targets, directories } = plan;
         let root = self.artifact.root();
         let mut parents = HashSet::new();
         for path in targets.iter().filter_map(|target| target.rsplit_once('/')).map(|(parent, _)| parent) {
@@ -168,7 +178,7 @@ impl Add<'_> {
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
             workers.into_iter().try_for_each(|worker| {
-                worker.join().unwrap_or_else(|_| Err(Error::new(crate::Kind::Store, "a worker stopped early")))
+                worker.join().unwrap_or_else(|_| Err(Error::new(Kind::Store, "a worker stopped early")))
             })
         })
     }
@@ -191,19 +201,26 @@ fn join(prefix: &str, path: &str) -> String {
     }
 }
 
-/// The entries of what was found, at their paths in the artifact.
-fn entries<'e>(
-    files: &'e [FileFound],
-    targets: &'e [String],
-    directories: &'e [String],
-    objects: impl Iterator<Item = Ingested> + 'e,
-) -> impl Iterator<Item = Entry> + 'e {
-    let file = |((file, target), object): ((&FileFound, &String), Ingested)| {
-        let (size, digest, executable) = (object.size_bytes, object.digest, file.executable);
-        Entry { path: target.clone(), kind: EntryKind::File { size, digest, executable } }
-    };
-    let directory = |path: &String| Entry { path: path.clone(), kind: EntryKind::Directory };
-    files.iter().zip(targets).zip(objects).map(file).chain(directories.iter().map(directory))
+/// What goes where.
+struct Plan<'t> {
+    files: &'t [FileFound],
+    /// Path in the artifact of each file.
+    targets: Vec<String>,
+    /// Paths in the artifact of the empty directories.
+    directories: Vec<String>,
+}
+
+impl Plan<'_> {
+    /// The entries, once the files' objects are known.
+    fn entries(&self, objects: &[Ingested]) -> impl Iterator<Item = Entry> {
+        let file = |((file, target), object): ((&FileFound, &String), &Ingested)| {
+            let (size, digest, executable) = (object.size_bytes, object.digest, file.executable);
+            Entry { path: target.clone(), kind: EntryKind::File { size, digest, executable } }
+        };
+        let directory = |path: &String| Entry { path: path.clone(), kind: EntryKind::Directory };
+        let files = self.files.iter().zip(&self.targets).zip(objects).map(file);
+        files.chain(self.directories.iter().map(directory))
+    }
 }
 
 /// Makes the directories of `path` below `root`, refusing symbolic links on the way.

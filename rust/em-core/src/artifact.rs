@@ -119,7 +119,15 @@ impl ArtifactDir {
                 Err(error) => return Err(Error::io("read", &path, error)),
             }
         }
-        Err(Error::new(Kind::NotFound, format!("{} is not an artifact", self.root.display())))
+        Err(match self.generation()? {
+            None => Error::new(Kind::NotFound, format!("{} is not an artifact", self.root.display())),
+            Some(_) => self.busy(),
+        })
+    }
+
+    fn busy(&self) -> Error {
+        let message = format!("{} is changed by other processes without a pause", self.root.display());
+        Error::new(Kind::Conflict, message).hint("try again")
     }
 
     /// Writes a manifest under a number that must be free; `false` if somebody else took it or a higher one.
@@ -154,8 +162,7 @@ impl ArtifactDir {
                 return Ok(Committed { raced: generation != base });
             }
         }
-        let message = format!("{} is changed by other processes without a pause", self.root.display());
-        Err(Error::new(Kind::Conflict, message).hint("try again"))
+        Err(self.busy())
     }
 
     /// Records that `paths` are about to be linked.

@@ -85,6 +85,7 @@ pub struct Reclaimed {
 /// With `dry_run` nothing is changed.
 pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) -> Result<Reclaimed> {
     let mut done = Reclaimed::default();
+    let now = store_now(store)?;
     let live = mark(store)?;
     let condemned = unreachable(store, &live, progress)?;
     let count = |done: &mut Reclaimed, path: &Path| {
@@ -102,7 +103,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         }
         return Ok(done);
     }
-    if !condemned.is_empty() && !leased(store)? {
+    if !condemned.is_empty() && !leased(store, now)? {
         let batch = store.root().join("trash").join(format!("gc-{}", &temp_name()[5..]));
         fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
         for (digest, path) in &condemned {
@@ -110,11 +111,11 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
             fs::rename(path, &target).map_err(|e| Error::io("condemn", path, e))?;
         }
     }
-    let leased = leased(store)?;
+    let leased = leased(store, now)?;
     let live = mark(store)?;
     for (batch, objects) in batches(store)? {
         let condemned_at = fs::metadata(&batch).and_then(|m| m.modified()).map_err(|e| Error::io("stat", &batch, e))?;
-        let due = age(condemned_at) >= grace;
+        let due = age(now, condemned_at) >= grace;
         for (digest, path) in objects {
             progress.check()?;
             let metadata = count(&mut done, &path)?;
@@ -131,7 +132,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         let _ = fs::remove_dir(&batch);
     }
     if !leased {
-        remove_leftovers(store, grace)?;
+        remove_leftovers(store, now, grace)?;
     }
     Ok(done)
 }
@@ -155,12 +156,13 @@ fn mark(store: &Store) -> Result<HashSet<Digest>> {
         }
     }
     for path in artifacts {
-        let artifact = match ArtifactDir::open(&path) {
-            Ok(artifact) => artifact,
+        // Not an artifact, or deleted this moment.
+        let manifest = match ArtifactDir::open(&path).and_then(|artifact| artifact.manifest()) {
+            Ok((_, manifest)) => manifest,
             Err(error) if error.kind == Kind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for (_, kind) in artifact.manifest()?.1.entries() {
+        for (_, kind) in manifest.entries() {
             if let EntryKind::File { digest, .. } = kind {
                 live.insert(*digest);
             }
@@ -206,12 +208,12 @@ fn batches(store: &Store) -> Result<Vec<Batch>> {
 }
 
 /// Whether an add is in flight. Leases of processes that died are removed.
-fn leased(store: &Store) -> Result<bool> {
+fn leased(store: &Store, now: SystemTime) -> Result<bool> {
     let mut any = false;
     for path in list(&store.root().join("leases"))? {
         let Ok(text) = fs::read_to_string(&path) else { continue };
-        let taken = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
-        if owner_is_alive(&text) && age(taken) < FOREIGN_LEASE {
+        let taken = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(now);
+        if owner_is_alive(&text) && age(now, taken) < FOREIGN_LEASE {
             any = true;
         } else {
             remove(&path)?;
@@ -229,14 +231,17 @@ fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
     }
 }
 
-/// Temporary files of crashes.
-fn remove_leftovers(store: &Store, grace: Duration) -> Result<()> {
+/// Temporary files of crashes. One as young as this run may belong to an add that took its lease after we looked.
+fn remove_leftovers(store: &Store, now: SystemTime, grace: Duration) -> Result<()> {
     for directory in ["objects", "chunks"] {
         for fan in list(&store.root().join(directory))? {
             for path in list(&fan)? {
                 let temporary = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));
                 let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-                if temporary && metadata.modified().is_ok_and(|modified| age(modified) >= grace) {
+                // A sealed object has its source's modification time already.
+                let changed =
+                    SystemTime::UNIX_EPOCH + Duration::new(metadata.ctime() as u64, metadata.ctime_nsec() as u32);
+                if temporary && changed < now && age(now, changed) >= grace {
                     remove(&path)?;
                 }
             }
@@ -245,8 +250,17 @@ fn remove_leftovers(store: &Store, grace: Duration) -> Result<()> {
     Ok(())
 }
 
-fn age(time: SystemTime) -> Duration {
-    time.elapsed().unwrap_or_default()
+/// The time by the clock that stamps the store's files, which on a network file system is not this host's.
+fn store_now(store: &Store) -> Result<SystemTime> {
+    let path = store.root().join("trash").join(temp_name());
+    write_atomic(&path, b"")?;
+    let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
+    remove(&path)?;
+    modified.map_err(|e| Error::io("stat", &path, e))
+}
+
+fn age(now: SystemTime, time: SystemTime) -> Duration {
+    now.duration_since(time).unwrap_or_default()
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -186,19 +186,21 @@ impl<'a> Temp<'a> {
         let fail = |error| Error::io("store", &self.store.object_path(digest), error);
         seal(&self.file, digest, mtime_s, self.store.boot.id).map_err(fail)?;
         let target = relative_path(digest);
-        for _ in 0..8 {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             match self.rename_noreplace(&target) {
                 Ok(()) => {
                     self.published.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(Errno::EXIST) if self.store.usable(digest, size_bytes)? => return Ok(()),
-                Err(Errno::EXIST) => {}
-                Err(Errno::NOENT) => self.make_fan(&target).map_err(fail)?,
+                // A wrong one has just been moved away, or `gc` took it.
+                Err(Errno::EXIST) if attempts < 8 => {}
+                Err(Errno::NOENT) if attempts == 1 => self.make_fan(&target).map_err(fail)?,
                 Err(error) => return Err(fail(error)),
             }
         }
-        Err(fail(Errno::EXIST))
     }
 
     /// Makes it visible as the chunk table of `digest`, replacing an older one.
