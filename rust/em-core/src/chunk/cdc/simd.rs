@@ -3,7 +3,7 @@
 //! All of them load the words at even and at odd offsets apart, so that one vector holds the sums of every
 //! second position, and leave the rare survivors of the prefilter to the same scalar hash.
 
-use super::{FINISH, HASH, HASH_BELOW, PREFILTER, PREFILTER_BELOW, PREFILTER_BYTES, WINDOW_BYTES};
+use super::{FINISH, HASH, HASH_BELOW, PREFILTER, PREFILTER_AT, PREFILTER_BELOW, WINDOW_BYTES};
 
 /// An instruction set the scan is written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ const LANES: usize = 16;
 /// Scans whole groups of positions and returns the first position it did not reach, as its siblings do.
 fn scan_portable(block: &[u8], found: &mut Vec<u32>) -> usize {
     let mut position = WINDOW_BYTES;
-    while let Some(bytes) = block.get(position - PREFILTER_BYTES..).and_then(<[u8]>::first_chunk) {
+    while let Some(bytes) = block.get(position - WINDOW_BYTES..).and_then(<[u8]>::first_chunk) {
         if any_passes(bytes) {
             for survivor in (position..position + 2 * LANES).filter(|&at| passes_prefilter(block, at)) {
                 keep_if_hash(block, survivor, found);
@@ -81,15 +81,14 @@ fn scan_portable(block: &[u8], found: &mut Vec<u32>) -> usize {
 
 /// Arrays of fixed length and no branch: compilers turn this into vector code.
 #[inline]
-fn any_passes(bytes: &[u8; 2 * LANES + PREFILTER_BYTES - 1]) -> bool {
+fn any_passes(bytes: &[u8; 2 * LANES + WINDOW_BYTES - 1]) -> bool {
     let mut any = [0u16; LANES];
     for parity in 0..2 {
         let mut sums = [0u16; LANES];
-        for (i, factor) in PREFILTER.iter().enumerate() {
-            let from = parity + 2 * i;
-            for lane in 0..LANES {
-                let word = u16::from_le_bytes([bytes[from + 2 * lane], bytes[from + 2 * lane + 1]]);
-                sums[lane] = sums[lane].wrapping_add(word.wrapping_mul(*factor));
+        for (factor, at) in PREFILTER.iter().zip(PREFILTER_AT) {
+            let (words, _) = bytes[parity + at..][..2 * LANES].as_chunks::<2>();
+            for (sum, word) in sums.iter_mut().zip(words) {
+                *sum = sum.wrapping_add(u16::from_le_bytes(*word).wrapping_mul(*factor));
             }
         }
         for lane in 0..LANES {
@@ -100,9 +99,9 @@ fn any_passes(bytes: &[u8; 2 * LANES + PREFILTER_BYTES - 1]) -> bool {
 }
 
 fn passes_prefilter(block: &[u8], position: usize) -> bool {
-    let (words, _) = block[position - PREFILTER_BYTES..position].as_chunks::<2>();
-    let terms = words.iter().zip(PREFILTER).map(|(word, factor)| u16::from_le_bytes(*word).wrapping_mul(factor));
-    terms.fold(0, u16::wrapping_add).cast_signed() < PREFILTER_BELOW
+    let window = &block[position - WINDOW_BYTES..position];
+    let term = |(factor, at): (&u16, usize)| u16::from_le_bytes([window[at], window[at + 1]]).wrapping_mul(*factor);
+    PREFILTER.iter().zip(PREFILTER_AT).map(term).fold(0, u16::wrapping_add).cast_signed() < PREFILTER_BELOW
 }
 
 #[inline]
@@ -126,12 +125,12 @@ mod x86 {
     pub(super) unsafe fn scan_avx2(block: &[u8], found: &mut Vec<u32>) -> usize {
         let below = _mm256_set1_epi16(PREFILTER_BELOW);
         let mut position = WINDOW_BYTES;
-        while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 31) {
+        while let Some(bytes) = block.get(position - WINDOW_BYTES..position + 31) {
             let mut sums = [_mm256_setzero_si256(); 2];
             for (parity, sum) in sums.iter_mut().enumerate() {
-                for (i, factor) in PREFILTER.iter().enumerate() {
+                for (factor, at) in PREFILTER.iter().zip(PREFILTER_AT) {
                     // SAFETY: `bytes` is 43 long and the last load ends at 1 + 2 * 5 + 32.
-                    let words = unsafe { _mm256_loadu_si256(bytes.as_ptr().add(parity + 2 * i).cast()) };
+                    let words = unsafe { _mm256_loadu_si256(bytes.as_ptr().add(parity + at).cast()) };
                     let term = _mm256_mullo_epi16(words, _mm256_set1_epi16(factor.cast_signed()));
                     *sum = _mm256_add_epi16(*sum, term);
                 }
@@ -154,12 +153,12 @@ mod x86 {
     pub(super) unsafe fn scan_avx512(block: &[u8], found: &mut Vec<u32>) -> usize {
         let below = _mm512_set1_epi16(PREFILTER_BELOW);
         let mut position = WINDOW_BYTES;
-        while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 63) {
+        while let Some(bytes) = block.get(position - WINDOW_BYTES..position + 63) {
             let mut sums = [_mm512_setzero_si512(); 2];
             for (parity, sum) in sums.iter_mut().enumerate() {
-                for (i, factor) in PREFILTER.iter().enumerate() {
+                for (factor, at) in PREFILTER.iter().zip(PREFILTER_AT) {
                     // SAFETY: `bytes` is 75 long and the last load ends at 1 + 2 * 5 + 64.
-                    let words = unsafe { _mm512_loadu_si512(bytes.as_ptr().add(parity + 2 * i).cast()) };
+                    let words = unsafe { _mm512_loadu_si512(bytes.as_ptr().add(parity + at).cast()) };
                     let term = _mm512_mullo_epi16(words, _mm512_set1_epi16(factor.cast_signed()));
                     *sum = _mm512_add_epi16(*sum, term);
                 }
@@ -191,13 +190,13 @@ mod neon {
 
     pub(super) fn scan(block: &[u8], found: &mut Vec<u32>) -> usize {
         let mut position = WINDOW_BYTES;
-        while let Some(bytes) = block.get(position - PREFILTER_BYTES..position + 15) {
+        while let Some(bytes) = block.get(position - WINDOW_BYTES..position + 15) {
             // SAFETY: NEON is part of AArch64; `bytes` is 27 long and the last load ends at 1 + 2 * 5 + 16.
             let any = unsafe {
                 let mut sums = [vdupq_n_u16(0); 2];
                 for (parity, sum) in sums.iter_mut().enumerate() {
-                    for (i, factor) in PREFILTER.iter().enumerate() {
-                        let words = vreinterpretq_u16_u8(vld1q_u8(bytes.as_ptr().add(parity + 2 * i)));
+                    for (factor, at) in PREFILTER.iter().zip(PREFILTER_AT) {
+                        let words = vreinterpretq_u16_u8(vld1q_u8(bytes.as_ptr().add(parity + at)));
                         *sum = vmlaq_u16(*sum, words, vdupq_n_u16(*factor));
                     }
                 }
