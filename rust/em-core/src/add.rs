@@ -39,6 +39,8 @@ pub struct Add<'a> {
     pub threads: usize,
     /// The only link mode to use, instead of the ladder.
     pub link_mode: Option<LinkMode>,
+    /// Whether large files get chunk tables; only benchmarks do without.
+    pub chunk_tables: bool,
 }
 
 /// What an add did.
@@ -113,7 +115,14 @@ impl Add<'_> {
         let _lease = Lease::take(self.store)?;
         register_root(self.store, self.artifact)?;
         let root_fd = open_dir(root)?;
-        let ingest = Ingest { store: self.store, cache: self.cache, progress: self.progress, root, root_fd: &root_fd };
+        let ingest = Ingest {
+            store: self.store,
+            cache: self.cache,
+            progress: self.progress,
+            root,
+            root_fd: &root_fd,
+            chunk_tables: self.chunk_tables,
+        };
         let mut attempts = 0;
         loop {
             attempts += 1;

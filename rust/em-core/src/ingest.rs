@@ -65,6 +65,8 @@ pub struct Ingest<'a> {
     pub root: &'a Path,
     /// Handle of `root`.
     pub root_fd: &'a OwnedFd,
+    /// Whether large files get chunk tables. Only benchmarks do without, to tell what the tables cost.
+    pub chunk_tables: bool,
 }
 
 /// What to do with a file.
@@ -105,6 +107,11 @@ struct Large<'f, 's> {
 /// Where the blocks of a new object go.
 struct Target<'s> {
     object: Temp<'s>,
+    chunks: Option<Chunks<'s>>,
+}
+
+/// The chunk table that grows with a new object.
+struct Chunks<'s> {
     table: Temp<'s>,
     writer: TableWriter,
     chunker: Box<dyn Chunker>,
@@ -199,8 +206,9 @@ impl<'f, 's> Call<'f, 's> {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
-                    self.stopped.store(true, Ordering::Relaxed);
+                    // In this order, or a worker that notices the stop could report that instead.
                     lock(&self.error).get_or_insert(error);
+                    self.stopped.store(true, Ordering::Release);
                     return;
                 }
             }
@@ -208,7 +216,7 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     fn check(&self) -> Result<()> {
-        if self.stopped.load(Ordering::Relaxed) {
+        if self.stopped.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Cancelled, "another worker failed"));
         }
         self.ingest.progress.check()
@@ -317,7 +325,7 @@ impl<'f, 's> Call<'f, 's> {
             let object = store.new_object(Some(digest))?;
             object.file().write_all_at(buffer, 0).map_err(|e| self.write_error(&job, e))?;
             object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
-            if job.stat.size > WHOLE_BYTES {
+            if self.ingest.chunk_tables && job.stat.size > WHOLE_BYTES {
                 self.small_table(&job, file, buffer, digest)?;
             }
         }
@@ -366,7 +374,6 @@ impl<'f, 's> Call<'f, 's> {
         let target = if job.plan == Plan::Hash {
             None
         } else {
-            let chunker = format::chunker_for(&file, size);
             let object = store.new_object(None)?;
             let prepared = if job.stat.sparse {
                 rustix::fs::ftruncate(object.file(), size)
@@ -379,16 +386,8 @@ impl<'f, 's> Call<'f, 's> {
                 }
             };
             prepared.map_err(|e| self.write_error(&job, e.into()))?;
-            let writer = TableWriter::new(chunker.id(), size);
-            let chain = Chain {
-                next_block: 0,
-                carry: Carry::default(),
-                open_chunk: blake3::Hasher::new(),
-                open_bytes: 0,
-                chunks: 0,
-            };
-            let (chain, turn) = (Mutex::new(chain), Condvar::new());
-            Some(Target { object, table: store.new_table(None)?, writer, chunker, chain, turn })
+            let chunks = self.ingest.chunk_tables.then(|| Chunks::new(store, &file, size)).transpose()?;
+            Some(Target { object, chunks })
         };
         let blocks = size.div_ceil(BLOCK_BYTES);
         lock(&self.queue).large.push_back(Arc::new(Large {
@@ -417,15 +416,15 @@ impl<'f, 's> Call<'f, 's> {
                 .map_err(|e| self.write_error(&large.job, e))?;
         }
         lock(&large.subtrees)[block as usize] = subtree(buffer, offset);
-        if let Some(target) = &large.target {
-            self.chunks(large, target, block, buffer)?;
+        if let Some(chunks) = large.target.as_ref().and_then(|target| target.chunks.as_ref()) {
+            self.chunks(large, chunks, block, buffer)?;
         }
         self.ingest.progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
         if large.unfinished.fetch_sub(1, Ordering::AcqRel) == 1 { self.complete(large) } else { Ok(()) }
     }
 
     /// Decides the cuts of a block in file order, then digests the chunks that lie inside it.
-    fn chunks(&self, large: &Large<'f, 's>, target: &Target<'s>, block: u64, bytes: &[u8]) -> Result<()> {
+    fn chunks(&self, large: &Large<'f, 's>, target: &Chunks<'s>, block: u64, bytes: &[u8]) -> Result<()> {
         let offset = block * BLOCK_BYTES;
         let candidates = target.chunker.candidates(bytes);
         let mut cuts = Vec::new();
@@ -472,10 +471,11 @@ impl<'f, 's> Call<'f, 's> {
                 return Ok(());
             }
             Some(target) if !usable => {
-                let chunks = lock(&target.chain).chunks;
-                target.writer.finish(target.table.file(), chunks)?;
                 target.object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
-                target.table.publish_table(digest)?;
+                if let Some(chunks) = &target.chunks {
+                    chunks.writer.finish(chunks.table.file(), lock(&chunks.chain).chunks)?;
+                    chunks.table.publish_table(digest)?;
+                }
             }
             _ => {}
         }
@@ -485,6 +485,21 @@ impl<'f, 's> Call<'f, 's> {
         self.ingest.cache.record(&job.stat, digest, large.began_ns);
         self.finish(&job, digest, large.target.is_some() && !usable);
         Ok(())
+    }
+}
+
+impl<'s> Chunks<'s> {
+    fn new(store: &'s Store, source: &File, size_bytes: u64) -> Result<Self> {
+        let chunker = format::chunker_for(source, size_bytes);
+        let open_chunk = blake3::Hasher::new();
+        let chain = Chain { next_block: 0, carry: Carry::default(), open_chunk, open_bytes: 0, chunks: 0 };
+        Ok(Self {
+            table: store.new_table(None)?,
+            writer: TableWriter::new(chunker.id(), size_bytes),
+            chunker,
+            chain: Mutex::new(chain),
+            turn: Condvar::new(),
+        })
     }
 }
 

@@ -57,7 +57,15 @@ impl Place {
     fn with<T>(&self, threads: usize, work: impl FnOnce(&Add<'_>) -> T) -> T {
         let (store, artifact) = (self.store(), self.artifact());
         let (cache, progress) = (StatCache::open(&self.path("cache")), Progress::default());
-        work(&Add { store: &store, artifact: &artifact, cache: &cache, progress: &progress, threads, link_mode: None })
+        work(&Add {
+            store: &store,
+            artifact: &artifact,
+            cache: &cache,
+            progress: &progress,
+            threads,
+            link_mode: None,
+            chunk_tables: true,
+        })
     }
 
     fn add(&self) -> Summary {

@@ -249,6 +249,19 @@ fn test_cuts_small_neighbours_share_up_to_the_floor() {
     );
 }
 
+#[test]
+fn test_cuts_rest_below_the_floor_stays_with_its_block() {
+    let (m, k) = (1 << 20, 1 << 10);
+    let of = |length| {
+        let tensor = Tensor::new(vec![Span { offset: 0, length, dtype: None }], length);
+        cuts(&tensor, length as usize, 100_000)
+    };
+    assert_eq!(of(m + 1), [m + 1]);
+    assert_eq!(of(m + 64 * k - 1), [m + 64 * k - 1]);
+    assert_eq!(of(m + 64 * k), [m, m + 64 * k]);
+    assert_eq!(of(2 * m + 5), [m, 2 * m + 5]);
+}
+
 fn entry(name: &str, start: u64, end: u64) -> String {
     format!(r#""{name}":{{"dtype":"U8","shape":[{}],"data_offsets":[{start},{end}]}}"#, end.wrapping_sub(start))
 }

@@ -109,7 +109,9 @@ fn add<'py>(
         // A user without a home has no cache: nothing can be below a device.
         let cache = StatCache::open(&stat_cache::default_dir().unwrap_or_else(|| "/dev/null".into()));
         let link_mode = std::env::var("EM_LINK_MODE").ok().map(|text| LinkMode::parse(&text)).transpose()?;
-        work(&Add { store: &store, artifact: &artifact, cache: &cache, progress, threads: threads()?, link_mode })
+        let chunk_tables = std::env::var_os("EM_BENCH_NO_CHUNK_TABLES").is_none();
+        let threads = threads()?;
+        work(&Add { store: &store, artifact: &artifact, cache: &cache, progress, threads, link_mode, chunk_tables })
     })?;
     let result = PyDict::new(py);
     result.set_item("files", summary.files)?;

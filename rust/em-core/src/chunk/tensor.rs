@@ -8,7 +8,8 @@
 //! 2. Regions are joined to *units* from front to back. A region joins the open unit when it and the
 //!    unit are both smaller than [`FLOOR_BYTES`], their sum is at most [`FLOOR_BYTES`], and neither of
 //!    them is the head or the tail. Otherwise it opens a new unit.
-//! 3. A unit is cut every [`BLOCK_BYTES`] from its start; its last chunk is what is left.
+//! 3. A unit is cut every [`BLOCK_BYTES`] from its start, as long as at least [`FLOOR_BYTES`] are left behind the
+//!    cut; its last chunk is the rest.
 //!
 //! The head and the tail stay alone so that an edited header leaves every tensor's chunks as they are.
 //! An object without bytes has no chunk.
@@ -22,7 +23,7 @@ pub const FLOOR_BYTES: u64 = 64 << 10;
 /// The size of the blocks inside a tensor.
 pub const BLOCK_BYTES: u64 = 1 << 20;
 
-const _: () = assert!(BLOCK_BYTES <= super::MAX_CHUNK_BYTES as u64 && FLOOR_BYTES <= BLOCK_BYTES);
+const _: () = assert!(BLOCK_BYTES + FLOOR_BYTES <= super::MAX_CHUNK_BYTES as u64 && FLOOR_BYTES <= BLOCK_BYTES);
 
 /// Cuts an object at its tensors. Holds 8 bytes for each unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +107,10 @@ impl Chunker for Tensor {
         let mut unit = self.ends.partition_point(|&unit_end| unit_end <= carry.start);
         loop {
             let step = carry.start.saturating_add(BLOCK_BYTES);
-            let cut = self.ends.get(unit).map_or(step, |&unit_end| unit_end.min(step));
+            let cut = match self.ends.get(unit) {
+                Some(&unit_end) if unit_end < step.saturating_add(FLOOR_BYTES) => unit_end,
+                _ => step,
+            };
             if cut > end || cut == carry.start {
                 break;
             }
