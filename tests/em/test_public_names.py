@@ -1,0 +1,46 @@
+"""The names and signatures of the API reference."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from t9k import em
+from t9k.em.errors import InvalidInputError, NotFoundError, TransferError
+
+UPLOAD = "folder: str = 'default', make_folder: bool = False, conflict_strategy: str = 'new'"
+SIGNATURES = {
+    em.login: "ais_host: str | None = None, api_key: str | None = None, timeout: int | None = None",
+    em.logout: "",
+    em.upload: f"path: str, {UPLOAD}",
+    em.create_artifact: "name: str, labels: Sequence[str] | None = None, description: str = ''",
+    em.load_artifact: "path: str",
+    em.load_run: f"path: str, auto_upload: bool = False, {UPLOAD}",
+    em.Artifact.upload: f"self, {UPLOAD}",
+    em.Artifact.add_dir: "self, dir_path: str, obj_path: str | None = None",
+    em.Artifact.add_file: "self, file_path: str, obj_path: str | None = None",
+    em.Artifact.add_reference: "self, uri: str, obj_path: str | None = None",
+    em.Run.upload: f"self, {UPLOAD}",
+}
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
+def test_signature_is_that_of_the_reference(function: object) -> None:
+    text = str(inspect.signature(function)).replace("'", "").split(" -> ")[0]  # type: ignore[arg-type]
+    assert text == f"({SIGNATURES[function].replace(chr(39), '')})"  # type: ignore[index]
+
+
+def test_public_names_are_those_of_the_reference() -> None:
+    functions = {"create_artifact", "create_run", "load_artifact", "load_run", "login", "logout", "upload"}
+    assert set(em.__all__) == functions | {"Artifact", "Params", "Run"}
+
+
+def test_remote_halves_fail_with_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(TransferError, match="no server connection"):
+        em.login()
+    em.logout()
+    with pytest.raises(TransferError, match="not logged in"):
+        em.upload(str(tmp_path))
+    with pytest.raises(NotFoundError):
+        em.upload(str(tmp_path / "nowhere"))
+    with pytest.raises(InvalidInputError, match="overwrite"):
+        em.upload(str(tmp_path), conflict_strategy="overwrite")
