@@ -3,8 +3,11 @@
 use std::{
     collections::HashSet,
     fs,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::{
@@ -142,19 +145,25 @@ impl Add<'_> {
     fn place(&self, base: u64, plan: &Plan<'_>, objects: &[Ingested]) -> Result<()> {
         let paths: Vec<&str> = plan.targets.iter().chain(&plan.directories).map(String::as_str).collect();
         let intent = self.artifact.intend(&paths)?;
+        let created = Mutex::new(Vec::new());
         let committed = self
-            .link(plan, objects)
+            .link(plan, objects, &created)
             .and_then(|()| self.artifact.commit(base, |manifest| manifest.extend(plan.entries(objects))));
         let undisturbed = intent.done();
         match committed {
             Ok(committed) if !committed.raced && undisturbed => Ok(()),
             Ok(_) => self.artifact.settle(self.store, &paths),
-            Err(error) => self.artifact.settle(self.store, &paths).and(Err(error)),
+            Err(error) => {
+                for path in created.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                    let _ = fs::remove_file(path);
+                }
+                self.artifact.settle(self.store, &paths).and(Err(error))
+            }
         }
     }
 
-    /// Puts every object at its path.
-    fn link(&self, plan: &Plan<'_>, objects: &[Ingested]) -> Result<()> {
+    /// Puts every object at its path, and notes in `created` where nothing had been.
+    fn link(&self, plan: &Plan<'_>, objects: &[Ingested], created: &Mutex<Vec<PathBuf>>) -> Result<()> {
         let Plan { files, targets, directories } = plan;
         let root = self.artifact.root();
         let mut parents = HashSet::new();
@@ -178,7 +187,10 @@ impl Add<'_> {
                     return Ok(());
                 };
                 self.progress.check()?;
-                linker.link(object.digest, object.size_bytes, file.executable, &root.join(target))?;
+                let target = root.join(target);
+                if linker.link(object.digest, object.size_bytes, file.executable, &target)?.created {
+                    created.lock().unwrap_or_else(PoisonError::into_inner).push(target);
+                }
             }
         };
         if self.threads <= 1 || files.len() <= 16 {

@@ -12,7 +12,7 @@
 //! the newer manifest, so two processes never lose each other's entries.
 //!
 //! **Crash**: an add names the paths it links in an intent first. A leftover intent whose process is gone makes
-//! the next [`ArtifactDir::open`] put these paths back to what the manifest says.
+//! the next add or load put the paths of entries back to what the manifest says. A file without an entry stays.
 
 use std::{
     fs::{self, File},
@@ -20,12 +20,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::{fs::RenameFlags, io::Errno};
+use rustix::io::Errno;
 
 use crate::{
     Error, Kind, Result,
     manifest::{EntryKind, Manifest},
-    store::{Store, link::Linker, temp_name},
+    store::{Store, link::Linker, rename_noreplace, temp_name},
 };
 
 /// The reserved directory.
@@ -135,7 +135,7 @@ impl ArtifactDir {
         let path = self.manifest_path(generation);
         let temp = self.inner().join(temp_name());
         let written = File::create_new(&temp).and_then(|mut file| file.write_all(&manifest.encode()));
-        let renamed = written.and_then(|()| rename_noreplace(&temp, &path).map_err(Into::into));
+        let renamed = written.and_then(|()| rename_noreplace(rustix::fs::CWD, &temp, &path).map_err(Into::into));
         if let Err(error) = renamed {
             let _ = fs::remove_file(&temp);
             let taken = error.raw_os_error() == Some(Errno::EXIST.raw_os_error());
@@ -206,15 +206,11 @@ impl ArtifactDir {
             for path in paths {
                 crate::names::check(path)?;
                 let target = self.root.join(path);
-                match manifest.get(path) {
-                    Some(EntryKind::File { size, digest, executable }) => {
-                        if store.usable(*digest, *size)? {
-                            linker.link(*digest, *size, *executable, &target)?;
-                        }
-                    }
-                    _ => {
-                        let _ = fs::remove_file(&target);
-                    }
+                // A file without an entry is perhaps the user's own: it stays.
+                if let Some(EntryKind::File { size, digest, executable }) = manifest.get(path)
+                    && store.usable(*digest, *size)?
+                {
+                    linker.link(*digest, *size, *executable, &target)?;
                 }
             }
             if self.generation()? == Some(generation) {
@@ -263,16 +259,5 @@ pub(crate) fn owner_is_alive(text: &str) -> bool {
                 && pid.parse().is_ok_and(|pid| start_time(pid).unwrap_or_default() == *started && !started.is_empty())
         }
         _ => true,
-    }
-}
-
-fn rename_noreplace(from: &Path, to: &Path) -> rustix::io::Result<()> {
-    use rustix::fs::CWD;
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            rustix::fs::link(from, to)?;
-            rustix::fs::unlink(from)
-        }
-        renamed => renamed,
     }
 }

@@ -281,7 +281,7 @@ fn leftover_intent_of_a_dead_process_puts_the_files_back() {
     fs::write(place.path("artifact/b"), b"new").unwrap();
     place.artifact().recover(&place.store()).unwrap();
     assert_eq!(fs::read(place.path("artifact/a")).unwrap(), b"one");
-    assert!(!place.path("artifact/b").exists());
+    assert!(place.path("artifact/b").exists(), "a file without an entry may be the user's");
     assert!(!place.path("artifact/.artifact/intent-x").exists());
 }
 
@@ -329,4 +329,28 @@ fn object_of_an_earlier_boot_is_hashed_before_use() {
     assert!(!next.usable(lost, 4).unwrap());
     assert_eq!(next.presence(lost, 4).unwrap(), Presence::Missing);
     assert_eq!(later(2).presence(kept, 4).unwrap(), Presence::Sealed, "read back once, durable for ever");
+}
+
+#[test]
+fn failed_add_removes_what_it_linked_and_nothing_else() {
+    let place = Place::new();
+    place.write("1", b"one");
+    place.write("2", b"two");
+    // A directory is in the way of the second file; the first path holds a file of the user's.
+    fs::create_dir_all(place.path("artifact/2/x")).unwrap();
+    let error = place.with(1, |add| add.dir(&place.path("source"), "")).unwrap_err();
+    assert_ne!(error.kind, Kind::NotFound, "{error}");
+    assert!(!place.path("artifact/1").exists());
+    assert!(place.path("artifact/2/x").is_dir());
+    assert_eq!(place.artifact().manifest().unwrap().1.entries().len(), 0);
+}
+
+#[test]
+fn file_that_lies_in_the_artifact_already_becomes_an_entry() {
+    let place = Place::new();
+    let own = place.path("artifact/logs");
+    fs::write(&own, b"events").unwrap();
+    place.with(1, |add| add.file(&own, "logs")).unwrap();
+    assert_eq!(fs::read(&own).unwrap(), b"events");
+    place.assert_verifies();
 }

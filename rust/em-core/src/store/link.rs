@@ -13,7 +13,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use super::{Store, temp_name};
+use super::{Store, rename_noreplace, temp_name};
 use crate::{Digest, Error, Result};
 
 /// How an object came to a path.
@@ -40,6 +40,15 @@ impl LinkMode {
     }
 }
 
+/// How an object was put at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linked {
+    /// The rung of the ladder.
+    pub mode: LinkMode,
+    /// Nothing had been at the path.
+    pub created: bool,
+}
+
 /// Links the objects of one store into one directory tree. Remembers the first mode that worked.
 #[derive(Debug)]
 pub struct Linker<'a> {
@@ -57,19 +66,19 @@ impl<'a> Linker<'a> {
         Self { store, temp_dir, mode, forced: forced.is_some() }
     }
 
-    /// Puts the object at `target`, replacing a file there; answers the mode it used.
-    pub fn link(&self, digest: Digest, size_bytes: u64, executable: bool, target: &Path) -> Result<LinkMode> {
+    /// Puts the object at `target`, replacing a file there; answers how.
+    pub fn link(&self, digest: Digest, size_bytes: u64, executable: bool, target: &Path) -> Result<Linked> {
         let object = self.store.object_path(digest);
         let own_inode = executable || size_bytes == 0;
         let mut mode = self.mode.load(Ordering::Relaxed);
         loop {
             let (done, next) = match mode {
-                0 => (self.clone_to(&object, target, executable, true).map(|()| LinkMode::Reflink), 1),
-                1 if !own_inode || self.forced => (self.hardlink(&object, target).map(|()| LinkMode::Hardlink), 2),
-                _ => (self.clone_to(&object, target, executable, false).map(|()| LinkMode::Copy), u8::MAX),
+                0 => (self.clone_to(&object, target, executable, LinkMode::Reflink), 1),
+                1 if !own_inode || self.forced => (self.hardlink(&object, target), 2),
+                _ => (self.clone_to(&object, target, executable, LinkMode::Copy), u8::MAX),
             };
             match done {
-                Ok(used) => return Ok(used),
+                Ok(linked) => return Ok(linked),
                 Err(error) if next != u8::MAX && !self.forced && falls_through(&error) => {
                     mode = next;
                     // One object with too many names says nothing of the others.
@@ -82,7 +91,8 @@ impl<'a> Linker<'a> {
         }
     }
 
-    fn hardlink(&self, object: &Path, target: &Path) -> io::Result<()> {
+    fn hardlink(&self, object: &Path, target: &Path) -> io::Result<Linked> {
+        let mode = LinkMode::Hardlink;
         match fs::hard_link(object, target) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let temp = self.temp_dir.join(temp_name());
@@ -90,26 +100,29 @@ impl<'a> Linker<'a> {
                 let renamed = fs::rename(&temp, target);
                 // Renaming one name of an inode over another is a no-op that leaves both.
                 let _ = fs::remove_file(&temp);
-                renamed
+                renamed.map(|()| Linked { mode, created: false })
             }
-            linked => linked,
+            linked => linked.map(|()| Linked { mode, created: true }),
         }
     }
 
-    /// Copies the object under a temporary name, sharing its blocks if `reflink`, and renames it to `target`.
-    fn clone_to(&self, object: &Path, target: &Path, executable: bool, reflink: bool) -> io::Result<()> {
+    /// Copies the object under a temporary name, with a reflink sharing its blocks, and renames it to `target`.
+    fn clone_to(&self, object: &Path, target: &Path, executable: bool, mode: LinkMode) -> io::Result<Linked> {
         let temp = self.temp_dir.join(temp_name());
         let cloned = (|| {
             let mut source = File::open(object)?;
             let mut file = File::create_new(&temp)?;
-            if reflink {
+            if mode == LinkMode::Reflink {
                 rustix::fs::ioctl_ficlone(&file, &source)?;
             } else {
                 io::copy(&mut source, &mut file)?;
             }
             file.set_times(fs::FileTimes::new().set_modified(source.metadata()?.modified()?))?;
             file.set_permissions(Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
-            fs::rename(&temp, target)
+            match rename_noreplace(rustix::fs::CWD, &temp, target) {
+                Err(Errno::EXIST) => fs::rename(&temp, target).map(|()| Linked { mode, created: false }),
+                renamed => Ok(renamed.map(|()| Linked { mode, created: true })?),
+            }
         })();
         if cloned.is_err() {
             let _ = fs::remove_file(&temp);

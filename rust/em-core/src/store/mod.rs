@@ -20,12 +20,15 @@ pub mod objects;
 use std::{
     fs::{self, File},
     io::Write,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
 
 use crate::{Error, Kind, Result};
 
@@ -136,4 +139,21 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
         let _ = fs::remove_file(&temp);
         Error::io("write", path, error)
     })
+}
+
+/// Renames unless `to` is taken: `RENAME_NOREPLACE`, or link and unlink where the file system has none (NFS answers
+/// EINVAL).
+pub(crate) fn rename_noreplace(
+    directory: impl AsFd,
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+) -> rustix::io::Result<()> {
+    let (from, to) = (from.as_ref(), to.as_ref());
+    match rustix::fs::renameat_with(&directory, from, &directory, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            rustix::fs::linkat(&directory, from, &directory, to, AtFlags::empty())?;
+            rustix::fs::unlinkat(&directory, from, AtFlags::empty())
+        }
+        renamed => renamed,
+    }
 }

@@ -24,11 +24,11 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps},
+    fs::{AtFlags, Mode, OFlags, Timespec, Timestamps},
     io::Errno,
 };
 
-use super::{Store, temp_name};
+use super::{Store, rename_noreplace, temp_name};
 use crate::{Digest, Error, Result};
 
 /// What the store knows of an object without reading it.
@@ -189,7 +189,7 @@ impl<'a> Temp<'a> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.rename_noreplace(&target) {
+            match rename_noreplace(self.directory, &self.name, &target) {
                 Ok(()) => {
                     self.published.store(true, Ordering::Relaxed);
                     return Ok(());
@@ -220,18 +220,6 @@ impl<'a> Temp<'a> {
         match rustix::fs::mkdirat(self.directory, &target[..2], Mode::from_raw_mode(0o777)) {
             Err(Errno::EXIST) => Ok(()),
             made => made,
-        }
-    }
-
-    /// `RENAME_NOREPLACE`, or link and unlink where the file system has none (NFS answers EINVAL).
-    fn rename_noreplace(&self, target: &str) -> rustix::io::Result<()> {
-        let directory = self.directory;
-        match rustix::fs::renameat_with(directory, &self.name, directory, target, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                rustix::fs::linkat(directory, &self.name, directory, target, AtFlags::empty())?;
-                rustix::fs::unlinkat(directory, &self.name, AtFlags::empty())
-            }
-            renamed => renamed,
         }
     }
 }
