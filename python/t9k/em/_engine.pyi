@@ -38,5 +38,8 @@ def verify(
 ) -> dict[str, int | list[dict[str, str]]]:
     """Hash every object of the store, or every file and object of one artifact, and report what is wrong."""
 
+def gc(store: str, older_than_s: int, dry_run: bool, progress: _Progress = None) -> dict[str, int]:
+    """Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago."""
+
 def hash_file(path: str, progress: _Progress = None) -> str:
     """BLAKE3 digest of a file, the value that `b3sum` prints."""

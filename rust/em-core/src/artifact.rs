@@ -242,10 +242,15 @@ pub(crate) fn owner() -> String {
     format!("{host} {} {pid} {}", boot.trim(), start_time(pid).unwrap_or_default())
 }
 
-/// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+/// Field 22 of `/proc/PID/stat`, in clock ticks since boot. None for a process that ended, whether or not its
+/// parent has noticed.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    if matches!(fields.first(), Some(&("Z" | "X"))) {
+        return None;
+    }
+    fields.get(19).map(|&field| field.to_owned())
 }
 
 /// Whether the process that wrote `text` may still run. Another host's always may.

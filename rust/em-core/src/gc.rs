@@ -15,7 +15,7 @@ use std::{
     io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::{
@@ -132,7 +132,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         let _ = fs::remove_dir(&batch);
     }
     if !leased {
-        remove_leftovers(store, now, grace)?;
+        remove_leftovers(store, &artifacts(store)?, grace)?;
     }
     Ok(done)
 }
@@ -140,35 +140,42 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
 /// The objects that a manifest names.
 fn mark(store: &Store) -> Result<HashSet<Digest>> {
     let mut live = HashSet::new();
-    let mut artifacts = Vec::new();
-    if sibling(store).is_dir() {
-        artifacts.extend(list(&sibling(store))?);
-    }
-    for root in list(&store.root().join("roots"))? {
-        let text = fs::read_to_string(&root).map_err(|e| Error::io("read", &root, e))?;
-        let path = PathBuf::from(&text);
-        if path.exists() {
-            artifacts.push(path);
-        } else if !path.parent().is_some_and(Path::exists) {
-            let message = format!("artifact {text:?} cannot be reached, so its objects are not known");
-            let hint = format!("mount its file system, or remove {} if it is gone for good", root.display());
-            return Err(Error::new(Kind::NotFound, message).hint(hint));
-        }
-    }
-    for path in artifacts {
-        // Not an artifact, or deleted this moment.
-        let manifest = match ArtifactDir::open(&path).and_then(|artifact| artifact.manifest()) {
-            Ok((_, manifest)) => manifest,
-            Err(error) if error.kind == Kind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        for (_, kind) in manifest.entries() {
+    for artifact in artifacts(store)? {
+        for (_, kind) in artifact.manifest()?.1.entries() {
             if let EntryKind::File { digest, .. } = kind {
                 live.insert(*digest);
             }
         }
     }
     Ok(live)
+}
+
+/// Every artifact that uses the store.
+fn artifacts(store: &Store) -> Result<Vec<ArtifactDir>> {
+    let mut paths = Vec::new();
+    if sibling(store).is_dir() {
+        paths.extend(list(&sibling(store))?);
+    }
+    for root in list(&store.root().join("roots"))?.into_iter().filter(|path| !is_temp(path)) {
+        let text = fs::read_to_string(&root).map_err(|e| Error::io("read", &root, e))?;
+        let path = PathBuf::from(&text);
+        if path.exists() {
+            paths.push(path);
+        } else if !path.parent().is_some_and(Path::exists) {
+            let message = format!("artifact {text:?} cannot be reached, so its objects are not known");
+            let hint = format!("mount its file system, or remove {} if it is gone for good", root.display());
+            return Err(Error::new(Kind::NotFound, message).hint(hint));
+        }
+    }
+    let mut artifacts = Vec::new();
+    for path in paths {
+        match ArtifactDir::open(&path) {
+            Ok(artifact) => artifacts.push(artifact),
+            Err(error) if error.kind == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(artifacts)
 }
 
 fn unreachable(store: &Store, live: &HashSet<Digest>, progress: &Progress) -> Result<Vec<(Digest, PathBuf)>> {
@@ -210,7 +217,7 @@ fn batches(store: &Store) -> Result<Vec<Batch>> {
 /// Whether an add is in flight. Leases of processes that died are removed.
 fn leased(store: &Store, now: SystemTime) -> Result<bool> {
     let mut any = false;
-    for path in list(&store.root().join("leases"))? {
+    for path in list(&store.root().join("leases"))?.into_iter().filter(|path| !is_temp(path)) {
         let Ok(text) = fs::read_to_string(&path) else { continue };
         let taken = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(now);
         if owner_is_alive(&text) && age(now, taken) < FOREIGN_LEASE {
@@ -231,36 +238,33 @@ fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
     }
 }
 
-/// Temporary files of crashes. One as young as this run may belong to an add that took its lease after we looked.
-fn remove_leftovers(store: &Store, now: SystemTime, grace: Duration) -> Result<()> {
-    for directory in ["objects", "chunks"] {
-        for fan in list(&store.root().join(directory))? {
-            for path in list(&fan)? {
-                let temporary = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"));
-                let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-                // A sealed object has its source's modification time already.
-                let changed =
-                    SystemTime::UNIX_EPOCH + Duration::new(metadata.ctime() as u64, metadata.ctime_nsec() as u32);
-                if temporary && changed < now && age(now, changed) >= grace {
-                    remove(&path)?;
-                }
+/// Temporary files of crashes, in the store and in the artifacts.
+fn remove_leftovers(store: &Store, artifacts: &[ArtifactDir], grace: Duration) -> Result<()> {
+    let mut directories: Vec<PathBuf> = artifacts.iter().map(ArtifactDir::inner).collect();
+    directories.extend(["", "leases", "roots"].map(|name| store.root().join(name)));
+    for name in ["objects", "chunks"] {
+        directories.extend(list(&store.root().join(name))?);
+    }
+    for directory in directories {
+        for path in list(&directory)?.into_iter().filter(|path| is_temp(path)) {
+            // A link has the modification time of its object; the change time is when it was made.
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            let changed = UNIX_EPOCH + Duration::from_secs(metadata.ctime().unsigned_abs());
+            if age(changed) >= grace {
+                remove(&path)?;
             }
         }
     }
     Ok(())
 }
 
-/// The time by the clock that stamps the store's files, which on a network file system is not this host's.
-fn store_now(store: &Store) -> Result<SystemTime> {
-    let path = store.root().join("trash").join(temp_name());
-    write_atomic(&path, b"")?;
-    let modified = fs::metadata(&path).and_then(|metadata| metadata.modified());
-    remove(&path)?;
-    modified.map_err(|e| Error::io("stat", &path, e))
+/// What is being written. It counts as nothing yet.
+fn is_temp(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
 }
 
-fn age(now: SystemTime, time: SystemTime) -> Duration {
-    now.duration_since(time).unwrap_or_default()
+fn age(time: SystemTime) -> Duration {
+    time.elapsed().unwrap_or_default()
 }
 
 fn remove(path: &Path) -> Result<()> {

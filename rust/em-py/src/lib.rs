@@ -3,7 +3,10 @@
 
 mod call;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use em_core::{
     add::{Add, Summary, reference},
@@ -161,6 +164,26 @@ fn verify<'py>(
     Ok(result)
 }
 
+/// Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago.
+#[pyfunction]
+#[pyo3(signature = (store, older_than_s, dry_run, progress=None))]
+fn gc<'py>(
+    py: Python<'py>,
+    store: PathBuf,
+    older_than_s: u64,
+    dry_run: bool,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let grace = Duration::from_secs(older_than_s);
+    let done = watched(py, progress, |progress| em_core::gc::gc(&Store::open(&store)?, grace, dry_run, progress))?;
+    let result = PyDict::new(py);
+    result.set_item("unreachable_objects", done.unreachable_objects)?;
+    result.set_item("unreachable_bytes", done.unreachable_bytes)?;
+    result.set_item("deleted_objects", done.deleted_objects)?;
+    result.set_item("freed_bytes", done.freed_bytes)?;
+    Ok(result)
+}
+
 /// BLAKE3 digest of a file, the value that `b3sum` prints.
 #[pyfunction]
 #[pyo3(signature = (path, progress=None))]
@@ -180,5 +203,6 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(add_file, module)?)?;
     module.add_function(wrap_pyfunction!(add_reference, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
+    module.add_function(wrap_pyfunction!(gc, module)?)?;
     module.add_function(wrap_pyfunction!(hash_file, module)?)
 }

@@ -1,0 +1,185 @@
+"""Children that are stopped or hindered by `strace` at a chosen system call."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from t9k import em
+from t9k.em import _engine
+
+CALLS = (
+    "openat,write,pwrite64,fallocate,ftruncate,utimensat,fchmod,rename,renameat,renameat2,link,linkat,symlink,"
+    "symlinkat,unlink,unlinkat,mkdir,mkdirat,copy_file_range,ioctl"
+)
+POINTS = int(os.environ.get("EM_FAULT_POINTS", "25"))
+PR_SET_PTRACER, ANY = 0x59616D61, ctypes.c_ulong(-1)
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def strace() -> None:
+    if shutil.which("strace") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("strace is missing")
+        pytest.skip("strace is missing")
+
+
+@dataclass
+class Ended:
+    """How a child ended: `error` is the class of what it raised."""
+
+    signal: int
+    error: str | None
+    message: str
+    log: str
+
+    @property
+    def ok(self) -> bool:
+        return not self.signal and self.error is None
+
+
+class Child:
+    """A forked process that waits for `go` and then runs `work`; its result comes back without a system call."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._shared = mmap.mmap(-1, 1 << 16)
+        wait, self._go = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)
+                os.close(self._go)
+                os.read(wait, 1)
+                result: dict[str, str | None] = {"error": None, "message": ""}
+                try:
+                    work()
+                except BaseException as error:
+                    bases = [base.__name__ for base in type(error).__mro__]
+                    result = {"error": type(error).__name__, "message": f"{bases} {traceback.format_exc()}"}
+                text = json.dumps(result).encode()[: 1 << 16]
+                self._shared[: len(text)] = text
+            finally:
+                os._exit(0)
+        os.close(wait)
+
+    def go(self) -> None:
+        os.write(self._go, b"x")
+        os.close(self._go)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, number)
+
+    def join(self, log: str = "") -> Ended:
+        _, status = os.waitpid(self.pid, 0)
+        text = bytes(self._shared).rstrip(b"\0")
+        result = json.loads(text) if text else {"error": None, "message": ""}
+        return Ended(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, result["error"], result["message"], log)
+
+
+def run(work: Callable[[], object]) -> Ended:
+    child = Child(work)
+    child.go()
+    return child.join()
+
+
+def traced(work: Callable[[], object], *options: str) -> Ended:
+    """Run `work` in a child under strace."""
+    child = Child(work)
+    log = Path("strace.log").absolute()
+    tracer = subprocess.Popen(
+        ["strace", "-f", "-q", "-o", str(log), *options, "-p", str(child.pid)],
+        stderr=subprocess.PIPE,
+    )
+    status = Path(f"/proc/{child.pid}/status")
+    while "TracerPid:\t0\n" in status.read_text():
+        if tracer.poll() is not None:
+            child.kill()
+            child.join()
+            pytest.fail(f"strace cannot attach: {tracer.stderr.read().decode() if tracer.stderr else ''}")
+        time.sleep(0.002)
+    child.go()
+    ended = child.join()
+    tracer.communicate()
+    ended.log = log.read_text(errors="replace")
+    return ended
+
+
+def points(log: str, wanted: Callable[[str, str], bool] = lambda call, line: True) -> Iterator[tuple[str, int]]:
+    """Every (call, when) of a log; strace counts `when` for each thread."""
+    seen: dict[tuple[str, str], int] = {}
+    found: dict[tuple[str, int], None] = {}
+    for line in log.splitlines():
+        if match := re.match(r"(\d+) +(\w+)\(", line):
+            thread, call = match.groups()
+            count = seen[thread, call] = seen.get((thread, call), 0) + 1
+            if wanted(call, line):
+                found[call, count] = None
+    yield from found
+
+
+def contents(artifact: em.Artifact) -> dict[str, bytes]:
+    """What a user sees at the paths of the entries."""
+    return {
+        entry["path"]: Path(artifact.local, entry["path"]).read_bytes()
+        for entry in artifact.objects
+        if entry["type"] == "file"
+    }
+
+
+def tree(source: str) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(Path(source).rglob("*")) if path.is_file()}
+
+
+def problems(artifact: em.Artifact | None = None) -> list[dict[str, str]]:
+    found = _engine.verify(".em/store", artifact.local if artifact else None)["problems"]
+    assert isinstance(found, list)
+    return found
+
+
+def leftovers(artifact: em.Artifact) -> list[str]:
+    """Temporary files, leases, intents and files of the artifact that no entry names."""
+    known = {entry["path"] for entry in artifact.objects}
+    found = [str(path) for path in Path(".em/store").rglob(".tmp-*")]
+    found += [str(path) for name in ("leases", "trash") for path in Path(".em/store", name).iterdir()]
+    inner = Path(artifact.local, ".artifact")
+    found += [str(path) for path in inner.iterdir() if path.name.startswith((".tmp-", "intent-"))]
+    if len(list(inner.glob("manifest-*"))) != 1:
+        found.append("manifests")
+    for path in Path(artifact.local).rglob("*"):
+        inside = str(path.relative_to(artifact.local))
+        if path.is_file() and not inside.startswith(".artifact") and inside not in known:
+            found.append(inside)
+    return found
+
+
+def check_after(artifact_dir: str, before: dict[str, bytes], after: dict[str, bytes], again: str) -> None:
+    """After a crash: the artifact is what it was or what it was to be; the store is right; all of it works on."""
+    artifact = em.load_artifact(artifact_dir)
+    now = contents(artifact)
+    assert now in (before, after)
+    assert problems(artifact) == []
+    assert [problem for problem in problems() if problem["kind"] != "stray"] == []
+    artifact.add_dir(again)
+    assert contents(artifact) == now | tree(again)
+    _engine.gc(".em/store", 0, False)
+    assert leftovers(artifact) == []
+    assert problems(artifact) == problems() == []

@@ -1,0 +1,132 @@
+"""An add that is killed leaves the artifact as it was, or as it was to be."""
+
+import mmap
+import os
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from t9k import em
+from t9k.em import _engine
+
+from .conftest import CALLS, POINTS, Child, check_after, contents, points, traced, tree
+
+
+def small_sources() -> None:
+    for name, texts in {"a": ["one", "two"], "b": ["two", "three"], "z": ["again"]}.items():
+        for index, text in enumerate(texts):
+            path = Path(name, "sub" if index else ".", f"{index}.txt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{text} of the files")
+    Path("b/large").write_bytes(os.urandom(700_000))
+    Path("b/empty").mkdir()
+
+
+def fresh(original: Path) -> str:
+    """The state before the add, once more."""
+    shutil.rmtree(".em", ignore_errors=True)
+    shutil.rmtree("cache", ignore_errors=True)
+    shutil.copytree(original, ".em")
+    return str(next(Path(".em/artifacts").iterdir()))
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize(("grown", "mode"), [(True, "hardlink"), (False, "hardlink"), (True, "copy")])
+def test_killed_at_every_write(grown: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_THREADS", "1")
+    monkeypatch.setenv("EM_LINK_MODE", mode)
+    small_sources()
+    artifact = em.create_artifact("x")
+    if grown:
+        artifact.add_dir("a")
+    before = contents(artifact)
+    shutil.move(".em", "original")
+    original = Path("original")
+
+    local = fresh(original)
+    log = traced(lambda: em.load_artifact(local).add_dir("b"), f"--trace={CALLS}").log
+    after = before | tree("b")
+    assert contents(em.load_artifact(local)) == after
+
+    every = list(points(log, lambda call, line: call != "openat" or "O_CREAT" in line))
+    assert len(every) > 20
+    for call, when in every:
+        local = fresh(original)
+
+        def work(local: str = local) -> None:
+            em.load_artifact(local).add_dir("b")
+
+        ended = traced(work, f"--trace={call}", f"--inject={call}:signal=KILL:when={when}")
+        assert ended.signal == 9, (call, when, ended)
+        try:
+            check_after(local, before, after, "z")
+        except Exception as error:
+            error.add_note(f"killed at {call} {when}")
+            raise
+
+
+def test_killed_at_random_moments() -> None:
+    chance = random.Random(1)
+    for number in range(4):
+        Path(f"s{number}").mkdir()
+        for index in range(30):
+            Path(f"s{number}", f"{index}.bin").write_bytes(os.urandom(1 << chance.randrange(20)))
+    Path("z").mkdir()
+    Path("z/0.txt").write_text("again")
+    artifact = em.create_artifact("x")
+    original = Path("original")
+    shutil.move(".em", original)
+    states = [{}]
+    for number in range(4):
+        states.append(states[-1] | tree(f"s{number}"))
+
+    local = fresh(original)
+    done = mmap.mmap(-1, 1)
+
+    def work() -> None:
+        loaded = em.load_artifact(local)
+        for number in range(4):
+            loaded.add_dir(f"s{number}")
+            done[0] = number + 1
+
+    started = time.monotonic()
+    child = Child(work)
+    child.go()
+    assert child.join().ok
+    lasts = time.monotonic() - started
+
+    for _ in range(POINTS):
+        fresh(original)
+        done[0] = 0
+        child = Child(work)
+        child.go()
+        time.sleep(chance.random() * lasts)
+        child.kill()
+        child.join()
+        returned = done[0]
+        check_after(local, states[returned], states[min(returned + 1, 4)], "z")
+    assert artifact.name == "x"
+
+
+def test_a_killed_add_whose_parent_has_not_noticed() -> None:
+    """A zombie holds no lease and no intent."""
+    small_sources()
+    artifact = em.create_artifact("x")
+    artifact.add_dir("a")
+    child = Child(lambda: artifact.add_dir("b"))
+    lease = Path(".em/store/leases/lease")
+    lease.write_text(_engine_owner(child.pid))
+    child.kill()
+    while ") Z" not in Path(f"/proc/{child.pid}/stat").read_text():
+        time.sleep(0.001)
+    _engine.gc(".em/store", 0, False)
+    assert not lease.exists()
+    child.join()
+
+
+def _engine_owner(pid: int) -> str:
+    """As the engine names the owner of a lease: host, boot, process, its start."""
+    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{os.uname().nodename} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {pid} {started}"
