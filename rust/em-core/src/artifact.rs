@@ -24,6 +24,7 @@ use rustix::io::Errno;
 
 use crate::{
     Error, Kind, Result,
+    gc::Lease,
     manifest::{EntryKind, Manifest},
     store::{Store, link::Linker, rename_noreplace, temp_name},
 };
@@ -52,7 +53,7 @@ impl ArtifactDir {
         if artifact.generation()?.is_some() {
             return Err(Error::new(Kind::Conflict, format!("{} is an artifact already", root.display())));
         }
-        artifact.write_generation(1, &Manifest::default())?;
+        while !artifact.write_generation(1, &Manifest::default())? && artifact.generation()?.is_none() {}
         Ok(artifact)
     }
 
@@ -139,7 +140,9 @@ impl ArtifactDir {
         if let Err(error) = renamed {
             let _ = fs::remove_file(&temp);
             let taken = error.raw_os_error() == Some(Errno::EXIST.raw_os_error());
-            return if taken { Ok(false) } else { Err(Error::io("write", &path, error)) };
+            // A `gc` without a grace period took the temporary file for a leftover.
+            let collected = error.kind() == std::io::ErrorKind::NotFound && self.inner().is_dir();
+            return if taken || collected { Ok(false) } else { Err(Error::io("write", &path, error)) };
         }
         // The number was free because its manifest had been superseded and removed: take ours back.
         if self.generation()? > Some(generation) {
@@ -191,6 +194,7 @@ impl ArtifactDir {
                 continue;
             }
             let paths: Vec<&str> = fields.collect();
+            let _lease = Lease::take(store)?;
             self.settle(store, &paths)?;
             let _ = fs::remove_file(entry.path());
         }

@@ -111,7 +111,8 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
             fs::rename(path, &target).map_err(|e| Error::io("condemn", path, e))?;
         }
     }
-    let leased = leased(store, now)?;
+    let before_leases = file_system_time(store)?;
+    let leased = leased(store)?;
     let live = mark(store)?;
     for (batch, objects) in batches(store)? {
         let condemned_at = fs::metadata(&batch).and_then(|m| m.modified()).map_err(|e| Error::io("stat", &batch, e))?;
@@ -132,7 +133,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         let _ = fs::remove_dir(&batch);
     }
     if !leased {
-        remove_leftovers(store, &artifacts(store)?, grace)?;
+        remove_leftovers(store, &artifacts(store)?, before_leases, grace)?;
     }
     Ok(done)
 }
@@ -141,7 +142,13 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
 fn mark(store: &Store) -> Result<HashSet<Digest>> {
     let mut live = HashSet::new();
     for artifact in artifacts(store)? {
-        for (_, kind) in artifact.manifest()?.1.entries() {
+        let manifest = match artifact.manifest() {
+            Ok((_, manifest)) => manifest,
+            // Deleted by its owner since it was listed.
+            Err(error) if error.kind == Kind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for (_, kind) in manifest.entries() {
             if let EntryKind::File { digest, .. } = kind {
                 live.insert(*digest);
             }
@@ -238,19 +245,33 @@ fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
     }
 }
 
-/// Temporary files of crashes, in the store and in the artifacts.
-fn remove_leftovers(store: &Store, artifacts: &[ArtifactDir], grace: Duration) -> Result<()> {
+/// The change time, in seconds and nanoseconds, of a file made now: the clock of the store's file system.
+fn file_system_time(store: &Store) -> Result<(i64, i64)> {
+    let path = store.root().join(temp_name());
+    let made = fs::File::create_new(&path).and_then(|file| file.metadata());
+    let _ = fs::remove_file(&path);
+    made.map(|metadata| (metadata.ctime(), metadata.ctime_nsec())).map_err(|e| Error::io("create", &path, e))
+}
+
+/// Removes temporary files of crashes from the store and the artifacts. Nobody held a lease after the time
+/// `before_leases`, so an add that wrote one earlier is gone.
+fn remove_leftovers(
+    store: &Store,
+    artifacts: &[ArtifactDir],
+    before_leases: (i64, i64),
+    grace: Duration,
+) -> Result<()> {
     let mut directories: Vec<PathBuf> = artifacts.iter().map(ArtifactDir::inner).collect();
     directories.extend(["", "leases", "roots"].map(|name| store.root().join(name)));
     for name in ["objects", "chunks"] {
         directories.extend(list(&store.root().join(name))?);
     }
-    for directory in directories {
-        for path in list(&directory)?.into_iter().filter(|path| is_temp(path)) {
+    for directory in directories.iter().filter(|directory| directory.is_dir()) {
+        for path in list(directory)?.into_iter().filter(|path| is_temp(path)) {
             // A link has the modification time of its object; the change time is when it was made.
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
             let changed = UNIX_EPOCH + Duration::from_secs(metadata.ctime().unsigned_abs());
-            if age(changed) >= grace {
+            if (metadata.ctime(), metadata.ctime_nsec()) < before_leases && age(changed) >= grace {
                 remove(&path)?;
             }
         }

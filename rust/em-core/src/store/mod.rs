@@ -132,13 +132,19 @@ pub(crate) fn temp_name() -> String {
 
 /// Replaces `path` by a file with `bytes`: readers see the old or the new content, never a part.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temp = path.with_file_name(temp_name());
-    let written =
-        File::create_new(&temp).and_then(|mut file| file.write_all(bytes)).and_then(|()| fs::rename(&temp, path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&temp);
-        Error::io("write", path, error)
-    })
+    let write = || {
+        let temp = path.with_file_name(temp_name());
+        let written = File::create_new(&temp).and_then(|mut file| file.write_all(bytes));
+        written.and_then(|()| fs::rename(&temp, path)).inspect_err(|_| {
+            let _ = fs::remove_file(&temp);
+        })
+    };
+    let written = write().or_else(|error| match error.kind() {
+        // A `gc` without a grace period took the temporary file for a leftover.
+        std::io::ErrorKind::NotFound => write(),
+        _ => Err(error),
+    });
+    written.map_err(|error| Error::io("write", path, error))
 }
 
 /// Renames unless `to` is taken: `RENAME_NOREPLACE`, or link and unlink where the file system has none (NFS answers
