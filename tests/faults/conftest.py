@@ -7,6 +7,7 @@ import json
 import mmap
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -68,7 +69,7 @@ class Child:
             try:
                 ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)
                 os.close(self._go)
-                os.read(wait, 1)
+                select.select([wait], [], [])
                 result: dict[str, str | None] = {"error": None, "message": ""}
                 try:
                     work()

@@ -144,12 +144,14 @@ impl ArtifactDir {
             let collected = error.kind() == std::io::ErrorKind::NotFound && self.inner().is_dir();
             return if taken || collected { Ok(false) } else { Err(Error::io("write", &path, error)) };
         }
-        // The number was free because its manifest had been superseded and removed: take ours back.
-        if self.generation()? > Some(generation) {
-            let _ = fs::remove_file(&path);
-            return Ok(false);
+        // If the number was free because its manifest had been superseded and removed, or if that cannot be
+        // known, take ours back.
+        let newest = self.generation();
+        if matches!(newest, Ok(newest) if newest == Some(generation)) {
+            return Ok(true);
         }
-        Ok(true)
+        let _ = fs::remove_file(&path);
+        newest.map(|_| false)
     }
 
     /// Applies `change` to the newest manifest until that is committed. `raced` tells whether another
@@ -159,7 +161,8 @@ impl ArtifactDir {
             let (generation, mut manifest) = self.manifest()?;
             change(&mut manifest)?;
             if self.write_generation(generation + 1, &manifest)? {
-                for old in self.generations()?.into_iter().filter(|&old| old <= generation) {
+                // It is committed: what cannot be listed now is removed after the next commit.
+                for old in self.generations().unwrap_or_default().into_iter().filter(|&old| old <= generation) {
                     let _ = fs::remove_file(self.manifest_path(old));
                 }
                 return Ok(Committed { raced: generation != base });
