@@ -142,10 +142,13 @@ class Artifact:
 
 def _obj_path(source: str, obj_path: str | None) -> str:
     """The path in the artifact: the source's own name, or below a path that ends in a slash."""
-    if obj_path and not obj_path.endswith("/"):
-        return obj_path
     name = os.path.basename(os.path.abspath(source)) if "://" not in source else source.rstrip("/").rpartition("/")[2]
-    return (obj_path or "") + name
+    path = obj_path if obj_path and not obj_path.endswith("/") else (obj_path or "") + name
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"obj_path {path!a} is not UTF-8", hint="use another obj_path") from None
+    return path
 
 
 def create_artifact(name: str, labels: Sequence[str] | None = None, description: str = "") -> Artifact:

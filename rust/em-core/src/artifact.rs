@@ -212,6 +212,9 @@ impl ArtifactDir {
             let (generation, manifest) = self.manifest()?;
             for path in paths {
                 crate::names::check(path)?;
+                if !self.holds_parents(path) {
+                    continue;
+                }
                 let target = self.root.join(path);
                 // A file without an entry is perhaps the user's own: it stays.
                 if let Some(EntryKind::File { size, digest, executable }) = manifest.get(path)
@@ -224,6 +227,12 @@ impl ArtifactDir {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether all directories on the way to `path` are there, and none is a symbolic link to somewhere else.
+    fn holds_parents(&self, path: &str) -> bool {
+        let parents = path.match_indices('/').map(|(at, _)| self.root.join(&path[..at]));
+        parents.into_iter().all(|parent| fs::symlink_metadata(parent).is_ok_and(|metadata| metadata.is_dir()))
     }
 }
 

@@ -27,7 +27,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::{
+    fs::{FallocateFlags, Mode, OFlags},
+    io::Errno,
+};
 
 use crate::{
     Digest, Error, Kind, Result,
@@ -293,7 +296,13 @@ impl<'f, 's> Call<'f, 's> {
             flags |= OFlags::NOFOLLOW;
         }
         let opened = rustix::fs::openat(self.ingest.root_fd, job.found.path.as_str(), flags, Mode::empty());
-        opened.map(File::from).map_err(|e| Error::io("open", &self.path(job), e))
+        opened.map(File::from).map_err(|error| match error {
+            Errno::LOOP => {
+                let message = format!("{} became a symbolic link while it was added", self.path(job).display());
+                Error::new(Kind::Conflict, message).hint("add it when nothing writes to it any more")
+            }
+            _ => Error::io("open", &self.path(job), error),
+        })
     }
 
     /// Whether the source is still as it was; if not, queues it once more with its new stat.
@@ -301,6 +310,10 @@ impl<'f, 's> Call<'f, 's> {
         let stat = Stat::of(file)?;
         if stat == job.stat {
             return Ok(Some(job));
+        }
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            let message = format!("{} became a special file while it was added", self.path(&job).display());
+            return Err(Error::new(Kind::Conflict, message));
         }
         if job.retried {
             let message = format!("{} changed while it was read, twice", self.path(&job).display());

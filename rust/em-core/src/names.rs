@@ -64,9 +64,7 @@ pub struct Collisions {
 impl Collisions {
     /// Adds a file (or reference), or an empty directory.
     pub fn insert(&mut self, path: &str, is_file: bool) -> Result<()> {
-        let mut end = 0;
-        while end < path.len() {
-            end = path[end + 1..].find('/').map_or(path.len(), |at| end + 1 + at);
+        for end in path.match_indices('/').map(|(at, _)| at).chain([path.len()]) {
             let (prefix, file) = (&path[..end], is_file && end == path.len());
             match self.seen.get(&fold(prefix)) {
                 Some((other, _)) if other != prefix => {

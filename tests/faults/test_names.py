@@ -1,0 +1,260 @@
+"""Names that are hard or hostile. Each is stored as it is, or refused with nothing changed."""
+
+import contextlib
+import os
+import shutil
+import socket
+import threading
+import unicodedata
+from pathlib import Path
+
+import pytest
+from t9k import em
+from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError
+
+from .conftest import contents, leftovers, problems, tree
+
+
+@pytest.fixture
+def artifact() -> em.Artifact:
+    Path("a").mkdir()
+    Path("a/1").write_text("one")
+    artifact = em.create_artifact("x")
+    artifact.add_file("a/1", "there/file")
+    return artifact
+
+
+def unchanged(artifact: em.Artifact) -> None:
+    assert contents(artifact) == {"there/file": b"one"}
+    assert problems(artifact) == problems() == leftovers(artifact) == []
+    assert [path.name for path in Path().iterdir() if path.name not in ("a", "cache", ".em", "outside")] == []
+
+
+BAD = ["..", "../x", "a/../x", "a/..", "/x", "//x", "./x", "a//x", "a/./x", "a\0x", "a/" + "n" * 256, "n" * 256]
+BAD += ["a/" * 2048 + "x", ".artifact", ".artifact/x", ".ARTIFACT/x", "there/file/x", "there", "THERE/file", "There/x"]
+
+
+@pytest.mark.parametrize("path", BAD, ids=lambda path: ascii(path[:20]))
+def test_bad_paths_are_refused(artifact: em.Artifact, path: str) -> None:
+    with pytest.raises(InvalidInputError):
+        artifact.add_file("a/1", path)
+    with pytest.raises(InvalidInputError):
+        artifact.add_reference("s3://bucket/x", path)
+    if path != "there":  # a directory may be added to a directory
+        with pytest.raises(InvalidInputError):
+            artifact.add_dir("a", path)
+    unchanged(artifact)
+
+
+GOOD = [
+    "n" * 255,
+    "é" * 127,
+    "new\nline",
+    "back\\slash",
+    "..\\x",
+    "...",
+    "-rf",
+    " ",
+    "a b",
+    "\x01\x1b[31m",
+    "\U0001f600",
+]
+GOOD += ["\u202etxt", "~", "*?", "CON", "nul.txt", "com1", ".hidden", ".artifacts", "x/.artifact", "'\"", "%2e%2e"]
+
+
+@pytest.mark.parametrize("name", GOOD, ids=lambda name: ascii(name[:20]))
+def test_odd_names_are_kept(artifact: em.Artifact, name: str) -> None:
+    Path("b", name).parent.mkdir(parents=True)
+    Path("b", name).write_text("odd")
+    artifact.add_dir("b")
+    artifact.add_file("a/1", name)
+    expected = {f"b/{name}": b"odd", name: b"one", "there/file": b"one"}
+    assert contents(artifact) == contents(em.load_artifact(artifact.local)) == expected
+    assert problems(artifact) == leftovers(artifact) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("README", "readme"),
+        ("dir/x", "DIR/y"),
+        ("é", unicodedata.normalize("NFD", "é")),
+        ("É", unicodedata.normalize("NFD", "é")),
+        ("ﬀ/ΑΣ", "ﬀ/ας"),
+    ],
+)
+def test_names_that_collide_elsewhere_are_refused(artifact: em.Artifact, one: str, other: str) -> None:
+    for name in (one, other):
+        Path("outside", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("outside", name).write_text(name)
+    with pytest.raises(InvalidInputError):
+        artifact.add_dir("outside")
+    unchanged(artifact)
+    artifact.add_file("a/1", one)
+    with pytest.raises(InvalidInputError):
+        artifact.add_file("a/1", other)
+    assert contents(artifact) == {"there/file": b"one", one: b"one"}
+
+
+def test_names_that_are_not_utf8_are_refused(artifact: em.Artifact) -> None:
+    os.mkdir("outside")
+    Path(os.fsdecode(b"outside/\xff")).write_text("x")
+    for add in (lambda: artifact.add_dir("outside"), lambda: artifact.add_file(os.fsdecode(b"outside/\xff"), "x")):
+        with pytest.raises(InvalidInputError):
+            add()
+    with pytest.raises(InvalidInputError):
+        artifact.add_file("a/1", os.fsdecode(b"\xff"))
+    with pytest.raises(InvalidInputError):
+        artifact.add_reference("s3://bucket/x", os.fsdecode(b"\xff"))
+    unchanged(artifact)
+
+
+def deep(levels: int, name: str) -> None:
+    """`outside/name/name/…/file`, made step by step because its path may be too long."""
+    os.mkdir("outside")
+    top = os.open("outside", os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=top)
+        below = os.open(name, os.O_RDONLY, dir_fd=top)
+        os.close(top)
+        top = below
+    with open(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=top), "w") as file:
+        file.write("deep")
+    os.close(top)
+
+
+def test_200_directories_deep(artifact: em.Artifact) -> None:
+    deep(200, "d")
+    artifact.add_dir("outside")
+    assert contents(artifact)["outside/" + "d/" * 200 + "file"] == b"deep"
+    assert problems(artifact) == []
+
+
+@pytest.mark.parametrize("length", [3500, 4000, 4100, 5000])
+def test_long_paths_are_kept_or_refused(artifact: em.Artifact, length: int) -> None:
+    deep(length // 100, "d" * 99)
+    path = "outside/" + ("d" * 99 + "/") * (length // 100) + "file"
+    if len(os.path.join(artifact.local, path)) < 4096:
+        artifact.add_dir("outside")
+        assert contents(artifact)[path] == b"deep"
+    else:
+        with pytest.raises((InvalidInputError, StoreError)):
+            artifact.add_dir("outside")
+        unchanged(artifact)
+        # From the source's side no path is too long.
+        with pytest.raises((InvalidInputError, StoreError)):
+            artifact.add_dir("outside", "short")
+        unchanged(artifact)
+    shutil.rmtree("outside")
+
+
+def test_links(artifact: em.Artifact) -> None:
+    Path("outside").mkdir()
+    Path("outside/secret").write_text("followed")
+    Path("b").mkdir()
+    Path("b/file").symlink_to("../outside/secret")
+    Path("b/dir").symlink_to("../outside")
+    artifact.add_dir("b")
+    expected = {"there/file": b"one", "b/file": b"followed", "b/dir/secret": b"followed"}
+    assert contents(artifact) == expected
+    assert not Path(artifact.local, "b/file").is_symlink()
+    assert not Path(artifact.local, "b/dir").is_symlink()
+    for target in ("loop", ".", "missing"):
+        Path("b/loop").symlink_to(target)
+        with pytest.raises((InvalidInputError, NotFoundError)):
+            artifact.add_dir("b")
+        Path("b/loop").unlink()
+    assert contents(artifact) == expected
+
+
+@pytest.mark.parametrize("kind", ["socket", "fifo", "device"])
+def test_special_files_are_refused_without_waiting(artifact: em.Artifact, kind: str) -> None:
+    Path("outside").mkdir()
+    if kind == "fifo":
+        os.mkfifo("outside/x")
+    elif kind == "device":
+        Path("outside/x").symlink_to("/dev/null")
+    else:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("outside/x")
+    with pytest.raises(InvalidInputError):
+        artifact.add_dir("outside")
+    with pytest.raises(InvalidInputError):
+        artifact.add_file("outside/x")
+    unchanged(artifact)
+
+
+def test_a_file_that_becomes_a_link_during_the_add(artifact: em.Artifact) -> None:
+    """What is stored is what was there at one moment: the file, or what the link names. Never a mixture."""
+    Path("outside").mkdir()
+    Path("outside/secret").write_text("s" * 100_000)
+    Path("b").mkdir()
+    for index in range(200):
+        Path("b", str(index)).write_text("f" * 100_000)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            for index in range(0, 200, 7):
+                Path("b/link").symlink_to("../outside/secret")
+                os.replace("b/link", Path("b", str(index)))
+                Path("outside/new").write_text("f" * 100_000)
+                os.replace("outside/new", Path("b", str(index)))
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    before = contents(artifact)
+    try:
+        for _ in range(10):
+            try:
+                artifact.add_dir("b")
+            except (ConflictError, NotFoundError):
+                assert contents(artifact) == before
+            before = contents(artifact)
+            assert set(before.values()) <= {b"one", b"f" * 100_000, b"s" * 100_000}
+    finally:
+        stop.set()
+        swapping.join()
+    for link in Path("b").glob("link"):
+        link.unlink()
+    artifact.add_dir("b")
+    assert contents(artifact) == {"there/file": b"one"} | tree("b")
+    assert problems(artifact) == leftovers(artifact) == []
+
+
+def test_a_file_that_becomes_a_fifo_during_the_add(artifact: em.Artifact) -> None:
+    """It is not stored as an empty file, and nothing waits for a writer."""
+    Path("b").mkdir()
+    for index in range(50):
+        Path("b", str(index)).write_text("file")
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            os.mkfifo("fifo")
+            os.replace("fifo", "b/7")
+            Path("file").write_text("file")
+            os.replace("file", "b/7")
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for _ in range(50):
+            with contextlib.suppress(InvalidInputError, ConflictError, StoreError):
+                artifact.add_dir("b")
+            assert set(contents(artifact).values()) <= {b"one", b"file"}
+    finally:
+        stop.set()
+        swapping.join()
+
+
+def test_a_link_in_the_artifact_is_never_followed(artifact: em.Artifact) -> None:
+    Path("outside").mkdir()
+    Path("outside/file").write_text("mine")
+    shutil.rmtree(Path(artifact.local, "there"))
+    Path(artifact.local, "there").symlink_to(Path("outside").absolute())
+    with pytest.raises(InvalidInputError):
+        artifact.add_dir("a", "there")
+    with pytest.raises(InvalidInputError):
+        artifact.add_file("a/1", "there/file")
+    assert {path.name: path.read_text() for path in Path("outside").iterdir()} == {"file": "mine"}
