@@ -157,19 +157,22 @@ def problems(artifact: em.Artifact | None = None) -> list[dict[str, str]]:
 
 
 def leftovers(artifact: em.Artifact) -> list[str]:
-    """Temporary files, leases, intents and files of the artifact that no entry names."""
-    known = {entry["path"] for entry in artifact.objects}
+    """Temporary files, leases, intents and old manifests."""
     found = [str(path) for path in Path(".em/store").rglob(".tmp-*")]
     found += [str(path) for name in ("leases", "trash") for path in Path(".em/store", name).iterdir()]
     inner = Path(artifact.local, ".artifact")
     found += [str(path) for path in inner.iterdir() if path.name.startswith((".tmp-", "intent-"))]
     if len(list(inner.glob("manifest-*"))) != 1:
         found.append("manifests")
-    for path in Path(artifact.local).rglob("*"):
-        inside = str(path.relative_to(artifact.local))
-        if path.is_file() and not inside.startswith(".artifact") and inside not in known:
-            found.append(inside)
     return found
+
+
+def without_entry(artifact: em.Artifact) -> dict[str, bytes]:
+    """Files of the artifact's directory that no entry names: a crashed add leaves those it had linked."""
+    found = tree(artifact.local)
+    named = {str(Path(artifact.local, entry["path"])) for entry in artifact.objects}
+    inner = str(Path(artifact.local, ".artifact")) + "/"
+    return {path: data for path, data in found.items() if path not in named and not path.startswith(inner)}
 
 
 def check_after(artifact_dir: str, before: dict[str, bytes], after: dict[str, bytes], again: str) -> None:
@@ -183,4 +186,5 @@ def check_after(artifact_dir: str, before: dict[str, bytes], after: dict[str, by
     assert contents(artifact) == now | tree(again)
     _engine.gc(".em/store", 0, False)
     assert leftovers(artifact) == []
+    assert set(without_entry(artifact).values()) <= set(after.values()), "only whole files"
     assert problems(artifact) == problems() == []

@@ -118,30 +118,25 @@ impl Add<'_> {
         let _lease = Lease::take(self.store)?;
         register_root(self.store, self.artifact)?;
         let root_fd = open_dir(root)?;
-        let ingest = Ingest { store: self.store, cache: self.cache, progress: self.progress, root, root_fd: &root_fd };
-        let objects = ingest.run(&tree.files, self.threads);
-        self.cache.flush();
-        let objects = objects?;
-
-        let paths: Vec<&str> = targets.iter().chain(&directories).map(String::as_str).collect();
-        let intent = self.artifact.intend(&paths)?;
-        let committed = self.link(&tree.files, &targets, &directories, &objects).and_then(|()| {
-            let objects = || objects.iter().copied();
-            self.artifact
-                .commit(base, |manifest| manifest.extend(entries(&tree.files, &targets, &directories, objects())))
-        });
-        match committed {
-            Ok(committed) => {
-                if !intent.done() || committed.raced {
-                    self.artifact.settle(self.store, &paths)?;
-                }
-            }
-            Err(error) => {
-                // If that fails too, the intent stays, and is settled when this process has ended.
-                if self.artifact.settle(self.store, &paths).is_ok() {
-                    intent.done();
-                }
-                return Err(error);
+        let ingest = Ingest {
+            store: self.store,
+            cache: self.cache,
+            progress: self.progress,
+            root,
+            root_fd: &root_fd,
+            chunk_tables: self.chunk_tables,
+        };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let objects = ingest.run(plan.files, self.threads);
+            self.cache.flush();
+            let objects = objects?;
+            match self.place(base, &plan, &objects) {
+                Ok(()) => return Ok(Summary::of(&objects)),
+                // `gc` took an object away between our look and the link. It finds our lease and restores.
+                Err(error) if error.kind == Kind::NotFound && attempts < MAX_ATTEMPTS => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -154,15 +149,20 @@ impl Add<'_> {
         let committed = self
             .link(plan, objects, &created)
             .and_then(|()| self.artifact.commit(base, |manifest| manifest.extend(plan.entries(objects))));
-        let undisturbed = intent.done();
         match committed {
-            Ok(committed) if !committed.raced && undisturbed => Ok(()),
-            Ok(_) => self.artifact.settle(self.store, &paths),
+            Ok(committed) => {
+                let undisturbed = intent.done() && !committed.raced;
+                if undisturbed { Ok(()) } else { self.artifact.settle(self.store, &paths) }
+            }
             Err(error) => {
                 for path in created.into_inner().unwrap_or_else(PoisonError::into_inner) {
                     let _ = fs::remove_file(path);
                 }
-                self.artifact.settle(self.store, &paths).and(Err(error))
+                // If that fails too, the intent stays, and is settled when this process has ended.
+                if self.artifact.settle(self.store, &paths).is_ok() {
+                    intent.done();
+                }
+                Err(error)
             }
         }
     }

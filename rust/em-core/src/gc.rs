@@ -85,7 +85,7 @@ pub struct Reclaimed {
 /// With `dry_run` nothing is changed.
 pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) -> Result<Reclaimed> {
     let mut done = Reclaimed::default();
-    let now = store_now(store)?;
+    let now = file_system_time(store)?;
     let live = mark(store)?;
     let condemned = unreachable(store, &live, progress)?;
     let count = |done: &mut Reclaimed, path: &Path| {
@@ -111,8 +111,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
             fs::rename(path, &target).map_err(|e| Error::io("condemn", path, e))?;
         }
     }
-    let before_leases = file_system_time(store)?;
-    let leased = leased(store)?;
+    let leased = leased(store, now)?;
     let live = mark(store)?;
     for (batch, objects) in batches(store)? {
         let condemned_at = fs::metadata(&batch).and_then(|m| m.modified()).map_err(|e| Error::io("stat", &batch, e))?;
@@ -133,7 +132,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         let _ = fs::remove_dir(&batch);
     }
     if !leased {
-        remove_leftovers(store, &artifacts(store)?, before_leases, grace)?;
+        remove_leftovers(store, &artifacts(store)?, now, grace)?;
     }
     Ok(done)
 }
@@ -245,22 +244,23 @@ fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
     }
 }
 
-/// The change time, in seconds and nanoseconds, of a file made now: the clock of the store's file system.
-fn file_system_time(store: &Store) -> Result<(i64, i64)> {
+/// The time by the clock that stamps the store's files, which on a network file system is not this host's.
+fn file_system_time(store: &Store) -> Result<SystemTime> {
     let path = store.root().join(temp_name());
     let made = fs::File::create_new(&path).and_then(|file| file.metadata());
     let _ = fs::remove_file(&path);
-    made.map(|metadata| (metadata.ctime(), metadata.ctime_nsec())).map_err(|e| Error::io("create", &path, e))
+    made.map(|metadata| changed_at(&metadata)).map_err(|e| Error::io("create", &path, e))
 }
 
-/// Removes temporary files of crashes from the store and the artifacts. Nobody held a lease after the time
-/// `before_leases`, so an add that wrote one earlier is gone.
-fn remove_leftovers(
-    store: &Store,
-    artifacts: &[ArtifactDir],
-    before_leases: (i64, i64),
-    grace: Duration,
-) -> Result<()> {
+/// When the inode was last changed: a link and a sealed object have the modification time of their source.
+fn changed_at(metadata: &fs::Metadata) -> SystemTime {
+    let since = Duration::new(metadata.ctime().unsigned_abs(), metadata.ctime_nsec() as u32);
+    UNIX_EPOCH + since
+}
+
+/// Removes temporary files of crashes from the store and the artifacts. There was no lease after the time `now`, so
+/// an add that wrote one earlier is gone.
+fn remove_leftovers(store: &Store, artifacts: &[ArtifactDir], now: SystemTime, grace: Duration) -> Result<()> {
     let mut directories: Vec<PathBuf> = artifacts.iter().map(ArtifactDir::inner).collect();
     directories.extend(["", "leases", "roots"].map(|name| store.root().join(name)));
     for name in ["objects", "chunks"] {
@@ -268,10 +268,9 @@ fn remove_leftovers(
     }
     for directory in directories.iter().filter(|directory| directory.is_dir()) {
         for path in list(directory)?.into_iter().filter(|path| is_temp(path)) {
-            // A link has the modification time of its object; the change time is when it was made.
             let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-            let changed = UNIX_EPOCH + Duration::from_secs(metadata.ctime().unsigned_abs());
-            if (metadata.ctime(), metadata.ctime_nsec()) < before_leases && age(changed) >= grace {
+            let changed = changed_at(&metadata);
+            if changed < now && age(now, changed) >= grace {
                 remove(&path)?;
             }
         }
@@ -284,8 +283,8 @@ fn is_temp(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
 }
 
-fn age(time: SystemTime) -> Duration {
-    time.elapsed().unwrap_or_default()
+fn age(now: SystemTime, time: SystemTime) -> Duration {
+    now.duration_since(time).unwrap_or_default()
 }
 
 fn remove(path: &Path) -> Result<()> {
