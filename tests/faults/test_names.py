@@ -208,7 +208,7 @@ def test_a_file_that_becomes_a_link_during_the_add(artifact: em.Artifact) -> Non
         for _ in range(10):
             try:
                 artifact.add_dir("b")
-            except (ConflictError, NotFoundError):
+            except (ConflictError, NotFoundError, InvalidInputError):  # the last one: a link that led nowhere twice
                 assert contents(artifact) == before
             before = contents(artifact)
             assert set(before.values()) <= {b"one", b"f" * 100_000, b"s" * 100_000}

@@ -412,8 +412,14 @@ impl Walk<'_> {
         }
         let stat = match stat {
             Some(stat) => stat,
-            None => rustix::fs::statat(dir, name, AtFlags::empty())
-                .map_err(|error| link_error(&self.shown(&path), error))?,
+            None => rustix::fs::statat(dir, name, AtFlags::empty()).map_err(|error| {
+                let shown = self.shown(&path);
+                // Only a link that is still there leads nowhere.
+                match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(own) if FileType::from_raw_mode(own.st_mode) == FileType::Symlink => link_error(&shown, error),
+                    _ => entry_error("stat", &shown, error),
+                }
+            })?,
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => return Ok(Some((path, via_link))),
