@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from t9k.em.capture.snapshot import Snapshot
 from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError, TransferError
 from t9k.em.metrics import MetricsWriter, canonical_type, encode_line, read_metrics, repair_torn_line
 from t9k.em.params import Params
@@ -78,6 +79,7 @@ class Run:
         self._writers: dict[str, MetricsWriter] = {}
         self._lost_lines = 0
         self._is_guest = False
+        self._snapshot: Snapshot | None = None
         self.local = ""
         self.parse_from_dict(
             {
@@ -287,6 +289,11 @@ class Run:
         self._write_all()
         atexit.register(self._finish_at_exit)
 
+    def _save_capture(self, name: str, value: Mapping[str, Any]) -> None:
+        with self._lock:
+            (self.platform if name == "platform" else self.git).update(value)
+            self._write(f"{name}.yaml", value)
+
     def _finish_at_exit(self) -> None:
         try:
             self.finish()
@@ -294,8 +301,13 @@ class Run:
             warnings.warn(str(error), RuntimeWarning, stacklevel=1)
 
     def _finish(self, status: str) -> None:
+        # Asked first: the lock of a forked child may belong to a thread that it does not have.
+        if os.getpid() != self._pid:
+            return
+        if self._snapshot is not None:
+            self._snapshot.wait()
         with self._lock:
-            if self.status != "Running" or os.getpid() != self._pid:
+            if self.status != "Running":
                 return
             self.status, self.end_timestamp = status, _now()
             for writer in self._writers.values():
@@ -356,6 +368,7 @@ def create_run(
     run.local = path
     _make_metrics_dir(path)
     run._start()
+    run._snapshot = Snapshot(run._save_capture)
     return run
 
 

@@ -73,7 +73,9 @@ def write_yaml(path: str, value: Mapping[str, Any]) -> None:
     import yaml  # not at import time: it costs more than everything else here
 
     temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}-{_RANDOM.getrandbits(32):08x}"
-    text = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True)
+    # The C emitter, where the package has it, is ten times as fast on a list of packages.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(dict(value), Dumper=dumper, sort_keys=False, allow_unicode=True)
     try:
         try:
             with open(temporary, "x", encoding="utf-8") as file:
