@@ -204,7 +204,7 @@ class MetricsWriter:
             StoreError: The file cannot be opened for writing.
         """
         self.path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may close what its thread is writing
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:

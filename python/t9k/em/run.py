@@ -5,13 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from t9k.em.capture import ending, heartbeat, output, system
+from t9k.em.capture.monitor import Monitor
 from t9k.em.capture.snapshot import Snapshot
 from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError, TransferError
 from t9k.em.metrics import MetricsWriter, canonical_type, encode_line, read_metrics, repair_torn_line
@@ -29,22 +30,6 @@ _INDEX = {
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _process_start(pid: int) -> str:
-    """Returns the boot-relative start time of a process, or '' if it is gone or unknown."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode()
-    except (OSError, IndexError):
-        return ""
-
-
-def _is_gone(process: Mapping[str, Any]) -> bool:
-    # Another host's process cannot be judged from here, nor by age.
-    if process.get("host") != os.uname().nodename or not isinstance(process.get("pid"), int):
-        return False
-    return _process_start(process["pid"]) != process.get("start")
 
 
 class Run:
@@ -80,6 +65,8 @@ class Run:
         self._lost_lines = 0
         self._is_guest = False
         self._snapshot: Snapshot | None = None
+        self._monitor: Monitor | None = None
+        self._output: output.OutputCapture | None = None
         self.local = ""
         self.parse_from_dict(
             {
@@ -209,8 +196,9 @@ class Run:
         if error is None:
             self._finish("Complete")
         else:
-            self._error = "".join(traceback.format_exception(error))[-4000:]
-            self._finish("Failed")
+            from traceback import format_exception
+
+            self._fail("".join(format_exception(error)))
 
     def _metadata(self) -> dict[str, Any]:
         metadata: dict[str, Any] = {
@@ -283,11 +271,26 @@ class Run:
                 self._write("metadata.yaml", self._metadata())
 
     def _start(self) -> None:
-        pid = os.getpid()
-        self._process = {"host": os.uname().nodename, "pid": pid, "start": _process_start(pid)}
+        try:
+            heartbeat.beat(self.local)
+        except OSError as error:
+            raise StoreError(f"cannot write to run {self.local}: {error.strerror}") from error
+        self._process = heartbeat.identify()
         self.status, self.end_timestamp, self._error = "Running", "", ""
         self._write_all()
         atexit.register(self._finish_at_exit)
+        ending.watch(id(self), self._fail)
+        self._monitor = Monitor(self.local, self._log_system if system.is_wanted() else None)
+        if output.is_wanted():
+            try:
+                self._output = output.OutputCapture(os.path.join(self.local, "stdout.log"))
+            except OSError as error:
+                warnings.warn(f"the output is not captured: {error}", RuntimeWarning, stacklevel=3)
+
+    def _log_system(self, values: Mapping[str, float], step: int) -> None:
+        line = encode_line(values, step, None, _now())
+        if self.status == "Running":
+            (self._writers.get("system") or self._open_writer("system")).append(line)
 
     def _save_capture(self, name: str, value: Mapping[str, Any]) -> None:
         with self._lock:
@@ -300,10 +303,18 @@ class Run:
         except StoreError as error:
             warnings.warn(str(error), RuntimeWarning, stacklevel=1)
 
+    def _fail(self, reason: str) -> None:
+        if self.status == "Running" and os.getpid() == self._pid:
+            self._error = reason[-4000:]
+            self._finish("Failed")
+
     def _finish(self, status: str) -> None:
         # Asked first: the lock of a forked child may belong to a thread that it does not have.
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid or self.status != "Running":
             return
+        for background in (self._monitor, self._output):
+            if background is not None:
+                background.stop()
         if self._snapshot is not None:
             self._snapshot.wait()
         with self._lock:
@@ -315,6 +326,7 @@ class Run:
             self._writers.clear()
             if not self._is_guest:
                 self._write("metadata.yaml", self._metadata())
+        ending.unwatch(id(self))
         atexit.unregister(self._finish_at_exit)
 
 
@@ -395,6 +407,11 @@ def load_run(
         raise TransferError("auto_upload needs a server: not logged in")
     path = os.path.abspath(path)
     if not os.path.isfile(os.path.join(path, "metadata.yaml")):
+        if os.path.isfile(os.path.join(path, "stdout.log")) or os.path.isdir(os.path.join(path, "metrics")):
+            raise NotFoundError(
+                f"the run at {path} has no metadata: its process died, or is still busy, while it created the run",
+                hint="nothing was logged; the directory can be deleted",
+            )
         raise NotFoundError(f"there is no run at {path}, and no server to look for it")
     data: dict[str, Any] = {"metadata": read_yaml(os.path.join(path, "metadata.yaml"))}
     for key, file in (("hparams", "hyperparameters"), ("platform", "platform"), ("git", "git")):
@@ -405,7 +422,7 @@ def load_run(
     run = Run(data["metadata"], data["hparams"], None, data["platform"], data["git"])
     run.local = path
     if run.status == "Running":
-        if _is_gone(run._process):
+        if heartbeat.is_gone(run._process, path):
             _make_metrics_dir(path)
             _repair(run)
             run.status = "Crashed"
