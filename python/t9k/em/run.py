@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ _INDEX = {
     "git": "git.yaml",
     "log": "stdout.log",
 }
+_ALTERNATIVE_NAME = re.compile(r"_\d{6}_\d{6}_[a-z0-9]{6}$")
 
 
 def _now() -> str:
@@ -407,7 +409,7 @@ def load_run(
         raise TransferError("auto_upload needs a server: not logged in")
     path = os.path.abspath(path)
     if not os.path.isfile(os.path.join(path, "metadata.yaml")):
-        if os.path.isfile(os.path.join(path, "stdout.log")) or os.path.isdir(os.path.join(path, "metrics")):
+        if os.path.isdir(path) and _ALTERNATIVE_NAME.search(os.path.basename(path)):
             raise NotFoundError(
                 f"the run at {path} has no metadata: its process died, or is still busy, while it created the run",
                 hint="nothing was logged; the directory can be deleted",

@@ -115,7 +115,8 @@ def test_child_that_lives_on_neither_blocks_the_exit_nor_loses_its_output(parent
 def test_killed_helper_ends_the_log_and_not_the_output(parent: Path) -> None:
     done = _script(
         parent,
-        "import time, glob\nprint('before')\ntime.sleep(0.5)\n"
+        "import time, glob\nprint('before')\n"
+        "while not os.path.getsize(r.local + '/stdout.log'): time.sleep(0.01)\n"
         "for path in glob.glob('/proc/[0-9]*/cmdline'):\n"
         "    words = open(path, 'rb').read().split(b'\\0')\n"
         "    fds = path.replace('cmdline', 'fd')\n"

@@ -1,0 +1,144 @@
+"""States of a run by how its process ended, and who may judge that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from t9k.em.capture import heartbeat
+from t9k.em.errors import NotFoundError
+from t9k.em.run import create_run, load_run
+
+HEAD = "import os, signal, sys, time\nfrom t9k.em.run import create_run\nr = create_run()\n"
+
+
+@pytest.fixture(autouse=True)
+def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EM_RUN_PARENT_DIR", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def _script(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", HEAD + code], capture_output=True, text=True, timeout=60)
+
+
+def _only(parent: Path) -> str:
+    (path,) = parent.iterdir()
+    return str(path)
+
+
+def test_uncaught_exception_marks_failed_with_its_traceback(parent: Path) -> None:
+    done = _script("r.log('train', {'a': 1}, 1)\nraise KeyError('lost')\n")
+    assert done.stderr.count("KeyError: 'lost'") == 1
+    run = load_run(_only(parent))
+    assert run.status == "Failed"
+    assert "KeyError: 'lost'" in run._error
+
+
+def test_hook_of_the_script_is_called_too(parent: Path) -> None:
+    code = "import sys\nsys.excepthook = lambda *a: print('mine')\n" + HEAD + "1 / 0\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "mine\n"
+    assert load_run(_only(parent)).status == "Failed"
+
+
+def test_sigterm_marks_failed_and_ends_by_the_signal(parent: Path) -> None:
+    done = _script("r.log('train', {'a': 1}, 1)\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(20)\n")
+    assert done.returncode == -signal.SIGTERM
+    run = load_run(_only(parent))
+    assert (run.status, run._error) == ("Failed", "stopped by SIGTERM")
+
+
+def test_sigterm_during_a_stream_of_logs_does_not_hang(parent: Path) -> None:
+    code = "import threading\nthreading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+    done = _script(code + "i = 0\nwhile True:\n    i += 1\n    r.log('train', {'a': i}, i)\n    r.params.i = i\n")
+    assert done.returncode == -signal.SIGTERM
+    assert load_run(_only(parent)).status == "Failed"
+
+
+def test_sigterm_handler_of_the_script_stays(parent: Path) -> None:
+    code = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(3))\n" + HEAD
+    done = subprocess.run(
+        [sys.executable, "-c", code + "os.kill(os.getpid(), 15)\ntime.sleep(20)\n"], capture_output=True, timeout=60
+    )
+    assert done.returncode == 3
+    assert load_run(_only(parent)).status == "Complete"
+
+
+def test_forked_child_is_terminated_by_default_and_leaves_the_run(parent: Path) -> None:
+    done = _script(
+        "pid = os.fork()\nif not pid:\n    assert signal.getsignal(15) is signal.SIG_DFL; time.sleep(20)\n"
+        "time.sleep(0.2); os.kill(pid, 15); print(os.waitpid(pid, 0)[1], r.status)\n"
+    )
+    assert done.stdout == "15 Running\n"
+    assert load_run(_only(parent)).status == "Complete"
+
+
+def test_exception_in_a_forked_child_leaves_the_run(parent: Path) -> None:
+    _script("pid = os.fork()\nif not pid: 1 / 0\nos.waitpid(pid, 0)\n")
+    assert load_run(_only(parent)).status == "Complete"
+
+
+def test_kill_before_the_metadata_is_explained(parent: Path) -> None:
+    run = create_run()
+    run.finish()
+    os.unlink(os.path.join(run.local, "metadata.yaml"))
+    with pytest.raises(NotFoundError, match="while it created the run"):
+        load_run(run.local)
+    (parent / "nothing_260101_000000_abcdef").mkdir()
+    with pytest.raises(NotFoundError, match="while it created the run"):
+        load_run(str(parent / "nothing_260101_000000_abcdef"))
+
+
+def _process(**change: object) -> dict[str, object]:
+    return heartbeat.identify() | change
+
+
+def test_this_process_lives_however_old_its_heartbeat(tmp_path: Path) -> None:
+    heartbeat.beat(str(tmp_path))
+    os.utime(tmp_path / heartbeat.FILE, (0, 0))
+    assert not heartbeat.is_gone(_process(), str(tmp_path))
+
+
+def test_number_given_to_another_process_is_gone(tmp_path: Path) -> None:
+    heartbeat.beat(str(tmp_path))
+    assert heartbeat.is_gone(_process(start="1"), str(tmp_path))
+    assert heartbeat.is_gone(_process(pid=1 << 23), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change", [{"boot": "another"}, {"host": "another", "boot": "x"}, {"pid_namespace": "pid:[1]"}]
+)
+def test_from_elsewhere_the_heartbeat_decides(tmp_path: Path, change: dict[str, object]) -> None:
+    process = _process(start="1", **change)
+    heartbeat.beat(str(tmp_path))
+    assert not heartbeat.is_gone(process, str(tmp_path))
+    old = time.time() - heartbeat.STALE_S - 1
+    os.utime(tmp_path / heartbeat.FILE, (old, old))
+    assert heartbeat.is_gone(process, str(tmp_path))
+    ahead = time.time() + 3600
+    os.utime(tmp_path / heartbeat.FILE, (ahead, ahead))
+    assert not heartbeat.is_gone(process, str(tmp_path))
+
+
+def test_records_of_before_are_judged_by_host_and_process(tmp_path: Path) -> None:
+    here = heartbeat.identify()
+    old = {name: here[name] for name in ("host", "pid", "start")}
+    assert not heartbeat.is_gone(old, str(tmp_path))
+    assert heartbeat.is_gone(old | {"start": "1"}, str(tmp_path))
+    assert not heartbeat.is_gone(old | {"host": "another"}, str(tmp_path))
+    assert not heartbeat.is_gone({}, str(tmp_path))
+
+
+def test_zombie_counts_as_gone() -> None:
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    time.sleep(0.1)
+    assert heartbeat.process_start(pid) == ""
+    os.waitpid(pid, 0)
