@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from t9k.em import _engine
@@ -14,7 +12,7 @@ from t9k.em.errors import InvalidInputError, NotFoundError, TransferError, trans
 from t9k.em.progress import Progress
 from t9k.em.run_files import check_name, make_run_dir
 
-METADATA = Path(".artifact", "metadata.json")
+METADATA = os.path.join(".artifact", "metadata.json")
 MAX_METADATA_BYTES = 16 << 20
 
 
@@ -173,6 +171,8 @@ def create_artifact(name: str, labels: Sequence[str] | None = None, description:
         >>> from t9k import em
         >>> artifact = em.create_artifact(name="tensorboard_logs")
     """
+    import json
+
     check_name(name)
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels or []):
         raise InvalidInputError("labels must be a sequence of strings")
@@ -190,9 +190,10 @@ def create_artifact(name: str, labels: Sequence[str] | None = None, description:
     artifact = Artifact(metadata)
     with translated():
         _engine.create_artifact(local)
-    temporary = Path(local, METADATA).with_suffix(".tmp")
-    temporary.write_text(json.dumps(artifact._metadata(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(Path(local, METADATA))
+    temporary = os.path.join(local, ".artifact", "metadata.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(artifact._metadata(), indent=1, ensure_ascii=False) + "\n")
+    os.replace(temporary, os.path.join(local, METADATA))
     return artifact
 
 
@@ -208,9 +209,11 @@ def load_artifact(path: str) -> Artifact:
         NotFoundError: There is none at that path; it is a RuntimeError too.
         InvalidInputError: Its metadata cannot be read.
     """
-    metadata_path = Path(path, METADATA)
+    import json
+
+    metadata_path = os.path.join(path, METADATA)
     try:
-        with metadata_path.open("rb") as file:
+        with open(metadata_path, "rb") as file:
             text = file.read(MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"no artifact at {path!r}") from None

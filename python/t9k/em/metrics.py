@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import math
 import os
 import re
@@ -325,6 +324,8 @@ def _decode_lines(data: bytes, points: list[dict[str, dict[str, Any]]]) -> int:
 
 
 def _decode(text: bytes) -> Any:
+    import json
+
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

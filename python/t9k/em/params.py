@@ -7,16 +7,18 @@ string keys. What is read back from a file therefore equals what was set.
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import datetime
 import enum
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from t9k.em.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import argparse
+    import datetime
 
 MAX_DEPTH = 64
 """Nesting beyond this is refused; it is a cycle or a mistake, not a setting."""
@@ -27,6 +29,23 @@ _SLOTS = frozenset({"_upload", "_values", "_lock"})
 def _type_name(value: object) -> str:
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_of(value: object, module: str, name: str) -> bool:
+    """Is it an instance of a class of a module? Nothing is, before somebody has imported the module."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return kind is not None and isinstance(value, kind)
+
+
+def _is_dataclass(value: object) -> bool:
+    return hasattr(type(value), "__dataclass_fields__")
+
+
+def _fields(value: object) -> dict[str, Any]:
+    # Not asdict: it would deep-copy fields before they can be refused by name.
+    from dataclasses import fields
+
+    return {field.name: getattr(value, field.name) for field in fields(cast(Any, value))}
 
 
 def _is_dtype(value: object) -> bool:
@@ -82,8 +101,8 @@ def _convert(value: object, key: str, depth: int) -> Any:
         return _text(str(value), key)
     if isinstance(value, os.PathLike):
         return _text(os.fsdecode(value), key)
-    if isinstance(value, datetime.date):  # includes datetime
-        return value.isoformat()
+    if _is_of(value, "datetime", "date"):  # includes datetime
+        return cast("datetime.date", value).isoformat()
     if _is_dtype(value):
         name = getattr(value, "name", None)
         return name if isinstance(name, str) else str(value).rpartition(".")[2]
@@ -91,11 +110,9 @@ def _convert(value: object, key: str, depth: int) -> Any:
         return _convert_mapping(value.to_dict(), key, depth)
     if isinstance(value, Mapping):
         return _convert_mapping(value, key, depth)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        # Not asdict: it would deep-copy fields before they can be refused by name.
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _convert_mapping(fields, key, depth)
-    if isinstance(value, argparse.Namespace):
+    if _is_dataclass(value):
+        return _convert_mapping(_fields(value), key, depth)
+    if _is_of(value, "argparse", "Namespace"):
         return _convert_mapping(vars(value), key, depth)
     if isinstance(value, tuple | list):
         return [_convert(item, f"{key}[{index}]", depth + 1) for index, item in enumerate(value)]
@@ -290,10 +307,10 @@ class Params(MutableMapping[str, Any]):
 
 
 def _mapping(value: object) -> dict[str, Any]:
-    if isinstance(value, argparse.Namespace):
+    if _is_of(value, "argparse", "Namespace"):
         value = vars(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif _is_dataclass(value):
+        value = _fields(value)
     if not isinstance(value, Mapping):
         raise InvalidInputError(f"hyperparameters must be a dict, not {_type_name(value)}")
     return _convert_mapping(value, "", 0)
