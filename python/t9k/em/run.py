@@ -27,6 +27,7 @@ _INDEX = {
     "git": "git.yaml",
     "log": "stdout.log",
 }
+_FILES = ("metadata.yaml", "hyperparameters.yaml", "platform.yaml", "git.yaml", "index.yaml")
 _ALTERNATIVE_NAME = re.compile(r"_\d{6}_\d{6}_[a-z0-9]{6}$")
 
 
@@ -65,6 +66,8 @@ class Run:
         self._lock = threading.RLock()
         self._writers: dict[str, MetricsWriter] = {}
         self._lost_lines = 0
+        self._owed: set[str] = set()  # files that a full disk keeps from being written
+        self._is_warned = False
         self._is_guest = False
         self._snapshot: Snapshot | None = None
         self._monitor: Monitor | None = None
@@ -148,23 +151,21 @@ class Run:
         line = encode_line(metrics, step, epoch, _now())
         if os.getpid() != self._pid:
             return
-        self._resume()
-        if self.status != "Running":
-            raise InvalidInputError(f"run {self.alternative_name!r} is {self.status}; load_run continues it")
-        if not self.local:
-            at: dict[str, Any] = {"step": step} if epoch is None else {"step": step, "epoch": epoch}
-            with self._lock:
-                self._metrics.setdefault(kind, []).append({"metrics": dict(metrics), "at": at})
-            return
         try:
-            writer = self._writers.get(kind) or self._open_writer(kind)
-            writer.append(line)
+            self._resume()
+            if self.status != "Running":
+                raise InvalidInputError(f"run {self.alternative_name!r} is {self.status}; load_run continues it")
+            if self.local:
+                (self._writers.get(kind) or self._open_writer(kind)).append(line)
+                return
         except StoreError as error:
             with self._lock:
                 self._lost_lines += 1
-                is_first = self._lost_lines == 1
-            if is_first:
-                warnings.warn(f"{error}; training goes on without this record", RuntimeWarning, stacklevel=2)
+            self._warn_once(error)
+            return
+        at: dict[str, Any] = {"step": step} if epoch is None else {"step": step, "epoch": epoch}
+        with self._lock:
+            self._metrics.setdefault(kind, []).append({"metrics": dict(metrics), "at": at})
 
     def finish(self, *args: Any, **kwargs: Any) -> None:
         """Marks the run Complete; again, or in a forked child, it does nothing.
@@ -231,21 +232,45 @@ class Run:
                 self._start()
 
     def _write_hparams(self) -> None:
-        self._resume()
-        self._write("hyperparameters.yaml", self.hparams.to_dict())
+        try:
+            self._resume()
+        except StoreError as error:
+            self._warn_once(error)
+        self._save("hyperparameters.yaml")
+
+    def _content(self, name: str) -> Mapping[str, Any]:
+        if name == "metadata.yaml":
+            return self._metadata()
+        if name == "hyperparameters.yaml":
+            return self.hparams.to_dict()
+        if name == "index.yaml":
+            files = sorted(file for file in os.listdir(os.path.join(self.local, "metrics")) if file.endswith(".yaml"))
+            return {**_INDEX, "metrics": {file.removesuffix(".yaml"): f"metrics/{file}" for file in files}}
+        return self.platform if name == "platform.yaml" else self.git
 
     def _write_all(self) -> None:
-        self._write("metadata.yaml", self._metadata())
-        self._write_hparams()
-        self._write("platform.yaml", self.platform)
-        self._write("git.yaml", self.git)
-        self._write_index()
+        for name in _FILES:
+            self._write(name, self._content(name))
 
-    def _write_index(self) -> None:
-        folder = os.path.join(self.local, "metrics")
-        files = sorted(name for name in os.listdir(folder) if name.endswith(".yaml"))
-        metrics = {name.removesuffix(".yaml"): f"metrics/{name}" for name in files}
-        self._write("index.yaml", {**_INDEX, "metrics": metrics})
+    def _save(self, name: str) -> None:
+        """Writes a file while training goes on: a full disk warns once, and the file is written later."""
+        with self._lock:
+            try:
+                self._write(name, self._content(name))
+                self._owed.discard(name)
+            except (StoreError, OSError) as error:
+                self._owed.add(name)
+                self._warn_once(error)
+
+    def _save_owed(self) -> None:
+        for name in sorted(self._owed):
+            self._save(name)
+
+    def _warn_once(self, error: Exception) -> None:
+        with self._lock:
+            is_first, self._is_warned = not self._is_warned, True
+        if is_first:
+            warnings.warn(f"{error}; training goes on without this record", RuntimeWarning, stacklevel=4)
 
     def _metrics_path(self, kind: str) -> str:
         return os.path.join(self.local, "metrics", f"{kind}.yaml")
@@ -254,7 +279,7 @@ class Run:
         with self._lock:
             if kind not in self._writers:
                 self._writers[kind] = MetricsWriter(self._metrics_path(kind))
-                self._write_index()
+                self._save("index.yaml")
             return self._writers[kind]
 
     def _mark(self, side: str, resource: Any) -> None:
@@ -270,7 +295,7 @@ class Run:
         with self._lock:
             if mark not in self.associations[side]:
                 self.associations[side].append(mark)
-                self._write("metadata.yaml", self._metadata())
+                self._save("metadata.yaml")
 
     def _start(self) -> None:
         try:
@@ -280,9 +305,9 @@ class Run:
         self._process = heartbeat.identify()
         self.status, self.end_timestamp, self._error = "Running", "", ""
         self._write_all()
-        atexit.register(self._finish_at_exit)
+        atexit.register(self.finish)
         ending.watch(id(self), self._fail)
-        self._monitor = Monitor(self.local, self._log_system if system.is_wanted() else None)
+        self._monitor = Monitor(self.local, self._log_system if system.is_wanted() else None, self._save_owed)
         if output.is_wanted():
             try:
                 self._output = output.OutputCapture(os.path.join(self.local, "stdout.log"))
@@ -297,13 +322,7 @@ class Run:
     def _save_capture(self, name: str, value: Mapping[str, Any]) -> None:
         with self._lock:
             (self.platform if name == "platform" else self.git).update(value)
-            self._write(f"{name}.yaml", value)
-
-    def _finish_at_exit(self) -> None:
-        try:
-            self.finish()
-        except StoreError as error:
-            warnings.warn(str(error), RuntimeWarning, stacklevel=1)
+            self._save(f"{name}.yaml")
 
     def _fail(self, reason: str) -> None:
         if self.status == "Running" and os.getpid() == self._pid:
@@ -326,10 +345,11 @@ class Run:
             for writer in self._writers.values():
                 writer.close()
             self._writers.clear()
+            self._save_owed()
             if not self._is_guest:
-                self._write("metadata.yaml", self._metadata())
+                self._save("metadata.yaml")
         ending.unwatch(id(self))
-        atexit.unregister(self._finish_at_exit)
+        atexit.unregister(self.finish)
 
 
 def create_run(

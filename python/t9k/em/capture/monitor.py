@@ -12,16 +12,24 @@ from t9k.em.capture import heartbeat
 class Monitor:
     """A daemon thread from construction to `stop`; it raises nothing."""
 
-    def __init__(self, folder: str, log: Callable[[Mapping[str, float], int], None] | None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        log: Callable[[Mapping[str, float], int], None] | None,
+        save_owed: Callable[[], None],
+    ) -> None:
         """Starts beating.
 
         Args:
             folder: The run's directory.
             log: Called with each sample and its number; None for a heartbeat
                 alone.
+            save_owed: Called with each beat, to write what could not be
+                written before.
         """
         self._folder = folder
         self._log = log
+        self._save_owed = save_owed
         self._pid = os.getpid()
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="t9k-monitor", daemon=True).start()
@@ -43,6 +51,7 @@ class Monitor:
         while not self._stopped.wait(heartbeat.BEAT_S):
             try:
                 heartbeat.beat(self._folder)
+                self._save_owed()
                 if sampler is not None and self._log is not None:
                     self._log(sampler.sample(), step)
                     step += 1
