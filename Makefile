@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: demo test lint build
+.PHONY: demo test test-frameworks docs lint build
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -20,6 +20,15 @@ demo: build
 test: build
 	cargo test --workspace --quiet
 	$(BIN)/python -m pytest -q
+
+# Integrations against the real packages, in an environment of their own (about 1 GB).
+test-frameworks: build
+	test -d .venv-frameworks || $(PYTHON) -m venv .venv-frameworks
+	.venv-frameworks/bin/python -m pip install --quiet -r constraints-frameworks.txt
+	PYTHONPATH=python .venv-frameworks/bin/python -m pytest -q -W default tests/em/integrations
+
+docs: build
+	$(BIN)/mkdocs build --quiet --strict
 
 lint: build
 	cargo fmt --all --check
