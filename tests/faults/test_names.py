@@ -196,8 +196,8 @@ def test_a_file_that_becomes_a_link_during_the_add(artifact: em.Artifact) -> Non
     def swap() -> None:
         while not stop.is_set():
             for index in range(0, 200, 7):
-                Path("b/link").symlink_to("../outside/secret")
-                os.replace("b/link", Path("b", str(index)))
+                Path("outside/link").symlink_to("../outside/secret")
+                os.replace("outside/link", Path("b", str(index)))
                 Path("outside/new").write_text("f" * 100_000)
                 os.replace("outside/new", Path("b", str(index)))
 
@@ -215,8 +215,6 @@ def test_a_file_that_becomes_a_link_during_the_add(artifact: em.Artifact) -> Non
     finally:
         stop.set()
         swapping.join()
-    for link in Path("b").glob("link"):
-        link.unlink()
     artifact.add_dir("b")
     assert contents(artifact) == {"there/file": b"one"} | tree("b")
     assert problems(artifact) == leftovers(artifact) == []
