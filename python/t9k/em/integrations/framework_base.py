@@ -6,7 +6,6 @@ import importlib
 import types
 from typing import Any
 
-
 _made: dict[type, type] = {}
 
 
