@@ -17,9 +17,12 @@ import os
 import re
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
+
+if TYPE_CHECKING:
+    from t9k.em.points import Points
 
 TYPE_ALIASES = {
     "train": "train",
@@ -242,7 +245,7 @@ class MetricsWriter:
 class MetricsRead(NamedTuple):
     """What a metrics file holds, and what of it was unreadable."""
 
-    points: list[dict[str, dict[str, Any]]]
+    points: Points
     damaged_lines: int
     torn_bytes: int
 
@@ -257,7 +260,9 @@ def read_metrics(path: str) -> MetricsRead:
         NotFoundError: There is no such file.
         StoreError: The file cannot be read, or is larger than `MAX_FILE_BYTES`.
     """
-    points: list[dict[str, dict[str, Any]]] = []
+    from t9k.em.points import Points
+
+    points = Points()
     damaged_lines = 0
     rest = b""
     try:
@@ -305,21 +310,30 @@ def repair_torn_line(path: str) -> int:
         raise StoreError(f"cannot repair the metrics file {path}: {error.strerror}") from error
 
 
-def _decode_lines(data: bytes, points: list[dict[str, dict[str, Any]]]) -> int:
+def _decode_lines(data: bytes, points: Points) -> int:
     """Appends the points of whole lines, and returns how many were damaged."""
-    data = _NON_FINITE.sub(lambda match: match[1] + _JSON_NAMES[match[2]], data)
+    from t9k.em.points import decode_block
+
     # One call of the JSON parser for many lines; a line at a time is for damaged blocks.
+    for _ in range(2):
+        first = _decode(data[2 : data.index(b"\n")]) if data.startswith(b"- ") else None
+        if _is_point(first) and (block := decode_block(data, first)) is not None:
+            points.add(block)
+            return 0
+        data = _NON_FINITE.sub(lambda match: match[1] + _JSON_NAMES[match[2]], data)
     whole = _decode(b"[" + data[2:-1].replace(b"\n- ", b",") + b"]") if data.startswith(b"- ") else None
     if isinstance(whole, list) and len(whole) == data.count(b"\n") and all(map(_is_point, whole)):
-        points.extend(whole)
+        points.add(whole)
         return 0
     damaged_lines = 0
+    found = []
     for line in data.split(b"\n"):
         point = _decode(line[2:]) if line.startswith(b"- ") else None
         if _is_point(point):
-            points.append(point)
+            found.append(point)
         else:
             damaged_lines += bool(line.strip())
+    points.add(found)
     return damaged_lines
 
 
