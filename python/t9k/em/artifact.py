@@ -134,6 +134,19 @@ class Artifact:
             raise InvalidInputError(f"artifact {self.name!r} has no local directory", hint="use em.create_artifact")
         return self.local
 
+    def _repr_html_(self) -> str:
+        from itertools import islice
+
+        from t9k.em.notebook import MAX_ROWS, table
+
+        entries = self._entries()
+        known = {"labels": ", ".join(self.labels), "description": self.description, "local": self.local}
+        rows: list[tuple[str, object]] = [(key, value) for key, value in known.items() if value]
+        rows += [("entries", len(entries)), ("size_bytes", sum(entry.get("size") or 0 for entry in entries.values()))]
+        for path, entry in islice(sorted(entries.items()), MAX_ROWS):
+            rows.append((path, entry.get("uri") or entry.get("size") or entry.get("type") or ""))
+        return table(f"Artifact {self.alternative_name or self.name}", rows)
+
     def __repr__(self) -> str:
         return f"Artifact(name={self.name!r}, local={self.local!r})"
 

@@ -244,6 +244,11 @@ class Params(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         return f"Params({self._values!r})"
 
+    def _repr_html_(self) -> str:
+        from t9k.em.notebook import flatten, table
+
+        return table("Params", flatten(self.to_dict()))
+
     def to_dict(self) -> dict[str, Any]:
         """Returns a copy that shares nothing with this object."""
         with self._lock:

@@ -210,6 +210,27 @@ class Run:
         """
         raise TransferError(f"cannot upload run {self.alternative_name!r}: not logged in to a server")
 
+    def __repr__(self) -> str:
+        return f"<Run {self.alternative_name!r}: {self.status}, {self.local or 'in memory'}>"
+
+    def _repr_html_(self) -> str:
+        from t9k.em.notebook import flatten, table
+
+        known = {
+            "status": self.status,
+            "started": self.start_timestamp,
+            "ended": self.end_timestamp,
+            "labels": ", ".join(self.labels),
+            "description": self.description,
+            "local": self.local,
+        }
+        rows: list[tuple[str, object]] = [(key, value) for key, value in known.items() if value]
+        rows += flatten(self.hparams.to_dict(), "hparams.")
+        for kind, points in self.metrics.items():
+            if len(points):
+                rows += [(f"{kind}.{name}", value) for name, value in points[-1]["metrics"].items()]
+        return table(f"Run {self.alternative_name}", rows)
+
     def __enter__(self) -> Run:
         return self
 
