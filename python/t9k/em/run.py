@@ -348,12 +348,12 @@ class Run:
         self._write_all()
         atexit.register(self.finish)
         ending.watch(id(self), self._fail)
-        self._monitor = Monitor(self.local, self._log_system if system.is_wanted() else None, self._save_owed)
         if output.is_wanted():
             try:
                 self._output = output.OutputCapture(os.path.join(self.local, "stdout.log"))
             except OSError as error:
                 warnings.warn(f"the output is not captured: {error}", RuntimeWarning, stacklevel=3)
+        self._monitor = Monitor(self.local, self._log_system if system.is_wanted() else None, self._save_owed)
 
     def _log_system(self, values: Mapping[str, float], step: int) -> None:
         line = encode_line(values, step, None, _now())

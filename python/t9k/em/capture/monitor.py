@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from t9k.em.capture import heartbeat
+from t9k.em.capture.snapshot import DELAY_S
 
 
 class Monitor:
@@ -40,6 +41,8 @@ class Monitor:
             self._stopped.set()
 
     def _run(self) -> None:
+        if self._stopped.wait(DELAY_S):
+            return
         # A thread's edge: a full disk or a strange /proc must not reach the script.
         try:
             from t9k.em.capture.system import SystemSampler

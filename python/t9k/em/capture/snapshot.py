@@ -8,6 +8,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+DELAY_S = 0.05
+"""Collecting begins this much later: `create_run` returns before another thread wants the interpreter."""
+
 WAIT_S = 2.0
 """How long the end of a run waits for a collection that is still under way."""
 
@@ -25,6 +28,7 @@ class Snapshot:
         """
         self._save = save
         self._pid = os.getpid()
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._collect, name="t9k-capture", daemon=True)
         try:
             self._thread.start()
@@ -34,9 +38,11 @@ class Snapshot:
     def wait(self, timeout_s: float = WAIT_S) -> None:
         """Waits until all is written, or the time is over."""
         if os.getpid() == self._pid and threading.current_thread() is not self._thread:
+            self._hurry.set()
             self._thread.join(timeout_s)
 
     def _collect(self) -> None:
+        self._hurry.wait(DELAY_S)
         # A thread's edge: no failure of a collector may reach the script.
         for name, read in (("platform", _read_platform), ("git", _read_git)):
             try:
