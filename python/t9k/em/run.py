@@ -428,6 +428,12 @@ def create_run(
 ) -> Run:
     """Creates and initializes a new Run under EM_RUN_PARENT_DIR (default .em/runs).
 
+    Platform, git state and packages are collected after this has returned.
+    Output goes to ``stdout.log`` too, unless EM_CAPTURE is 0, up to
+    EM_CAPTURE_MAX_BYTES (64 MiB). The machine's use is logged each 10 s as
+    type ``system``, unless EM_SYSTEM_METRICS is 0. An uncaught exception or
+    SIGTERM marks the Run Failed; a process that goes away leaves it Crashed.
+
     Args:
         config_path: Local path of the Run config file, whose values take
             precedence over the arguments.

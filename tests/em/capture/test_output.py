@@ -177,6 +177,37 @@ def test_terminal_stays_a_terminal_with_its_size(parent: Path) -> None:
     assert _log(parent) == "True True 111\n"
 
 
+def test_capture_inside_pytests_own_capture(
+    parent: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from t9k.em.run import create_run
+
+    monkeypatch.setenv("EM_RUN_PARENT_DIR", str(parent))
+    monkeypatch.setenv("EM_CAPTURE", "1")
+    run = create_run()
+    print("printed")
+    os.write(1, b"written\n")
+    subprocess.run(["echo", "child"], check=True)
+    run.finish()
+    print("after")
+    assert sorted(capfd.readouterr().out.split()) == ["after", "child", "printed", "written"]
+    assert sorted(_log(parent).split()) == ["child", "written"]  # pytest's own sys.stdout has no descriptor 1
+
+
+def test_descriptor_redirected_by_somebody_else_stays_theirs(parent: Path) -> None:
+    done = _script(
+        parent, "os.dup2(os.open(os.environ['EM_RUN_PARENT_DIR'] + '.txt', 65), 1)\nr.finish(); print('x')\n"
+    )
+    assert done.stdout == ""
+    assert Path(f"{parent}.txt").read_text() == "x\n"
+
+
+def test_two_runs_at_once_end_in_any_order(parent: Path) -> None:
+    done = _script(parent, "print('a')\nq = create_run()\nprint('b')\nr.finish()\nprint('c')\nq.finish()\nprint('d')\n")
+    assert done.stdout.split() == ["a", "b", "c", "d"]
+    assert sorted(path.joinpath("stdout.log").read_text() for path in parent.iterdir()) == ["a\nb\nc\n", "b\nc\n"]
+
+
 def test_notebook_streams_are_logged_and_still_shown(parent: Path) -> None:
     done = subprocess.run(
         [

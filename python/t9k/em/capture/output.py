@@ -13,7 +13,8 @@ the log ends.
 
 Not preserved: a terminal's name and its foreground process group
 (``os.ttyname(1)``, ``os.tcgetpgrp(1)``), and a reader of the original that
-goes away (``script | head``) does not end the script. Two originals that are
+goes away (``script | head``) does not end the script. What a replaced
+``sys.stdout`` keeps from the descriptors is logged for notebooks only. Two originals that are
 different files may be interleaved in the log in another order.
 """
 
@@ -90,6 +91,9 @@ def _flush() -> None:
             ctypes.CDLL(None).fflush(None)
 
 
+_active: list[OutputCapture] = []
+
+
 class OutputCapture:
     """One log of this process's output, from construction to `stop`.
 
@@ -129,6 +133,7 @@ class OutputCapture:
         self._set_line_buffering()
         self._watcher = threading.Thread(target=self._watch, args=(pid, alive), name="t9k-output", daemon=True)
         self._watcher.start()
+        _active.append(self)
 
     def _open(self, undo: contextlib.ExitStack) -> dict[int, int]:
         """Makes a channel for each stream that is open; one for both if they go to the same place."""
@@ -195,6 +200,9 @@ class OutputCapture:
         _flush()
         self._is_stopped = True
         self._restore()
+        _active.remove(self)
+        for later in _active:
+            later._lean_on(self)
         for action in self._undo:
             with contextlib.suppress(OSError, ValueError):
                 action()
@@ -206,6 +214,13 @@ class OutputCapture:
             with contextlib.suppress(OSError):
                 if _identity(fd) == self._ours[fd]:  # else somebody has redirected it since
                     os.dup2(saved, fd)
+
+    def _lean_on(self, ended: OutputCapture) -> None:
+        # A run that began inside another one outlives it: its end must not go back into the other's pipe.
+        for fd, saved in self._saved.items():
+            with contextlib.suppress(OSError, KeyError):
+                if _identity(saved) == ended._ours[fd]:
+                    os.dup2(ended._saved[fd], saved, inheritable=False)
 
     def _watch(self, pid: int, alive: int) -> None:
         with contextlib.suppress(ChildProcessError):
