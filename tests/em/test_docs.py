@@ -1,0 +1,80 @@
+"""Every block of the README and the docs, and every example, runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from t9k.em.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted(path for path in (ROOT / "docs" / "examples").glob("*.py") if path.name != "demo.py")
+EM = [sys.executable, "-c", "from t9k.em.cli import main; main()"]
+
+
+def _blocks(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"^```(python|sh)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def _missing(code: str) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return {name for name in names if importlib.util.find_spec(name) is None}
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "model.bin").write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_of_page_run(page: Path, workdir: Path) -> None:
+    space: dict[str, Any] = {"__name__": "docs"}
+    missing: set[str] = set()
+    for language, text in _blocks(page):
+        if language == "sh":
+            for line in text.splitlines():
+                if line.startswith("em "):
+                    subprocess.run([*EM, *shlex.split(line, comments=True)[1:]], check=True, timeout=60)
+        elif absent := _missing(text):
+            missing |= absent  # make test-frameworks has them
+        else:
+            with warnings.catch_warnings():
+                if "t9k.em.integrations" in text or "keras" in text:
+                    warnings.simplefilter("ignore")  # the frameworks' own
+                exec(compile(text, str(page), "exec"), space)
+    for value in space.values():
+        if isinstance(value, Run):
+            value.finish()
+    assert missing <= {"keras", "torch", "xgboost", "lightgbm", "sklearn", "optuna"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_example_leaves_one_complete_run(example: Path, workdir: Path) -> None:
+    if absent := _missing(example.read_text(encoding="utf-8")):
+        pytest.skip(f"needs {', '.join(sorted(absent))}")
+    env = {name: value for name, value in os.environ.items() if name != "RANK"}
+    done = subprocess.run(
+        [sys.executable, str(example)], check=False, capture_output=True, text=True, timeout=300, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    (folder,) = (workdir / ".em" / "runs").iterdir()
+    assert "status: Complete" in (folder / "metadata.yaml").read_text()
