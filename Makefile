@@ -25,7 +25,7 @@ test: build
 test-frameworks: build
 	test -d .venv-frameworks || $(PYTHON) -m venv .venv-frameworks
 	.venv-frameworks/bin/python -m pip install --quiet -r constraints-frameworks.txt
-	PYTHONPATH=python .venv-frameworks/bin/python -m pytest -q -W default tests/em/integrations tests/em/test_docs.py
+	PYTHONPATH=$(CURDIR)/python .venv-frameworks/bin/python -m pytest -q -W default tests/em/integrations tests/em/test_docs.py
 
 docs: build
 	$(BIN)/mkdocs build --quiet --strict
