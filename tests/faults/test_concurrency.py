@@ -2,6 +2,7 @@
 
 import mmap
 import random
+import shutil
 from pathlib import Path
 
 from blake3 import blake3
@@ -139,3 +140,19 @@ def test_loading_never_undoes_a_running_add() -> None:
     ended = loader.join()
     assert ended.ok, ended.message
     assert contents(artifact) == expected
+
+
+def test_gc_beside_gc() -> None:
+    """Each object is deleted by one of them, and neither fails for what the other did."""
+    for _ in range(5):
+        Path("many").mkdir(exist_ok=True)
+        for index in range(300):
+            Path("many", str(index)).write_bytes(random.randbytes(50))
+        lost, kept = em.create_artifact("lost"), em.create_artifact("kept")
+        lost.add_dir("many")
+        kept.add_file("many/1", "kept")
+        shutil.rmtree(lost.local)
+        together([Child(lambda: _engine.gc(".em/store", 0, False)) for _ in range(3)])
+        _engine.gc(".em/store", 0, False)
+        assert len([*Path(".em/store/objects").glob("??/*")]) == len(list(Path(".em/artifacts").iterdir()))
+        assert problems(kept) == problems() == leftovers(kept) == []

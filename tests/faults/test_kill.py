@@ -11,7 +11,7 @@ import pytest
 from t9k import em
 from t9k.em import _engine
 
-from .conftest import CALLS, POINTS, Child, check_after, contents, points, traced, tree
+from .conftest import CALLS, POINTS, Child, check_after, contents, leftovers, points, problems, traced, tree
 
 
 def small_sources() -> None:
@@ -130,3 +130,34 @@ def _engine_owner(pid: int) -> str:
     """As the engine names the owner of a lease: host, boot, process, its start."""
     started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return f"{os.uname().nodename} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {pid} {started}"
+
+
+@pytest.mark.usefixtures("strace")
+def test_gc_killed_at_every_write() -> None:
+    """What is live comes back, what is not goes away, with the next gc."""
+    small_sources()
+    artifact = em.create_artifact("x")
+    artifact.add_dir("a")
+    lost = em.create_artifact("lost")
+    lost.add_dir("b")
+    shutil.rmtree(lost.local)
+    before = contents(artifact)
+    original = Path("original")
+    shutil.move(".em", original)
+
+    def gc() -> None:
+        _engine.gc(".em/store", 0, False)
+
+    fresh(original)
+    every = list(points(traced(gc, f"--trace={CALLS}").log))
+    assert len(every) > 5
+    for call, when in every:
+        fresh(original)
+        ended = traced(gc, f"--trace={call}", f"--inject={call}:signal=KILL:when={when}")
+        assert ended.signal == 9, (call, when)
+        assert contents(em.load_artifact(artifact.local)) == before
+        # Bytes that were condemned are live again, or are stored anew.
+        artifact.add_dir("b")
+        gc()
+        assert contents(artifact) == before | tree("b")
+        assert problems(artifact) == problems() == leftovers(artifact) == [], (call, when)

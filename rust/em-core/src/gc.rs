@@ -11,7 +11,7 @@
 
 use std::{
     collections::HashSet,
-    fs,
+    fs::{self, Metadata},
     io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -88,10 +88,10 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
     let now = file_system_time(store)?;
     let live = mark(store)?;
     let condemned = unreachable(store, &live, progress)?;
-    let count = |done: &mut Reclaimed, path: &Path| {
-        let metadata = fs::symlink_metadata(path).map_err(|e| Error::io("stat", path, e))?;
-        done.unreachable_objects += 1;
-        done.unreachable_bytes += metadata.len();
+    let count = |done: &mut Reclaimed, path: &Path| -> Result<Option<Metadata>> {
+        let metadata = found(fs::symlink_metadata(path)).map_err(|e| Error::io("stat", path, e))?;
+        done.unreachable_objects += u64::from(metadata.is_some());
+        done.unreachable_bytes += metadata.as_ref().map_or(0, Metadata::len);
         Ok(metadata)
     };
     if dry_run {
@@ -108,25 +108,31 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
         for (digest, path) in &condemned {
             let target = batch.join(digest.to_string());
-            fs::rename(path, &target).map_err(|e| Error::io("condemn", path, e))?;
+            found(fs::rename(path, &target)).map_err(|e| Error::io("condemn", path, e))?;
         }
     }
+    // Listed first: another `gc` may condemn more meanwhile, which the leases and manifests below say nothing of.
+    let batches = batches(store)?;
     let leased = leased(store, now)?;
     let live = mark(store)?;
-    for (batch, objects) in batches(store)? {
-        let condemned_at = fs::metadata(&batch).and_then(|m| m.modified()).map_err(|e| Error::io("stat", &batch, e))?;
+    for (batch, objects) in batches {
+        let condemned_at = found(fs::metadata(&batch).and_then(|m| m.modified()));
+        let Some(condemned_at) = condemned_at.map_err(|e| Error::io("stat", &batch, e))? else { continue };
         let due = age(now, condemned_at) >= grace;
         for (digest, path) in objects {
             progress.check()?;
-            let metadata = count(&mut done, &path)?;
+            let Some(metadata) = count(&mut done, &path)? else { continue };
             if leased || live.contains(&digest) {
                 restore(store, digest, &path)?;
             } else if due {
-                // The table goes before the bytes it describes.
-                remove(&store.root().join("chunks").join(relative_path(digest)))?;
-                remove(&path)?;
-                done.deleted_objects += 1;
-                done.freed_bytes += if metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 };
+                // The table goes before the bytes it describes, unless they have been stored anew.
+                if !store.object_path(digest).exists() {
+                    remove(&store.root().join("chunks").join(relative_path(digest)))?;
+                }
+                if remove(&path)? {
+                    done.deleted_objects += 1;
+                    done.freed_bytes += if metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 };
+                }
             }
         }
         let _ = fs::remove_dir(&batch);
@@ -211,7 +217,9 @@ fn batches(store: &Store) -> Result<Vec<Batch>> {
         if !name.starts_with("gc-") {
             continue;
         }
-        let objects = list(&batch)?.into_iter().filter_map(|path| {
+        // Another `gc` may be done with it.
+        let Ok(paths) = list(&batch) else { continue };
+        let objects = paths.into_iter().filter_map(|path| {
             let digest = path.file_name()?.to_str()?.parse().ok()?;
             Some((digest, path))
         });
@@ -238,9 +246,10 @@ fn leased(store: &Store, now: SystemTime) -> Result<bool> {
 /// Back to where it was, unless it has been stored anew.
 fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
     match fs::hard_link(path, store.object_path(digest)) {
-        Ok(()) => remove(path),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => remove(path),
-        Err(error) => Err(Error::io("restore", path, error)),
+        // Gone: another `gc` has restored it.
+        Err(error) if error.kind() == ErrorKind::NotFound && !path.exists() => Ok(()),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::io("restore", path, error)),
+        _ => remove(path).map(drop),
     }
 }
 
@@ -287,9 +296,16 @@ fn age(now: SystemTime, time: SystemTime) -> Duration {
     now.duration_since(time).unwrap_or_default()
 }
 
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-        _ => Ok(()),
+/// Whether it was there and is removed.
+fn remove(path: &Path) -> Result<bool> {
+    found(fs::remove_file(path)).map(|removed| removed.is_some()).map_err(|e| Error::io("remove", path, e))
+}
+
+/// `None` for what is not there: another `gc` may take everything away first.
+fn found<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
