@@ -8,7 +8,6 @@ from pathlib import Path
 import blake3
 import pytest
 from t9k import em
-from t9k.em.cli import main
 from t9k.em.errors import InvalidInputError, NotFoundError, TransferError
 
 
@@ -86,22 +85,3 @@ def test_import_is_light() -> None:
     script = "import sys\nfrom t9k import em\nprint({'requests', 'numpy', 'click', 'tqdm'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
-
-
-def test_cli_adds_lists_verifies_and_reports_damage(capsys: pytest.CaptureFixture[str]) -> None:
-    def call(*args: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as exit_info:
-            main(args)
-        return int(exit_info.value.code or 0), capsys.readouterr().out
-
-    code, local = call("add", "a", "--name", "x")
-    assert code == 0
-    assert "a/1.txt" in call("ls", local.strip())[1]
-    assert call("verify") == (0, f"2 files, {(3 << 20) + 3} bytes, 0 problems\n")
-    digest = call("hash", "a/1.txt")[1].split()[0]
-    damaged = Path(".em/store/objects", digest[:2], digest[2:])
-    damaged.chmod(0o644)
-    damaged.write_text("two")
-    code, report = call("verify", local.strip())
-    assert code == 1
-    assert "damaged" in report

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from t9k.em.integrations.rank import RANK_VARIABLES
 from t9k.em.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,8 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "model.bin").write_bytes(b"weights")
     monkeypatch.chdir(tmp_path)
+    for name in [*RANK_VARIABLES, *(name for name in os.environ if name.startswith("EM_"))]:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     return tmp_path
 
@@ -71,10 +74,7 @@ def test_blocks_of_page_run(page: Path, workdir: Path) -> None:
 def test_example_leaves_one_complete_run(example: Path, workdir: Path) -> None:
     if absent := _missing(example.read_text(encoding="utf-8")):
         pytest.skip(f"needs {', '.join(sorted(absent))}")
-    env = {name: value for name, value in os.environ.items() if name != "RANK"}
-    done = subprocess.run(
-        [sys.executable, str(example)], check=False, capture_output=True, text=True, timeout=300, env=env
-    )
+    done = subprocess.run([sys.executable, str(example)], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     (folder,) = (workdir / ".em" / "runs").iterdir()
     assert "status: Complete" in (folder / "metadata.yaml").read_text()

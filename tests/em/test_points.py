@@ -99,7 +99,7 @@ def test_regular_file_is_read_in_columns_and_sequence_works(path: Path) -> None:
     assert "a, b" in repr(points)
 
 
-def test_million_points_stay_small(path: Path) -> None:
+def test_points_in_columns_stay_small(path: Path) -> None:
     import tracemalloc
 
     line = [encode_line({"loss": 1 / (i + 1)}, i, 0, STAMP) for i in range(1000)]

@@ -1,6 +1,7 @@
 """The Rust engine. See `rust/em-core` for how it works."""
 
 from collections.abc import Callable
+from typing import Any
 
 _Progress = Callable[[int, int, int, int], object] | None
 
@@ -40,6 +41,12 @@ def verify(
 
 def gc(store: str, older_than_s: int, dry_run: bool, progress: _Progress = None) -> dict[str, int]:
     """Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago."""
+
+def diff(store: str, first: str, second: str) -> dict[str, Any]:
+    """Compare two artifacts: paths added, removed and changed, and the bytes of chunks they share."""
+
+def usage(artifact_dirs: list[str]) -> list[tuple[int, int, int]]:
+    """Apparent, stored and unique bytes of each artifact, then of all together."""
 
 def hash_file(path: str, progress: _Progress = None) -> str:
     """BLAKE3 digest of a file, the value that `b3sum` prints."""

@@ -60,7 +60,7 @@ def list_(artifact: str | None, as_json: bool) -> None:
     from t9k.em.artifact import artifact_parent_dir
 
     if artifact is not None:
-        objects = em.load_artifact(artifact).objects
+        objects = em.load_artifact(_directory(artifact)).objects
         lines = [f"{entry.get('size', '-'):>14}  {entry['path']}" for entry in objects]
         click.echo(json.dumps(objects) if as_json else "\n".join(lines))
         return
@@ -76,7 +76,7 @@ def show(artifact: str) -> None:
     from t9k import em
     from t9k.em import _engine
 
-    loaded = em.load_artifact(artifact)
+    loaded = em.load_artifact(_directory(artifact))
     click.echo(json.dumps(loaded.to_dict()["metadata"] | {"digest": _engine.manifest_digest(loaded.local)}, indent=1))
 
 
@@ -91,7 +91,7 @@ def verify(artifact: str | None, as_json: bool) -> None:
     from t9k.em.progress import Progress
 
     with translated(), Progress("verify") as progress:
-        report: dict[str, Any] = _engine.verify(store_dir(), artifact, progress)
+        report: dict[str, Any] = _engine.verify(store_dir(), _directory(artifact) if artifact else None, progress)
     if as_json:
         click.echo(json.dumps(report))
     else:
@@ -99,6 +99,131 @@ def verify(artifact: str | None, as_json: bool) -> None:
             click.echo(f"{problem['kind']}: {problem['path']}")
         click.echo(f"{report['objects']} files, {report['bytes']} bytes, {len(report['problems'])} problems")
     sys.exit(1 if report["problems"] else 0)
+
+
+def _size(size_bytes: int) -> str:
+    """A size as people read it: three digits and a binary unit."""
+    size, unit = float(size_bytes), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _directory(artifact: str) -> str:
+    """A directory as given, or that of an alternative name in the parent directory."""
+    from t9k.em.artifact import artifact_parent_dir
+
+    below = os.path.join(artifact_parent_dir(), artifact)
+    return below if not os.path.isdir(artifact) and os.path.isdir(below) else artifact
+
+
+AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _age_s(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    """Seconds of an age such as 30s, 10m, 1h or 7d."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in AGE_UNITS or not number.isdecimal() or len(number) > 9:
+        raise click.BadParameter(f"{text!r} is not an age such as 30s, 10m, 1h or 7d")
+    return int(number) * AGE_UNITS[unit]
+
+
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be reclaimed.")
+@click.option(
+    "--older-than",
+    "older_than_s",
+    default="1h",
+    show_default=True,
+    callback=_age_s,
+    help="Delete what nothing has reached for this long; 0s at once, when no other host uses the store.",
+)
+@json_option
+def gc(dry_run: bool, older_than_s: int, as_json: bool) -> None:
+    """Reclaim objects that no artifact reaches.
+
+    Unreachable objects are set aside at first, and deleted by a later run once they are old enough.
+
+    Example: em gc --dry-run
+    """
+    from t9k.em import _engine
+    from t9k.em.artifact import store_dir
+    from t9k.em.errors import translated
+
+    with translated():
+        planned = _engine.gc(store_dir(), older_than_s, True)
+    if not as_json:
+        count, size_bytes = planned["unreachable_objects"], planned["unreachable_bytes"]
+        click.echo(f"{count} objects that no artifact reaches, {size_bytes} bytes")
+    if dry_run:
+        if as_json:
+            click.echo(json.dumps(planned))
+        return
+    with translated():
+        done = _engine.gc(store_dir(), older_than_s, False)
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(f"deleted {done['deleted_objects']}, freed {done['freed_bytes']} bytes on the disk")
+    if kept := done["unreachable_objects"] - done["deleted_objects"]:
+        click.echo(f"{kept} are set aside until they are old enough, or an add is running: run `em gc` again later")
+
+
+@main.command()
+@click.argument("artifacts", nargs=-1)
+@json_option
+def du(artifacts: tuple[str, ...], as_json: bool) -> None:
+    """Show what artifacts occupy: bytes of all files, of distinct objects, and of objects no other one has.
+
+    Example: em du
+    """
+    from t9k.em import _engine
+    from t9k.em.artifact import METADATA, artifact_parent_dir
+    from t9k.em.errors import translated
+
+    directories = [_directory(artifact) for artifact in artifacts]
+    if not artifacts and os.path.isdir(parent := artifact_parent_dir()):
+        found = (os.path.join(parent, name) for name in sorted(os.listdir(parent)))
+        directories = [path for path in found if os.path.exists(os.path.join(path, METADATA))]
+    with translated():
+        sizes = _engine.usage(directories)
+    fields = ("apparent_bytes", "stored_bytes", "unique_bytes")
+    rows = [
+        {"artifact": directory} | dict(zip(fields, row, strict=True))
+        for directory, row in zip([*directories, "total"], sizes, strict=True)
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    click.echo(f"{'apparent':>12} {'stored':>12} {'unique':>12}")
+    for directory, row in zip([*directories, "total"], sizes, strict=True):
+        click.echo(" ".join(f"{_size(size):>12}" for size in row) + f"  {directory}")
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@json_option
+def diff(first: str, second: str, as_json: bool) -> None:
+    """Show what the second artifact adds (+), lacks (-) and changes (~), and how many bytes it shares.
+
+    Example: em diff checkpoints_261123_101500_a1b2c3 checkpoints_261123_111500_d4e5f6
+    """
+    from t9k.em import _engine
+    from t9k.em.artifact import store_dir
+    from t9k.em.errors import translated
+
+    with translated():
+        found = _engine.diff(store_dir(), _directory(first), _directory(second))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for sign, kind in (("+", "added"), ("-", "removed"), ("~", "changed")):
+        for path in found[kind]:
+            click.echo(f"{sign} {path}")
+    click.echo(f"{_size(found['shared_bytes'])} of {_size(found['unique_bytes'])} shared")
 
 
 @main.command("hash")

@@ -337,10 +337,10 @@ impl<'f, 's> Call<'f, 's> {
         if new {
             let object = store.new_object(Some(digest))?;
             object.file().write_all_at(buffer, 0).map_err(|e| self.write_error(&job, e))?;
-            object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
             if self.ingest.chunk_tables && job.stat.size > WHOLE_BYTES {
                 self.small_table(&job, file, buffer, digest)?;
             }
+            object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
         }
         self.ingest.cache.record(&job.stat, digest, began_ns);
         self.ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
@@ -484,11 +484,12 @@ impl<'f, 's> Call<'f, 's> {
                 return Ok(());
             }
             Some(target) if !usable => {
-                target.object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
+                // The table first: a crash in between must not leave an object that looks like one chunk.
                 if let Some(chunks) = &target.chunks {
                     chunks.writer.finish(chunks.table.file(), lock(&chunks.chain).chunks)?;
                     chunks.table.publish_table(digest)?;
                 }
+                target.object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
             }
             _ => {}
         }

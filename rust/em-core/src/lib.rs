@@ -11,6 +11,7 @@ pub mod add;
 pub mod artifact;
 pub mod cancel;
 pub mod chunk;
+pub mod diff;
 pub mod digest;
 pub mod error;
 pub mod gc;

@@ -184,6 +184,31 @@ fn gc<'py>(
     Ok(result)
 }
 
+/// Compare two artifacts: paths added, removed and changed, and the bytes of chunks they share.
+#[pyfunction]
+fn diff<'py>(py: Python<'py>, store: PathBuf, first: PathBuf, second: PathBuf) -> PyResult<Bound<'py, PyDict>> {
+    let manifest = |path: &Path| Ok(ArtifactDir::open(path)?.manifest()?.1);
+    let done = py.detach(|| em_core::diff::diff(&Store::open(&store)?, &manifest(&first)?, &manifest(&second)?));
+    let done = done.map_err(|error| to_py(py, error))?;
+    let result = PyDict::new(py);
+    result.set_item("added", done.added)?;
+    result.set_item("removed", done.removed)?;
+    result.set_item("changed", done.changed)?;
+    result.set_item("shared_bytes", done.shared_bytes)?;
+    result.set_item("unique_bytes", done.unique_bytes)?;
+    Ok(result)
+}
+
+/// Apparent, stored and unique bytes of each artifact, then of all together.
+#[pyfunction]
+fn usage(py: Python<'_>, artifact_dirs: Vec<PathBuf>) -> PyResult<Vec<(u64, u64, u64)>> {
+    let read = |path: &PathBuf| Ok(ArtifactDir::open(path)?.manifest()?.1);
+    let manifests = py.detach(|| artifact_dirs.iter().map(read).collect::<em_core::Result<Vec<_>>>());
+    let (each, total) = em_core::diff::usage(&manifests.map_err(|error| to_py(py, error))?);
+    let tuple = |usage: em_core::diff::Usage| (usage.apparent_bytes, usage.stored_bytes, usage.unique_bytes);
+    Ok(each.into_iter().chain([total]).map(tuple).collect())
+}
+
 /// BLAKE3 digest of a file, the value that `b3sum` prints.
 #[pyfunction]
 #[pyo3(signature = (path, progress=None))]
@@ -204,5 +229,7 @@ fn _engine(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(add_reference, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
     module.add_function(wrap_pyfunction!(gc, module)?)?;
+    module.add_function(wrap_pyfunction!(diff, module)?)?;
+    module.add_function(wrap_pyfunction!(usage, module)?)?;
     module.add_function(wrap_pyfunction!(hash_file, module)?)
 }

@@ -1,0 +1,96 @@
+"""The command line on real stores."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from t9k import em
+from t9k.em.cli import main
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("a").mkdir()
+    Path("a/1.txt").write_text("one")
+    Path("a/2.bin").write_bytes(os.urandom(3 << 20))
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    def call(*args: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as exit_info:
+            main(args)
+        return int(exit_info.value.code or 0), capsys.readouterr().out
+
+    return call
+
+
+def test_adds_lists_verifies_and_reports_damage(run) -> None:
+    code, local = run("add", "a", "--name", "x")
+    assert code == 0
+    assert "a/1.txt" in run("ls", local.strip())[1]
+    assert run("ls")[1].strip() == os.path.basename(local.strip())
+    assert json.loads(run("show", os.path.basename(local.strip()))[1])["name"] == "x"
+    assert run("verify") == (0, f"2 files, {(3 << 20) + 3} bytes, 0 problems\n")
+    digest = run("hash", "a/1.txt")[1].split()[0]
+    damaged = Path(".em/store/objects", digest[:2], digest[2:])
+    damaged.chmod(0o644)
+    damaged.write_text("two")
+    code, report = run("verify", local.strip())
+    assert code == 1
+    assert "damaged" in report
+
+
+def test_gc_reclaims_what_a_deleted_artifact_had(run) -> None:
+    kept, gone = em.create_artifact("kept"), em.create_artifact("gone")
+    kept.add_file("a/1.txt")
+    gone.add_dir("a")
+    shutil.rmtree(gone.local)
+    size = 3 << 20
+    assert run("gc", "--dry-run") == (0, f"1 objects that no artifact reaches, {size} bytes\n")
+    assert "1 are set aside" in run("gc")[1]
+    done = json.loads(run("gc", "--older-than", "0s", "--json")[1])
+    assert done == {"unreachable_objects": 1, "unreachable_bytes": size, "deleted_objects": 1, "freed_bytes": size}
+    assert run("verify", kept.local)[0] == 0
+    assert run("gc", "--older-than", "soon")[0] == 2
+
+
+def test_du_tells_apparent_stored_and_unique_bytes(run) -> None:
+    first, second = em.create_artifact("first"), em.create_artifact("second")
+    first.add_dir("a")
+    first.add_file("a/1.txt", "again")
+    second.add_file("a/1.txt")
+    rows = {os.path.basename(row["artifact"]): row for row in json.loads(run("du", "--json")[1])}
+    size = 3 << 20
+    sizes = {name: (row["apparent_bytes"], row["stored_bytes"], row["unique_bytes"]) for name, row in rows.items()}
+    assert sizes[first.alternative_name] == (size + 6, size + 3, size)
+    assert sizes[second.alternative_name] == (3, 3, 0)
+    assert sizes["total"] == (size + 9, size + 3, size + 3)
+    assert "3.0 MiB" in run("du")[1]
+
+
+def test_diff_tells_paths_and_shared_bytes(run) -> None:
+    first, second = em.create_artifact("first"), em.create_artifact("second")
+    first.add_dir("a")
+    first.add_file("a/1.txt", "old")
+    data = Path("a/2.bin").read_bytes()
+    Path("a/2.bin").write_bytes(data[: 1 << 20] + b"inserted" + data[1 << 20 :])
+    second.add_dir("a")
+    second.add_file("a/1.txt", "new")
+    found = json.loads(run("diff", first.local, second.local, "--json")[1])
+    assert (found["added"], found["removed"], found["changed"]) == (["new"], ["old"], ["a/2.bin"])
+    assert found["unique_bytes"] == (3 << 20) + 11
+    assert found["shared_bytes"] > 2.5 * (1 << 20)
+    assert "~ a/2.bin" in run("diff", first.local, second.local)[1]
+
+
+def test_errors_are_one_line_and_exit_1(run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["show", "nowhere"])
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err == "Error: no artifact at 'nowhere'\n"
