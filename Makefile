@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: demo test test-frameworks docs lint build
+.PHONY: bench demo test test-frameworks docs lint build
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -27,12 +27,16 @@ test-frameworks: build
 	.venv-frameworks/bin/python -m pip install --quiet -r constraints-frameworks.txt
 	PYTHONPATH=$(CURDIR)/python .venv-frameworks/bin/python -m pytest -q -W default tests/em/integrations tests/em/test_docs.py
 
+bench: build
+	$(BIN)/python benches/add.py
+	cargo run --quiet --release -p em-core --example bench_cdc
+
 docs: build
 	$(BIN)/mkdocs build --quiet --strict
 
 lint: build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --quiet -- -D warnings
-	$(BIN)/ruff check python tests docs
-	$(BIN)/ruff format --check python tests docs
+	$(BIN)/ruff check python tests docs benches
+	$(BIN)/ruff format --check python tests docs benches
 	$(BIN)/mypy

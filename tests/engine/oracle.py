@@ -1,0 +1,90 @@
+"""Readers of the store's formats written from `docs/formats.md` alone, on the `blake3` and `xxhash` packages."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import blake3
+import xxhash
+
+
+def digest(data: bytes) -> str:
+    return blake3.blake3(data).hexdigest()
+
+
+def checked(data: bytes, magic: bytes) -> bytes:
+    """The bytes after magic and version, without the trailer."""
+    body, trailer = data[:-8], data[-8:]
+    assert xxhash.xxh3_64_intdigest(body) == int.from_bytes(trailer, "little")
+    assert body[:12] == magic + struct.pack("<I", 1)
+    return body[12:]
+
+
+@dataclass
+class ChunkTable:
+    chunker: int
+    object_size: int
+    chunks: list[tuple[str, int]]
+
+
+def chunk_table(data: bytes) -> ChunkTable:
+    body = checked(data, b"EMCHUNK\0")
+    chunker, size, count = struct.unpack_from("<IQQ", body)
+    assert len(body) == 20 + 36 * count
+    records = struct.iter_unpack("<32sI", body[20:])
+    return ChunkTable(chunker, size, [(name.hex(), length) for name, length in records])
+
+
+def manifest(data: bytes) -> dict[str, dict[str, object]]:
+    body = checked(data, b"EMMANIF\0")
+    (count,) = struct.unpack_from("<Q", body)
+    at = 8
+
+    def take(layout: str) -> tuple[object, ...]:
+        nonlocal at
+        values = struct.unpack_from("<" + layout, body, at)
+        at += struct.calcsize("<" + layout)
+        return values
+
+    def text() -> str:
+        (length,) = take("H")
+        (value,) = take(f"{length}s")
+        assert isinstance(value, bytes)
+        return value.decode()
+
+    entries: dict[str, dict[str, object]] = {}
+    for _ in range(count):
+        (tag,) = take("B")
+        path = text()
+        entry: dict[str, object] = {"tag": tag}
+        if tag in (0, 1):
+            entry["size"], name = take("Q32s")
+            assert isinstance(name, bytes)
+            entry["digest"] = name.hex()
+        elif tag == 3:
+            (known,) = take("B")
+            assert isinstance(known, int)
+            entry["uri"] = text()
+            if known & 1:
+                (entry["size"],) = take("Q")
+            if known & 2:
+                entry["etag"] = text()
+            if known & 4:
+                (name,) = take("32s")
+                assert isinstance(name, bytes)
+                entry["digest"] = name.hex()
+        entries[path] = entry
+    assert at == len(body)
+    assert [path.encode() for path in entries] == sorted(path.encode() for path in entries)
+    return entries
+
+
+def seal_ns(name: str, mtime_s: int, boot: bytes) -> int:
+    value = xxhash.xxh3_64_intdigest(bytes.fromhex(name) + struct.pack("<q", mtime_s) + boot)
+    return 1 + value % 999_999_999
+
+
+def boot_id() -> bytes:
+    return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))

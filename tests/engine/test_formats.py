@@ -1,0 +1,76 @@
+"""Every file of a real store, read by an independent implementation."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+from safetensors.numpy import save_file
+from t9k import em
+from t9k.em import _engine
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> em.Artifact:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = Path("source")
+    (source / "empty").mkdir(parents=True)
+    (source / "größe.txt").write_text("small")
+    (source / "run.sh").write_text("#!/bin/sh\n")
+    (source / "run.sh").chmod(0o755)
+    (source / "noise.dat").write_bytes(os.urandom((5 << 20) + 3))
+    save_file({f"w{i}": np.full((300, 1000), i, np.float32) for i in range(4)}, source / "model.safetensors")
+    created = em.create_artifact("x")
+    created.add_dir("source", "s")
+    created.add_reference("s3://bucket/key", "ref")
+    return created
+
+
+def test_manifest_names_what_was_added(artifact: em.Artifact) -> None:
+    (path,) = Path(artifact.local, ".artifact").glob("manifest-*")
+    data = path.read_bytes()
+    assert _engine.manifest_digest(artifact.local) == oracle.digest(data)
+    entries = oracle.manifest(data)
+    assert entries["ref"] == {"tag": 3, "uri": "s3://bucket/key"}
+    assert entries["s/empty"] == {"tag": 2}
+    for name, tag in {"größe.txt": 0, "run.sh": 1, "noise.dat": 0, "model.safetensors": 0}.items():
+        content = Path("source", name).read_bytes()
+        expected = {"tag": tag, "size": len(content), "digest": oracle.digest(content)}
+        assert entries[f"s/{name}"] == expected
+    assert len(entries) == 6
+
+
+def test_objects_are_named_sealed_and_read_only(artifact: em.Artifact) -> None:
+    objects = [path for path in Path(".em/store/objects").rglob("*") if path.is_file()]
+    assert len(objects) == 4
+    for path in objects:
+        name = path.parent.name + path.name
+        stat = path.stat()
+        assert oracle.digest(path.read_bytes()) == name
+        assert stat.st_mode & 0o777 == 0o444
+        seconds, nanoseconds = divmod(stat.st_mtime_ns, 10**9)
+        assert nanoseconds == oracle.seal_ns(name, seconds, oracle.boot_id())
+
+
+def test_chunk_tables_cover_the_large_objects(artifact: em.Artifact) -> None:
+    tables = [path for path in Path(".em/store/chunks").rglob("*") if path.is_file()]
+    assert len(tables) == 2
+    for path in tables:
+        table = oracle.chunk_table(path.read_bytes())
+        data = Path(".em/store/objects", path.parent.name, path.name).read_bytes()
+        assert table.object_size == len(data)
+        at = 0
+        for name, length in table.chunks:
+            assert oracle.digest(data[at : at + length]) == name
+            at += length
+        assert at == len(data)
+        if data[8:9] == b"{":
+            header = 8 + int.from_bytes(data[:8], "little")
+            lengths = [length for _, length in table.chunks]
+            assert table.chunker == 2
+            assert lengths == [header, *([1 << 20, 1_200_000 - (1 << 20)] * 4)]
+        else:
+            assert table.chunker == 1
+            assert all(16 << 10 <= length <= 256 << 10 for _, length in table.chunks[:-1])
