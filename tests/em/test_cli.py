@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import blake3
 import pytest
 from t9k import em
 from t9k.em.cli import main
@@ -87,6 +88,13 @@ def test_diff_tells_paths_and_shared_bytes(run) -> None:
     assert found["unique_bytes"] == (3 << 20) + 11
     assert found["shared_bytes"] > 2.5 * (1 << 20)
     assert "~ a/2.bin" in run("diff", first.local, second.local)[1]
+
+
+def test_hash_walks_directories_and_equals_blake3(run) -> None:
+    expected = {path: blake3.blake3(Path(path).read_bytes()).hexdigest() for path in ("a/1.txt", "a/2.bin")}
+    assert json.loads(run("hash", "a", "--json")[1]) == expected
+    lines = [f"{digest}  {path}" for path, digest in expected.items()]
+    assert run("hash", "a/1.txt", "a")[1].splitlines() == [lines[0], *lines]
 
 
 def test_errors_are_one_line_and_exit_1(run, capsys: pytest.CaptureFixture[str]) -> None:

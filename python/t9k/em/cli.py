@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
@@ -227,13 +228,33 @@ def diff(first: str, second: str, as_json: bool) -> None:
 
 
 @main.command("hash")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False))
-def hash_(paths: tuple[str, ...]) -> None:
-    """Print BLAKE3 digests of files as b3sum does."""
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
+@json_option
+def hash_(paths: tuple[str, ...], as_json: bool) -> None:
+    """Print BLAKE3 digests of files, and of all files below directories, as b3sum does.
+
+    Example: em hash checkpoints/ model.safetensors
+    """
     from t9k.em import _engine
     from t9k.em.errors import translated
     from t9k.em.progress import Progress
 
-    for path in paths:
+    digests = {}
+    for path in _files(paths):
         with translated(), Progress("hash") as progress:
-            click.echo(f"{_engine.hash_file(path, progress)}  {path}")
+            digests[path] = _engine.hash_file(path, progress)
+        if not as_json:
+            click.echo(f"{digests[path]}  {path}")
+    if as_json:
+        click.echo(json.dumps(digests))
+
+
+def _files(paths: Iterable[str]) -> Iterator[str]:
+    """The paths, and for a directory the files below it, sorted."""
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        for directory, directories, names in os.walk(path):
+            directories.sort()
+            yield from (os.path.join(directory, name) for name in sorted(names))
