@@ -22,7 +22,6 @@ use std::{
     io::Write,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use rustix::{
@@ -117,17 +116,16 @@ fn check_version(root: &Path) -> Result<()> {
     }
 }
 
-/// A name for a temporary file that no other process, thread or host picks: pid, time and a counter.
+/// A name for a temporary file that no other process, thread or host picks: 128 random bits, which a forked child
+/// does not share.
 pub(crate) fn temp_name() -> String {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    let unique = [u128::from(std::process::id()), time, u128::from(COUNTER.fetch_add(1, Ordering::Relaxed))];
-    let host = rustix::system::uname();
-    let seed = unique.iter().fold(host.nodename().to_bytes().to_vec(), |mut bytes, part| {
-        bytes.extend_from_slice(&part.to_le_bytes());
-        bytes
-    });
-    format!(".tmp-{:032x}", xxhash_rust::xxh3::xxh3_128(&seed))
+    let mut random = [0; 16];
+    if rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()) != Ok(random.len()) {
+        // Before the kernel's generator is ready: time and process are as good, names are created exclusively.
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        random = (time << 32 | u128::from(std::process::id())).to_le_bytes();
+    }
+    format!(".tmp-{:032x}", u128::from_le_bytes(random))
 }
 
 /// Replaces `path` by a file with `bytes`: readers see the old or the new content, never a part.
