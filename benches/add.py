@@ -102,7 +102,8 @@ def run(arguments: argparse.Namespace) -> None:
                 contenders |= {"without tables": without_tables, "hash alone": hashed, "new times": touched}
             else:
                 contenders |= {"cp -rl": copy("-rl")}
-            report(kind, alternate(contenders, arguments.rounds, touch), "cp -r", arguments.json)
+            touch_bytes = 2 * (arguments.size if large else 20_000 * small)
+            report(kind, alternate(contenders, arguments.rounds, touch, touch_bytes), "cp -r", arguments.json)
 
 
 if __name__ == "__main__":

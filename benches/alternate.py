@@ -34,16 +34,28 @@ def alternate(
     contenders: dict[str, Callable[[int], object]],
     rounds: int = ROUNDS,
     before_each: Callable[[str, int], object] = lambda name, turn: None,
+    touch_bytes: int = 0,
 ) -> dict[str, list[float]]:
-    """Seconds of every contender in every round. Targets stay until the end: deleting inodes slows creating them."""
+    """Seconds of every contender in every round.
+
+    Targets stay until the end: deleting inodes slows creating them. Before each run `touch_bytes` of memory are
+    touched and freed: a virtual machine that gave memory back pays for the first touch, whoever it is.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name, work in contenders.items():
             before_each(name, turn)
+            touch(touch_bytes)
             began = time.perf_counter()
             work(turn)
             seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+def touch(size_bytes: int) -> None:
+    """Makes the machine map this much memory, and frees it."""
+    memory = b"\1" * size_bytes
+    del memory
 
 
 def report(title: str, seconds: dict[str, list[float]], baseline: str, as_json: bool) -> None:
