@@ -74,3 +74,27 @@ def test_chunk_tables_cover_the_large_objects(artifact: em.Artifact) -> None:
         else:
             assert table.chunker == 1
             assert all(16 << 10 <= length <= 256 << 10 for _, length in table.chunks[:-1])
+
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def test_manifest_fixture_has_every_form_of_entry() -> None:
+    def name(text: str) -> str:
+        return oracle.digest(text.encode())
+
+    assert oracle.manifest((FIXTURES / "manifest-v1.bin").read_bytes()) == {
+        "a/empty": {"tag": 2},
+        "a/größe.txt": {"tag": 0, "size": 1 << 40, "digest": name("a/größe.txt")},
+        "a/run.sh": {"tag": 1, "size": 3, "digest": name("a/run.sh")},
+        "refs/bare": {"tag": 3, "uri": "s3://bucket/refs/bare"},
+        "refs/full": {"tag": 3, "uri": "s3://bucket/refs/full", "size": 7, "etag": '"etag"', "digest": name("full")},
+        "refs/size": {"tag": 3, "uri": "s3://bucket/refs/size", "size": 0},
+    }
+
+
+def test_chunk_table_fixture_has_every_field() -> None:
+    lengths = [88, 1 << 20, 2 << 20, 1]
+    chunks = [(oracle.digest(index.to_bytes(8, "little")), length) for index, length in enumerate(lengths)]
+    table = oracle.chunk_table((FIXTURES / "chunk-table-v1.bin").read_bytes())
+    assert table == oracle.ChunkTable(2, sum(lengths), chunks)

@@ -50,8 +50,22 @@ pub fn fold(name: &str) -> String {
     if name.is_ascii() {
         name.to_ascii_lowercase()
     } else {
-        name.nfc().collect::<String>().to_lowercase().nfc().collect()
+        // Character by character, lower, upper, lower: `str::to_lowercase` alone keeps a final sigma, a long s
+        // and a sharp s apart from what file systems take them for.
+        let kept = name.nfd().filter(|&c| !is_ignorable(c));
+        let lower: String =
+            kept.flat_map(char::to_lowercase).flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect();
+        lower.nfc().collect()
     }
+}
+
+/// Characters that case-folding file systems (ext4, HFS+) do not compare: soft hyphen, zero-width and
+/// direction marks, variation selectors and tags.
+fn is_ignorable(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Refuses paths that some file system would take for the same, and paths below a file.
@@ -72,7 +86,7 @@ impl Collisions {
                     return Err(Error::invalid(message).hint("rename one of them"));
                 }
                 Some((_, other_file)) if *other_file != file => {
-                    let message = format!("{prefix:?} would be a file and a directory");
+                    let message = format!("{path:?}: {prefix:?} would be a file and a directory");
                     return Err(Error::invalid(message).hint("use another obj_path"));
                 }
                 Some(_) => {}

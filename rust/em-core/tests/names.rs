@@ -1,6 +1,8 @@
 //! Paths of entries, and which collide.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use em_core::names::Collisions;
+use em_core::names::{Collisions, check, fold};
+use proptest::prelude::*;
 
 #[test]
 fn collisions_of_names_of_any_first_character() {
@@ -10,5 +12,101 @@ fn collisions_of_names_of_any_first_character() {
     }
     for path in ["e\u{301}/日本", "É/y", "日本", "A/b", "a/b/c"] {
         assert!(collisions.insert(path, true).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn unsafe_paths_are_refused() {
+    let long = "x".repeat(256);
+    let deep = "x/".repeat(2048) + "x";
+    for path in ["", "/", "/a", "a/", "a//b", ".", "..", "./a", "a/.", "a/../b", "a\0b", &long, &deep] {
+        assert!(check(path).is_err(), "{path:?}");
+    }
+    for path in [".artifact", ".artifact/x", ".ARTIFACT/x", ".Artifact", ".arti\u{200d}fact/x"] {
+        assert!(check(path).is_err(), "{path:?}");
+    }
+}
+
+#[test]
+fn ordinary_paths_are_accepted() {
+    let component = "x".repeat(255);
+    let deep = "x/".repeat(2047) + "xx";
+    for path in ["a", "a/.artifact", ".artifacts", "...", "a\nb", "a\\b", "größe", &component, &deep] {
+        assert!(check(path).is_ok(), "{path:?}");
+    }
+}
+
+#[test]
+fn control_characters_are_escaped_in_errors() {
+    assert!(!check("a\n\u{1b}[31m/..").unwrap_err().to_string().contains(['\n', '\u{1b}']));
+}
+
+#[test]
+fn a_collision_names_both_paths() {
+    let mut collisions = Collisions::default();
+    collisions.insert("Data/one", true).unwrap();
+    let message = collisions.insert("data/two", true).unwrap_err().message;
+    assert!(message.contains("data/two") && message.contains("Data"), "{message}");
+    let mut collisions = Collisions::default();
+    collisions.insert("a", true).unwrap();
+    let message = collisions.insert("a/b", true).unwrap_err().message;
+    assert!(message.contains("\"a\"") && message.contains("\"a/b\""), "{message}");
+}
+
+#[test]
+fn names_that_differ_by_case_only_fold_equally() {
+    for (one, other) in [("É", "e\u{301}"), ("\u{212a}", "k"), ("Å", "\u{212b}"), ("ẞ", "ß"), ("ΑΣ", "ας")] {
+        assert_eq!(fold(one), fold(other), "{one} {other}");
+    }
+}
+
+#[test]
+fn a_sigma_folds_equally_wherever_it_stands() {
+    for (one, other) in [("ΑΣ", "ασ"), ("ας", "ασ"), ("ΑΣ/x", "ασ/x")] {
+        assert_eq!(fold(one), fold(other), "{one} {other}");
+    }
+}
+
+#[test]
+fn unicode_full_case_folding() {
+    for (one, other) in [("straße", "STRASSE"), ("ſ", "s"), ("µ", "μ"), ("ﬁ", "fi")] {
+        assert_eq!(fold(one), fold(other), "{one} {other}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_paths_are_quick() {
+    let paths: Vec<_> = (0..100_000).map(|i| format!("data/train/{:03}/sample-{i:06}.png", i / 100)).collect();
+    let start = std::time::Instant::now();
+    let mut collisions = Collisions::default();
+    for path in &paths {
+        collisions.insert(path, true).unwrap();
+    }
+    assert!(start.elapsed().as_secs() < 10);
+}
+
+#[test]
+fn every_character_folds_like_its_upper_and_lower_case_and_once() {
+    for c in '\0'..=char::MAX {
+        let (name, folded) = (c.to_string(), fold(&c.to_string()));
+        assert_eq!(fold(&folded), folded, "{c:?}");
+        assert_eq!(fold(&name.to_lowercase()), folded, "{c:?}");
+        assert_eq!(fold(&name.to_uppercase()), folded, "{c:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+    #[test]
+    fn folding_twice_is_folding_once(name in "\\PC{0,8}") {
+        prop_assert_eq!(fold(&fold(&name)), fold(&name));
+    }
+
+    #[test]
+    fn both_cases_and_both_normal_forms_fold_equally(name in "\\PC{0,6}") {
+        use unicode_normalization::UnicodeNormalization;
+        prop_assert_eq!(fold(&name.nfd().collect::<String>()), fold(&name));
+        prop_assert_eq!(fold(&name.to_lowercase()), fold(&name));
     }
 }

@@ -33,8 +33,12 @@ impl ChunkTable {
             body.split_first_chunk::<{ HEADER_BYTES as usize }>().ok_or_else(|| damaged("too short"))?;
         let word = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or_default();
         let (version, chunker) = (word(8) as u32, (word(8) >> 32) as u32);
-        if header[..8] != *MAGIC || version != VERSION {
-            return Err(damaged("wrong magic or version").hint("upgrade the package"));
+        if header[..8] != *MAGIC {
+            return Err(damaged("wrong magic"));
+        }
+        if version != VERSION {
+            let message = format!("chunk table version {version} is not known");
+            return Err(Error::integrity(message).hint("upgrade the package"));
         }
         let chunker = match chunker {
             1 => ChunkerId::CdcV1,
@@ -107,7 +111,8 @@ impl TableWriter {
             checksum.update(&buffer[..length]);
             offset += length as u64;
         }
-        file.write_all_at(&checksum.digest().to_le_bytes(), end).map_err(failed)
+        file.write_all_at(&checksum.digest().to_le_bytes(), end).map_err(failed)?;
+        file.set_len(end + 8).map_err(failed)
     }
 }
 
