@@ -29,6 +29,9 @@ test-frameworks: build
 
 bench: build
 	$(BIN)/python benches/add.py
+	cargo install --quiet b3sum --root target/peers
+	$(BIN)/python benches/hash.py
+	$(BIN)/python benches/memory.py
 	cargo run --quiet --release -p em-core --example bench_cdc
 
 docs: build

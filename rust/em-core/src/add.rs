@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    Error, Kind, Result,
+    Digest, Error, Kind, Result,
     artifact::ArtifactDir,
     cancel::Progress,
     gc::{Lease, register_root},
@@ -111,9 +111,7 @@ impl Add<'_> {
             targets: tree.files.iter().map(|found| target(&found.path)).collect(),
             directories: tree.empty_dirs.iter().map(|path| target(path)).filter(|path| !path.is_empty()).collect(),
         };
-        let (base, mut manifest) = self.artifact.manifest()?;
-        let unknown = Ingested { digest: crate::Digest([0; 32]), size_bytes: 0, new: false };
-        manifest.extend(plan.entries(&vec![unknown; tree.files.len()]))?;
+        let base = self.check(&plan)?;
 
         let _lease = Lease::take(self.store)?;
         register_root(self.store, self.artifact)?;
@@ -141,6 +139,14 @@ impl Add<'_> {
         }
     }
 
+    /// Whether the entries fit into the artifact, asked before a byte is read; answers the manifest's number.
+    fn check(&self, plan: &Plan<'_>) -> Result<u64> {
+        let (base, mut manifest) = self.artifact.manifest()?;
+        let unknown = Ingested { digest: Digest([0; 32]), size_bytes: 0, new: false };
+        manifest.extend(plan.entries(&vec![unknown; plan.files.len()]))?;
+        Ok(base)
+    }
+
     /// Links the objects and commits the entries, or leaves the artifact as it was.
     fn place(&self, base: u64, plan: &Plan<'_>, objects: &[Ingested]) -> Result<()> {
         let paths: Vec<&str> = plan.targets.iter().chain(&plan.directories).map(String::as_str).collect();
@@ -155,8 +161,8 @@ impl Add<'_> {
                 if undisturbed { Ok(()) } else { self.artifact.settle(self.store, &paths) }
             }
             Err(error) => {
-                for path in created.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                    let _ = fs::remove_file(path);
+                for index in created.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                    let _ = fs::remove_file(self.artifact.root().join(&plan.targets[index]));
                 }
                 // If that fails too, the intent stays, and is settled when this process has ended.
                 if self.artifact.settle(self.store, &paths).is_ok() {
@@ -167,8 +173,8 @@ impl Add<'_> {
         }
     }
 
-    /// Puts every object at its path, and notes in `created` where nothing had been.
-    fn link(&self, plan: &Plan<'_>, objects: &[Ingested], created: &Mutex<Vec<PathBuf>>) -> Result<()> {
+    /// Puts every object at its path, and notes in `created` the files whose path had been free.
+    fn link(&self, plan: &Plan<'_>, objects: &[Ingested], created: &Mutex<Vec<usize>>) -> Result<()> {
         let Plan { files, targets, directories } = plan;
         let root = self.artifact.root();
         let mut parents = HashSet::new();
@@ -194,7 +200,7 @@ impl Add<'_> {
                 self.progress.check()?;
                 let target = root.join(target);
                 if linker.link(object.digest, object.size_bytes, file.executable, &target)?.created {
-                    created.lock().unwrap_or_else(PoisonError::into_inner).push(target);
+                    created.lock().unwrap_or_else(PoisonError::into_inner).push(index);
                 }
             }
         };
