@@ -85,3 +85,10 @@ def test_import_is_light() -> None:
     script = "import sys\nfrom t9k import em\nprint({'requests', 'numpy', 'click', 'tqdm'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_names_that_windows_refuses_are_added_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    artifact = em.create_artifact("x")
+    artifact.add_file("a/1.txt", "aux")
+    assert paths(artifact) == ["aux"]
+    assert "1 of the paths" in caplog.text

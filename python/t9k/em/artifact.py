@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -95,9 +95,7 @@ class Artifact:
             ConflictError: A file changed while it was read, twice.
             StoreError: The disk is full, or a file cannot be read.
         """
-        target = _obj_path(dir_path, obj_path)
-        with translated(), Progress("add") as progress:
-            _engine.add_dir(store_dir(), self._directory(), os.fspath(dir_path), target, progress)
+        self._add(_engine.add_dir, dir_path, obj_path)
 
     def add_file(self, file_path: str, obj_path: str | None = None) -> None:
         """Add a local file. The same as `add_dir`, for one file.
@@ -106,9 +104,17 @@ class Artifact:
             file_path: The file.
             obj_path: Where it goes in the artifact: its own name by default; `'a/'` is `a/<its name>`.
         """
-        target = _obj_path(file_path, obj_path)
+        self._add(_engine.add_file, file_path, obj_path)
+
+    def _add(self, add: Callable[..., dict[str, int]], path: str, obj_path: str | None) -> None:
+        target = _obj_path(path, obj_path)
         with translated(), Progress("add") as progress:
-            _engine.add_file(store_dir(), self._directory(), os.fspath(file_path), target, progress)
+            summary = add(store_dir(), self._directory(), os.fspath(path), target, progress)
+        if count := summary["reserved_on_windows"]:
+            import logging
+
+            logger = logging.getLogger("t9k.em")
+            logger.warning("%d of the paths added to %s cannot be made on Windows", count, self.alternative_name)
 
     def add_reference(self, uri: str, obj_path: str | None = None) -> None:
         """Add a URI as an entry; nothing is fetched.

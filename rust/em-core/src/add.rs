@@ -57,16 +57,19 @@ pub struct Summary {
     pub new_objects: u64,
     /// Their bytes.
     pub new_bytes: u64,
+    /// Paths that cannot be made on Windows.
+    pub reserved_on_windows: u64,
 }
 
 impl Summary {
-    fn of(objects: &[Ingested]) -> Self {
+    fn of(plan: &Plan<'_>, objects: &[Ingested]) -> Self {
         let new = || objects.iter().filter(|object| object.new);
         Self {
             files: objects.len() as u64,
             bytes: objects.iter().map(|object| object.size_bytes).sum(),
             new_objects: new().count() as u64,
             new_bytes: new().map(|object| object.size_bytes).sum(),
+            reserved_on_windows: plan.paths().filter(|path| names::is_reserved_on_windows(path)).count() as u64,
         }
     }
 }
@@ -131,7 +134,7 @@ impl Add<'_> {
             self.cache.flush();
             let objects = objects?;
             match self.place(base, &plan, &objects) {
-                Ok(()) => return Ok(Summary::of(&objects)),
+                Ok(()) => return Ok(Summary::of(&plan, &objects)),
                 // `gc` took an object away between our look and the link. It finds our lease and restores.
                 Err(error) if error.kind == Kind::NotFound && attempts < MAX_ATTEMPTS => {}
                 Err(error) => return Err(error),
@@ -149,7 +152,7 @@ impl Add<'_> {
 
     /// Links the objects and commits the entries, or leaves the artifact as it was.
     fn place(&self, base: u64, plan: &Plan<'_>, objects: &[Ingested]) -> Result<()> {
-        let paths: Vec<&str> = plan.targets.iter().chain(&plan.directories).map(String::as_str).collect();
+        let paths: Vec<&str> = plan.paths().collect();
         let intent = self.artifact.intend(&paths)?;
         let created = Mutex::new(Vec::new());
         let committed = self
@@ -243,6 +246,11 @@ struct Plan<'t> {
 }
 
 impl Plan<'_> {
+    /// Every path in the artifact that is added.
+    fn paths(&self) -> impl Iterator<Item = &str> {
+        self.targets.iter().chain(&self.directories).map(String::as_str)
+    }
+
     /// The entries, once the files' objects are known.
     fn entries(&self, objects: &[Ingested]) -> impl Iterator<Item = Entry> {
         let file = |((file, target), object): ((&FileFound, &String), &Ingested)| {

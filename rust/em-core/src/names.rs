@@ -45,6 +45,21 @@ pub fn check(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Whether Windows refuses the path: a device's name, a forbidden character, or a dot or space at the end.
+/// <https://learn.microsoft.com/windows/win32/fileio/naming-a-file>
+pub fn is_reserved_on_windows(path: &str) -> bool {
+    path.split('/').any(|name| {
+        let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+        let port =
+            |prefix| stem.strip_prefix(prefix).is_some_and(|n| n.len() == 1 && matches!(n.as_bytes(), [b'1'..=b'9']));
+        matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL")
+            || port("COM")
+            || port("LPT")
+            || name.ends_with(['.', ' '])
+            || name.chars().any(|c| c.is_ascii_control() || "<>:\"|?*\\".contains(c))
+    })
+}
+
 /// What a case-insensitive, normalizing file system takes a name for.
 pub fn fold(name: &str) -> String {
     if name.is_ascii() {

@@ -147,7 +147,10 @@ fn add_again_stores_nothing() {
         file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
     }
     assert_eq!(place.add().new_objects, 2);
-    assert_eq!(place.add(), Summary { files: 2, bytes: (3 << 20) + 5, new_objects: 0, new_bytes: 0 });
+    assert_eq!(
+        place.add(),
+        Summary { files: 2, bytes: (3 << 20) + 5, new_objects: 0, new_bytes: 0, reserved_on_windows: 0 }
+    );
     place.assert_verifies();
 }
 

@@ -110,3 +110,13 @@ proptest! {
         prop_assert_eq!(fold(&name.to_lowercase()), fold(&name));
     }
 }
+
+#[test]
+fn names_that_windows_refuses_are_told() {
+    for path in ["con", "a/NUL.txt", "com1", "LPT9.log", "a./b", "a ", "a:b", "what?", "back\\slash", "line\nend"] {
+        assert!(em_core::names::is_reserved_on_windows(path), "{path:?}");
+    }
+    for path in ["console", "com0", "com10", "a.b/c", ".hidden", "größe"] {
+        assert!(!em_core::names::is_reserved_on_windows(path), "{path:?}");
+    }
+}

@@ -121,6 +121,7 @@ fn add<'py>(
     result.set_item("bytes", summary.bytes)?;
     result.set_item("new_objects", summary.new_objects)?;
     result.set_item("new_bytes", summary.new_bytes)?;
+    result.set_item("reserved_on_windows", summary.reserved_on_windows)?;
     Ok(result)
 }
 
