@@ -363,8 +363,10 @@ impl<'f, 's> Call<'f, 's> {
             .collect();
         let table = self.ingest.store.new_table(Some(digest))?;
         let writer = TableWriter::new(chunker.id(), job.stat.size);
-        writer.put(table.file(), 0, &chunks)?;
-        writer.finish(table.file(), chunks.len() as u64)?;
+        let written = writer.put(table.file(), 0, &chunks);
+        written
+            .and_then(|()| writer.finish(table.file(), chunks.len() as u64))
+            .map_err(|e| self.write_error(job, e))?;
         table.publish_table(digest)
     }
 
@@ -469,7 +471,11 @@ impl<'f, 's> Call<'f, 's> {
             let chunk = &bytes[(pair[0] - offset) as usize..(pair[1] - offset) as usize];
             records.push((Digest::of(chunk), chunk.len() as u32));
         }
-        if records.is_empty() { Ok(()) } else { target.writer.put(target.table.file(), index, &records) }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let put = target.writer.put(target.table.file(), index, &records);
+        put.map_err(|e| self.write_error(&large.job, e))
     }
 
     /// The last block is done: join the digest, check the source, publish.
@@ -486,7 +492,8 @@ impl<'f, 's> Call<'f, 's> {
             Some(target) if !usable => {
                 // The table first: a crash in between must not leave an object that looks like one chunk.
                 if let Some(chunks) = &target.chunks {
-                    chunks.writer.finish(chunks.table.file(), lock(&chunks.chain).chunks)?;
+                    let finished = chunks.writer.finish(chunks.table.file(), lock(&chunks.chain).chunks);
+                    finished.map_err(|e| self.write_error(&job, e))?;
                     chunks.table.publish_table(digest)?;
                 }
                 target.object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;

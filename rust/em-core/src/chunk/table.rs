@@ -1,6 +1,6 @@
 //! The chunk table: the ordered chunks of an object. `docs/formats.md` has the bytes.
 
-use std::{fs::File, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt};
 
 use super::{ChunkerId, MAX_CHUNK_BYTES};
 use crate::{Digest, Error, Result};
@@ -26,9 +26,6 @@ impl ChunkTable {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let damaged = |what: &str| Error::integrity(format!("not a chunk table: {what}"));
         let (body, trailer) = bytes.split_last_chunk::<8>().ok_or_else(|| damaged("too short"))?;
-        if xxhash_rust::xxh3::xxh3_64(body).to_le_bytes() != *trailer {
-            return Err(damaged("checksum does not match"));
-        }
         let (header, records) =
             body.split_first_chunk::<{ HEADER_BYTES as usize }>().ok_or_else(|| damaged("too short"))?;
         let word = |at: usize| header[at..at + 8].try_into().map(u64::from_le_bytes).unwrap_or_default();
@@ -39,6 +36,9 @@ impl ChunkTable {
         if version != VERSION {
             let message = format!("chunk table version {version} is not known");
             return Err(Error::integrity(message).hint("upgrade the package"));
+        }
+        if xxhash_rust::xxh3::xxh3_64(body).to_le_bytes() != *trailer {
+            return Err(damaged("checksum does not match"));
         }
         let chunker = match chunker {
             1 => ChunkerId::CdcV1,
@@ -82,40 +82,43 @@ impl TableWriter {
     }
 
     /// Writes records from number `index` on.
-    pub fn put(&self, file: &File, index: u64, chunks: &[(Digest, u32)]) -> Result<()> {
+    pub fn put(&self, file: &File, index: u64, chunks: &[(Digest, u32)]) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(chunks.len() * RECORD_BYTES as usize);
         for (digest, length) in chunks {
             bytes.extend_from_slice(&digest.0);
             bytes.extend_from_slice(&length.to_le_bytes());
         }
-        file.write_all_at(&bytes, HEADER_BYTES + index * RECORD_BYTES).map_err(failed)
+        file.write_all_at(&bytes, HEADER_BYTES + index * RECORD_BYTES)
     }
 
     /// Writes header and trailer of a table of `count` records that have all been put. Reads the table once
-    /// for its checksum.
-    pub fn finish(&self, file: &File, count: u64) -> Result<()> {
+    /// for its checksum, and to see that the chunks are as long as the object.
+    pub fn finish(&self, file: &File, count: u64) -> io::Result<()> {
         let mut header = Vec::with_capacity(HEADER_BYTES as usize);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());
         header.extend_from_slice(&(self.chunker as u32).to_le_bytes());
         header.extend_from_slice(&self.object_size.to_le_bytes());
         header.extend_from_slice(&count.to_le_bytes());
-        file.write_all_at(&header, 0).map_err(failed)?;
-        let end = HEADER_BYTES + count * RECORD_BYTES;
+        file.write_all_at(&header, 0)?;
         let mut checksum = xxhash_rust::xxh3::Xxh3::new();
-        let mut buffer = vec![0; 256 << 10];
-        let mut offset = 0;
+        checksum.update(&header);
+        let end = HEADER_BYTES + count * RECORD_BYTES;
+        let mut buffer = vec![0; 4096 * RECORD_BYTES as usize];
+        let (mut offset, mut sum) = (HEADER_BYTES, 0);
         while offset < end {
             let length = (end - offset).min(buffer.len() as u64) as usize;
-            file.read_exact_at(&mut buffer[..length], offset).map_err(failed)?;
-            checksum.update(&buffer[..length]);
+            let records = &mut buffer[..length];
+            file.read_exact_at(records, offset)?;
+            checksum.update(records);
+            let lengths = records.chunks_exact(RECORD_BYTES as usize).filter_map(|record| record.last_chunk());
+            sum += lengths.map(|&length| u64::from(u32::from_le_bytes(length))).sum::<u64>();
             offset += length as u64;
         }
-        file.write_all_at(&checksum.digest().to_le_bytes(), end).map_err(failed)?;
-        file.set_len(end + 8).map_err(failed)
+        if sum != self.object_size {
+            return Err(io::Error::other(format!("its chunks have {sum} bytes, the object {}", self.object_size)));
+        }
+        file.write_all_at(&checksum.digest().to_le_bytes(), end)?;
+        file.set_len(end + 8)
     }
-}
-
-fn failed(error: std::io::Error) -> Error {
-    Error::io("write", std::path::Path::new("a chunk table"), error)
 }
