@@ -31,7 +31,7 @@ def add_dir(store: str, artifact_dir: str, source: str, obj_path: str, progress:
 def add_file(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> dict[str, int]:
     """Add one file."""
 
-def add_reference(artifact_dir: str, obj_path: str, uri: str) -> None:
+def add_reference(artifact_dir: str, obj_path: str, uri: str) -> dict[str, int]:
     """Record a URI as an entry; nothing is fetched."""
 
 def verify(

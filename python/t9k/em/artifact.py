@@ -110,6 +110,9 @@ class Artifact:
         target = _obj_path(path, obj_path)
         with translated(), Progress("add") as progress:
             summary = add(store_dir(), self._directory(), os.fspath(path), target, progress)
+        self._warn(summary)
+
+    def _warn(self, summary: dict[str, int]) -> None:
         if count := summary["reserved_on_windows"]:
             import logging
 
@@ -125,7 +128,8 @@ class Artifact:
         """
         target = _obj_path(uri.split("?")[0].split("#")[0], obj_path)
         with translated():
-            _engine.add_reference(self._directory(), target, uri)
+            summary = _engine.add_reference(self._directory(), target, uri)
+        self._warn(summary)
 
     def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
         """Upload this Artifact to the server.

@@ -144,9 +144,9 @@ impl Add<'_> {
 
     /// Whether the entries fit into the artifact, asked before a byte is read; answers the manifest's number.
     fn check(&self, plan: &Plan<'_>) -> Result<u64> {
-        let (base, mut manifest) = self.artifact.manifest()?;
+        let (base, manifest) = self.artifact.manifest()?;
         let unknown = Ingested { digest: Digest([0; 32]), size_bytes: 0, new: false };
-        manifest.extend(plan.entries(&vec![unknown; plan.files.len()]))?;
+        manifest.with(plan.entries(&vec![unknown; plan.files.len()]))?;
         Ok(base)
     }
 
@@ -157,10 +157,10 @@ impl Add<'_> {
         let created = Mutex::new(Vec::new());
         let committed = self
             .link(plan, objects, &created)
-            .and_then(|()| self.artifact.commit(base, |manifest| manifest.extend(plan.entries(objects))));
+            .and_then(|()| self.artifact.commit(|manifest| manifest.with(plan.entries(objects))));
         match committed {
-            Ok(committed) => {
-                let undisturbed = intent.done() && !committed.raced;
+            Ok(replaced) => {
+                let undisturbed = intent.done() && replaced == base;
                 if undisturbed { Ok(()) } else { self.artifact.settle(self.store, &paths) }
             }
             Err(error) => {
@@ -220,12 +220,11 @@ impl Add<'_> {
 }
 
 /// Adds a reference to `uri` as `obj_path`; nothing is fetched.
-pub fn reference(artifact: &ArtifactDir, obj_path: &str, uri: &str) -> Result<()> {
-    names::check(obj_path)?;
-    let (base, _) = artifact.manifest()?;
-    let kind = EntryKind::Reference(Reference { uri: uri.to_owned(), size: None, etag: None, digest: None });
-    artifact.commit(base, |manifest| manifest.extend([Entry { path: obj_path.to_owned(), kind: kind.clone() }]))?;
-    Ok(())
+pub fn reference(artifact: &ArtifactDir, obj_path: &str, uri: &str) -> Result<Summary> {
+    let reference = Reference { uri: uri.to_owned(), size: None, etag: None, digest: None };
+    let entry = Entry { path: obj_path.to_owned(), kind: EntryKind::Reference(Box::new(reference)) };
+    artifact.commit(|manifest| manifest.with([entry.clone()]))?;
+    Ok(Summary { reserved_on_windows: u64::from(names::is_reserved_on_windows(obj_path)), ..Summary::default() })
 }
 
 fn join(prefix: &str, path: &str) -> String {

@@ -32,6 +32,9 @@ use crate::{
 /// The reserved directory.
 pub const RESERVED: &str = ".artifact";
 
+/// The highest number of a manifest: ten digits.
+const LAST_GENERATION: u64 = 9_999_999_999;
+
 /// An artifact's directory that has been created.
 #[derive(Clone, Debug)]
 pub struct ArtifactDir {
@@ -91,9 +94,9 @@ impl ArtifactDir {
         let mut numbers = Vec::new();
         for entry in entries {
             let name = entry.map_err(|e| Error::io("list", &inner, e))?.file_name();
-            let number =
-                name.to_str().and_then(|name| name.strip_prefix("manifest-")).and_then(|n| n.parse::<u64>().ok());
-            numbers.extend(number);
+            let digits = name.to_str().and_then(|name| name.strip_prefix("manifest-"));
+            let digits = digits.filter(|text| text.len() == 10 && text.bytes().all(|digit| digit.is_ascii_digit()));
+            numbers.extend(digits.and_then(|digits| digits.parse::<u64>().ok()));
         }
         Ok(numbers)
     }
@@ -154,18 +157,23 @@ impl ArtifactDir {
         newest.map(|_| false)
     }
 
-    /// Applies `change` to the newest manifest until that is committed. `raced` tells whether another
-    /// process committed since `base`.
-    pub fn commit(&self, base: u64, change: impl Fn(&mut Manifest) -> Result<()>) -> Result<Committed> {
+    /// Applies `change` to the newest manifest until that is committed; answers the number of the manifest it
+    /// was applied to.
+    pub fn commit(&self, change: impl Fn(Manifest) -> Result<Manifest>) -> Result<u64> {
         for _ in 0..1000 {
-            let (generation, mut manifest) = self.manifest()?;
-            change(&mut manifest)?;
-            if self.write_generation(generation + 1, &manifest)? {
+            let (generation, manifest) = self.manifest()?;
+            if generation == LAST_GENERATION {
+                return Err(Error::integrity(format!(
+                    "{} is the last manifest",
+                    self.manifest_path(generation).display()
+                )));
+            }
+            if self.write_generation(generation + 1, &change(manifest)?)? {
                 // It is committed: what cannot be listed now is removed after the next commit.
                 for old in self.generations().unwrap_or_default().into_iter().filter(|&old| old <= generation) {
                     let _ = fs::remove_file(self.manifest_path(old));
                 }
-                return Ok(Committed { raced: generation != base });
+                return Ok(generation);
             }
         }
         Err(self.busy())
@@ -211,16 +219,12 @@ impl ArtifactDir {
         loop {
             let (generation, manifest) = self.manifest()?;
             for path in paths {
-                crate::names::check(path)?;
-                if !self.holds_parents(path) {
-                    continue;
-                }
-                let target = self.root.join(path);
                 // A file without an entry is perhaps the user's own: it stays.
                 if let Some(EntryKind::File { size, digest, executable }) = manifest.get(path)
+                    && self.holds_parents(path)
                     && store.usable(*digest, *size)?
                 {
-                    linker.link(*digest, *size, *executable, &target)?;
+                    linker.link(*digest, *size, *executable, &self.root.join(path))?;
                 }
             }
             if self.generation()? == Some(generation) {
@@ -234,13 +238,6 @@ impl ArtifactDir {
         let parents = path.match_indices('/').map(|(at, _)| self.root.join(&path[..at]));
         parents.into_iter().all(|parent| fs::symlink_metadata(parent).is_ok_and(|metadata| metadata.is_dir()))
     }
-}
-
-/// What a commit found.
-#[derive(Clone, Copy, Debug)]
-pub struct Committed {
-    /// Another process had committed in between.
-    pub raced: bool,
 }
 
 impl Intent {

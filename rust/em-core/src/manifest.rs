@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Digest, Error, Result,
-    names::{self, Collisions},
+    names::{self, Meeting, Names},
 };
 
 const MAGIC: &[u8; 8] = b"EMMANIF\0";
@@ -42,7 +42,7 @@ pub enum EntryKind {
     /// An empty directory.
     Directory,
     /// Something elsewhere.
-    Reference(Reference),
+    Reference(Box<Reference>),
 }
 
 /// A URI and what is known of it.
@@ -62,6 +62,7 @@ pub struct Reference {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     entries: BTreeMap<String, EntryKind>,
+    names: Names,
 }
 
 impl Manifest {
@@ -75,42 +76,40 @@ impl Manifest {
         self.entries.get(path)
     }
 
-    /// Adds `added`, replacing files by files; all or nothing. An empty directory gives way to what is put
-    /// into it. A file where a directory is, or the reverse, is an `InvalidInput`.
-    pub fn extend(&mut self, added: impl IntoIterator<Item = Entry>) -> Result<()> {
-        let mut entries = self.entries.clone();
-        for entry in added {
-            names::check(&entry.path)?;
-            if let EntryKind::Reference(reference) = &entry.kind {
+    /// The manifest with `added`, which replace files by files. An empty directory gives way to what is put into
+    /// it. A file where a directory is, or the reverse, is an `InvalidInput`.
+    pub fn with(mut self, added: impl IntoIterator<Item = Entry>) -> Result<Self> {
+        for Entry { path, kind } in added {
+            names::check(&path)?;
+            if let EntryKind::Reference(reference) = &kind {
                 check_reference(reference)?;
             }
-            let below = format!("{}/", entry.path);
-            let holds_something =
-                entries.range(below.clone()..).next().is_some_and(|(path, _)| path.starts_with(&below));
-            if matches!(entry.kind, EntryKind::Directory) && holds_something {
-                continue;
-            }
-            for (at, _) in entry.path.match_indices('/') {
-                if entries.get(&entry.path[..at]) == Some(&EntryKind::Directory) {
-                    entries.remove(&entry.path[..at]);
+            let is_dir = |kind: Option<&EntryKind>| matches!(kind, Some(EntryKind::Directory));
+            let fits = match self.names.meet(&path)? {
+                Meeting::Free => true,
+                Meeting::Same => is_dir(self.get(&path)) == is_dir(Some(&kind)),
+                Meeting::Above if is_dir(Some(&kind)) => continue,
+                Meeting::Above => false,
+                Meeting::Below(above) => {
+                    let gives_way = is_dir(self.get(&above));
+                    if gives_way {
+                        self.names.remove(&above);
+                        self.entries.remove(&above);
+                    }
+                    gives_way
                 }
-            }
-            let is_dir = |kind: &EntryKind| matches!(kind, EntryKind::Directory);
-            if entries.get(&entry.path).is_some_and(|old| is_dir(old) != is_dir(&entry.kind)) {
-                let message = format!("{:?} would be a file and a directory", entry.path);
+            };
+            if !fits {
+                let message = format!("{path:?}: there would be a file and a directory of one name");
                 return Err(Error::invalid(message).hint("use another obj_path"));
             }
-            entries.insert(entry.path, entry.kind);
+            self.names.insert(&path);
+            self.entries.insert(path, kind);
         }
-        if entries.len() as u64 > MAX_ENTRIES {
+        if self.entries.len() as u64 > MAX_ENTRIES {
             return Err(Error::invalid(format!("an artifact has at most {MAX_ENTRIES} entries")));
         }
-        let mut collisions = Collisions::default();
-        for (path, kind) in &entries {
-            collisions.insert(path, !matches!(kind, EntryKind::Directory))?;
-        }
-        self.entries = entries;
-        Ok(())
+        Ok(self)
     }
 
     /// The canonical bytes.
@@ -133,7 +132,8 @@ impl Manifest {
                     bytes.extend_from_slice(&digest.0);
                 }
                 EntryKind::Directory => {}
-                EntryKind::Reference(Reference { uri, size, etag, digest }) => {
+                EntryKind::Reference(reference) => {
+                    let Reference { uri, size, etag, digest } = &**reference;
                     let known = [size.is_some(), etag.is_some(), digest.is_some()];
                     bytes.push(known.iter().enumerate().map(|(bit, &set)| u8::from(set) << bit).sum());
                     put_text(&mut bytes, uri);
@@ -171,31 +171,20 @@ impl Manifest {
         if count > MAX_ENTRIES {
             return Err(damaged("too many entries"));
         }
-        let mut manifest = Self::default();
-        let mut collisions = Collisions::default();
+        let mut entries: Vec<(String, EntryKind)> = Vec::new();
         for _ in 0..count {
-            let entry = reader.entry().ok_or_else(|| damaged("bad entry"))?;
-            names::check(&entry.path).map_err(|error| damaged(&error.message))?;
-            if manifest.entries.last_key_value().is_some_and(|(last, _)| *last >= entry.path) {
+            let Entry { path, kind } = reader.entry().ok_or_else(|| damaged("bad entry"))?;
+            names::check(&path).map_err(|error| damaged(&error.message))?;
+            if entries.last().is_some_and(|(last, _)| *last >= path) {
                 return Err(damaged("entries are not sorted"));
             }
-            let is_file = !matches!(entry.kind, EntryKind::Directory);
-            collisions.insert(&entry.path, is_file).map_err(|error| damaged(&error.message))?;
-            manifest.entries.insert(entry.path, entry.kind);
+            entries.push((path, kind));
         }
-        // An empty directory with something below it, or bytes left over, have another encoding.
-        if !reader.bytes.is_empty() || manifest.has_full_directory() {
-            return Err(damaged("not canonical"));
+        if !reader.bytes.is_empty() {
+            return Err(damaged("bytes are left over"));
         }
-        Ok(manifest)
-    }
-
-    fn has_full_directory(&self) -> bool {
-        self.entries.iter().any(|(path, kind)| {
-            let below = format!("{path}/");
-            matches!(kind, EntryKind::Directory)
-                && self.entries.range(below.clone()..).next().is_some_and(|(next, _)| next.starts_with(&below))
-        })
+        let names = Names::of(entries.iter().map(|(path, _)| path.as_str()));
+        Ok(Self { names: names.map_err(|error| damaged(&error.message))?, entries: entries.into_iter().collect() })
     }
 
     /// The version identity.
@@ -205,9 +194,11 @@ impl Manifest {
 }
 
 fn check_reference(reference: &Reference) -> Result<()> {
-    let etag = reference.etag.as_deref().unwrap_or_default();
-    if reference.uri.is_empty() || reference.uri.len() > MAX_TEXT_BYTES || etag.len() > MAX_TEXT_BYTES {
+    if reference.uri.is_empty() || reference.uri.len() > MAX_TEXT_BYTES {
         return Err(Error::invalid(format!("the URI of a reference has 1 to {MAX_TEXT_BYTES} bytes")));
+    }
+    if reference.etag.as_ref().is_some_and(|etag| etag.len() > MAX_TEXT_BYTES) {
+        return Err(Error::invalid(format!("the ETag of a reference has at most {MAX_TEXT_BYTES} bytes")));
     }
     Ok(())
 }
@@ -252,7 +243,7 @@ impl Reader<'_> {
                 let size = if known & 1 != 0 { Some(u64::from_le_bytes(self.array()?)) } else { None };
                 let etag = if known & 2 != 0 { Some(self.text(MAX_TEXT_BYTES)?) } else { None };
                 let digest = if known & 4 != 0 { Some(Digest(self.array()?)) } else { None };
-                EntryKind::Reference(Reference { uri, size, etag, digest })
+                EntryKind::Reference(Box::new(Reference { uri, size, etag, digest }))
             }
             _ => return None,
         };

@@ -1,6 +1,9 @@
 //! Paths of entries: what may become a file-system path, and which two may not stand side by side.
 
-use std::collections::HashMap;
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Included, Unbounded},
+};
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -46,17 +49,20 @@ pub fn check(path: &str) -> Result<()> {
 }
 
 /// Whether Windows refuses the path: a device's name, a forbidden character, or a dot or space at the end.
+/// Its devices count with superscript digits too.
 /// <https://learn.microsoft.com/windows/win32/fileio/naming-a-file>
 pub fn is_reserved_on_windows(path: &str) -> bool {
     path.split('/').any(|name| {
         let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
-        let port =
-            |prefix| stem.strip_prefix(prefix).is_some_and(|n| n.len() == 1 && matches!(n.as_bytes(), [b'1'..=b'9']));
+        let port = |prefix| {
+            let number = stem.strip_prefix(prefix).map(|number| number.chars().collect::<Vec<_>>());
+            matches!(number.as_deref(), Some(['1'..='9' | '¹' | '²' | '³']))
+        };
         matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL")
             || port("COM")
             || port("LPT")
             || name.ends_with(['.', ' '])
-            || name.chars().any(|c| c.is_ascii_control() || "<>:\"|?*\\".contains(c))
+            || name.chars().any(|c| c < ' ' || "<>:\"|?*\\".contains(c))
     })
 }
 
@@ -83,33 +89,104 @@ fn is_ignorable(c: char) -> bool {
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Refuses paths that some file system would take for the same, and paths below a file.
-#[derive(Debug, Default)]
-pub struct Collisions {
-    /// Folded path of every file and every directory on the way to one: its spelling, and whether it is a file.
-    seen: HashMap<String, (String, bool)>,
+/// What a path meets among others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// Nothing.
+    Free,
+    /// Itself.
+    Same,
+    /// Paths below it.
+    Above,
+    /// It is below this one.
+    Below(String),
 }
 
-impl Collisions {
-    /// Adds a file (or reference), or an empty directory.
-    pub fn insert(&mut self, path: &str, is_file: bool) -> Result<()> {
-        for end in path.match_indices('/').map(|(at, _)| at).chain([path.len()]) {
-            let (prefix, file) = (&path[..end], is_file && end == path.len());
-            match self.seen.get(&fold(prefix)) {
-                Some((other, _)) if other != prefix => {
-                    let message = format!("{path:?} and {other:?} are one name on some file systems");
-                    return Err(Error::invalid(message).hint("rename one of them"));
-                }
-                Some((_, other_file)) if *other_file != file => {
-                    let message = format!("{path:?}: {prefix:?} would be a file and a directory");
-                    return Err(Error::invalid(message).hint("use another obj_path"));
-                }
-                Some(_) => {}
-                None => {
-                    self.seen.insert(fold(prefix), (prefix.to_owned(), file));
-                }
+/// Paths in the order of their folded components: two that some file system would take for one, or of which one is
+/// below the other, are neighbours. So a path is checked against two others, however many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// By folded path, the paths that are spelled otherwise.
+    spellings: BTreeMap<Folded, Option<Box<str>>>,
+}
+
+/// A folded path, with NUL, which sorts before every character of a name, for the slash.
+type Folded = Box<str>;
+
+impl Names {
+    /// Paths of which none is below another.
+    pub fn of<'a>(paths: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let mut names: Vec<_> = paths.map(folded).collect();
+        names.sort();
+        for pair in names.windows(2) {
+            if compare((&pair[0].0, pair[0].1.as_deref()), (&pair[1].0, pair[1].1.as_deref()))? != Meeting::Free {
+                return Err(Error::invalid(format!("{:?} is there twice, or a file and a directory", path(&pair[0]))));
             }
         }
-        Ok(())
+        Ok(Self { spellings: names.into_iter().collect() })
     }
+
+    /// What `path` meets. `InvalidInput` if a part of it is spelled otherwise in another path.
+    pub fn meet(&self, path: &str) -> Result<Meeting> {
+        let (name, spelling) = folded(path);
+        let before = self.spellings.range::<str, _>((Unbounded, Included(&*name))).next_back();
+        let after = self.spellings.range::<str, _>((Excluded(&*name), Unbounded)).next();
+        for (other, other_spelling) in before.into_iter().chain(after) {
+            match compare((&name, spelling.as_deref()), (other, other_spelling.as_deref()))? {
+                Meeting::Free => {}
+                meeting => return Ok(meeting),
+            }
+        }
+        Ok(Meeting::Free)
+    }
+
+    /// Adds a path.
+    pub fn insert(&mut self, path: &str) {
+        self.spellings.extend([folded(path)]);
+    }
+
+    /// Removes a path.
+    pub fn remove(&mut self, path: &str) {
+        self.spellings.remove(&folded(path).0);
+    }
+}
+
+/// The folded path, and the path itself if it is another.
+fn folded(path: &str) -> (Folded, Option<Box<str>>) {
+    let folded = fold(path).replace('/', "\0");
+    let differs = folded.len() != path.len() || folded.bytes().zip(path.bytes()).any(|(f, p)| f != p && p != b'/');
+    (folded.into(), differs.then(|| path.into()))
+}
+
+fn path((folded, spelling): &(Folded, Option<Box<str>>)) -> String {
+    spelling.as_deref().map_or_else(|| folded.replace('\0', "/"), str::to_owned)
+}
+
+/// How a name stands to another, each given folded and, if it differs, as it is spelled.
+fn compare(one: (&str, Option<&str>), other: (&str, Option<&str>)) -> Result<Meeting> {
+    let mut components = (one.0.split('\0'), other.0.split('\0'));
+    let mut shared = 0;
+    let (rest, other_rest) = loop {
+        match (components.0.next(), components.1.next()) {
+            (Some(one), Some(other)) if one == other => shared += 1,
+            ended => break (ended.0.is_some(), ended.1.is_some()),
+        }
+    };
+    if shared == 0 {
+        return Ok(Meeting::Free);
+    }
+    let path = |name: (&str, Option<&str>)| path(&(name.0.into(), name.1.map(Into::into)));
+    if one.1.is_some() || other.1.is_some() {
+        let (one, other) = (path(one), path(other));
+        if !one.split('/').zip(other.split('/')).take(shared).all(|(one, other)| one == other) {
+            let message = format!("{one:?} and {other:?} are one name on some file systems");
+            return Err(Error::invalid(message).hint("rename one of them"));
+        }
+    }
+    Ok(match (rest, other_rest) {
+        (false, false) => Meeting::Same,
+        (false, true) => Meeting::Above,
+        (true, false) => Meeting::Below(path(other)),
+        (true, true) => Meeting::Free,
+    })
 }

@@ -116,6 +116,10 @@ fn add<'py>(
         let threads = threads()?;
         work(&Add { store: &store, artifact: &artifact, cache: &cache, progress, threads, link_mode, chunk_tables })
     })?;
+    to_dict(py, &summary)
+}
+
+fn to_dict<'py>(py: Python<'py>, summary: &Summary) -> PyResult<Bound<'py, PyDict>> {
     let result = PyDict::new(py);
     result.set_item("files", summary.files)?;
     result.set_item("bytes", summary.bytes)?;
@@ -127,9 +131,14 @@ fn add<'py>(
 
 /// Record a URI as an entry; nothing is fetched.
 #[pyfunction]
-fn add_reference(py: Python<'_>, artifact_dir: PathBuf, obj_path: &str, uri: &str) -> PyResult<()> {
+fn add_reference<'py>(
+    py: Python<'py>,
+    artifact_dir: PathBuf,
+    obj_path: &str,
+    uri: &str,
+) -> PyResult<Bound<'py, PyDict>> {
     let done = py.detach(|| reference(&ArtifactDir::open(&artifact_dir)?, obj_path, uri));
-    done.map_err(|error| to_py(py, error))
+    to_dict(py, &done.map_err(|error| to_py(py, error))?)
 }
 
 /// Hash every object of the store, or every file and object of one artifact, and report what is wrong.
