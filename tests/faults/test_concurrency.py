@@ -3,14 +3,16 @@
 import mmap
 import random
 import shutil
+import time
 from pathlib import Path
 
+import pytest
 from blake3 import blake3
 from t9k import em
 from t9k.em import _engine
 from t9k.em.errors import NotFoundError
 
-from .conftest import POINTS, Child, contents, leftovers, problems, tree
+from .conftest import POINTS, Child, contents, leftovers, points, problems, traced, tree
 
 
 def overlapping(count: int) -> dict[str, bytes]:
@@ -156,3 +158,33 @@ def test_gc_beside_gc() -> None:
         _engine.gc(".em/store", 0, False)
         assert len([*Path(".em/store/objects").glob("??/*")]) == len(list(Path(".em/artifacts").iterdir()))
         assert problems(kept) == problems() == leftovers(kept) == []
+
+
+@pytest.mark.usefixtures("strace")
+def test_add_whose_lease_was_taken_for_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a suspended laptop: gc deletes what is linked and not yet committed, and the add stores it again."""
+    monkeypatch.setenv("EM_THREADS", "1")
+    overlapping(1)
+    rehearsal = em.create_artifact("x")
+    log = traced(lambda: rehearsal.add_dir("t0"), "--trace=renameat2").log
+    *_, (_, commit) = points(log.partition("manifest-")[0])
+    shutil.rmtree(".em")
+    artifact = em.create_artifact("x")
+    inner = Path(artifact.local, ".artifact")
+
+    def collect() -> None:
+        while not list(inner.glob("intent-*")) or not list(inner.glob(".tmp-*")):
+            time.sleep(0.001)
+        for lease in Path(".em/store/leases").glob("[!.]*"):
+            lease.unlink()
+        assert _engine.gc(".em/store", 0, False)["deleted_objects"]
+
+    collector = Child(collect)
+    collector.go()
+    delay = f"--inject=renameat2:delay_enter=1s:when={commit}"
+    ended = traced(lambda: artifact.add_dir("t0"), "--trace=renameat2", delay)
+    assert ended.ok, ended.message
+    collected = collector.join()
+    assert collected.ok, collected.message
+    assert contents(artifact) == tree("t0")
+    assert problems(artifact) == problems() == []

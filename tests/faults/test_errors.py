@@ -36,6 +36,7 @@ def test_error_at_every_call(error: str, calls: tuple[str, ...], monkeypatch: py
     artifact = em.create_artifact("x")
     artifact.add_dir("a")
     before = contents(artifact)
+    directories = {path for path in Path(artifact.local).rglob("*") if path.is_dir()}
     original = Path("original")
     shutil.move(".em", original)
     local = fresh(original)
@@ -57,6 +58,7 @@ def test_error_at_every_call(error: str, calls: tuple[str, ...], monkeypatch: py
         failed += ended.error is not None
         # Asked again, not loaded again: on an error nothing is left that a load would have to undo.
         assert contents(artifact) == before | (tree("b") if ended.ok else {}), point
+        assert ended.ok or directories == {path for path in Path(local).absolute().rglob("*") if path.is_dir()}, point
         assert problems(artifact) == [], point
         assert [problem for problem in problems() if problem["kind"] != "stray"] == [], point
         artifact = em.load_artifact(local)

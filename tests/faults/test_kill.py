@@ -127,9 +127,10 @@ def test_a_killed_add_whose_parent_has_not_noticed() -> None:
 
 
 def _engine_owner(pid: int) -> str:
-    """As the engine names the owner of a lease: host, boot, process, its start."""
+    """As the engine names the owner of a lease: host, boot, process namespace, process, its start."""
     started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{os.uname().nodename} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {pid} {started}"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{os.uname().nodename} {boot} {os.readlink('/proc/self/ns/pid')} {pid} {started}"
 
 
 @pytest.mark.usefixtures("strace")

@@ -3,9 +3,9 @@
 use std::{
     collections::HashSet,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -14,7 +14,7 @@ use crate::{
     Digest, Error, Kind, Result,
     artifact::ArtifactDir,
     cancel::Progress,
-    gc::{Lease, register_root},
+    gc::register_root,
     ingest::{Ingest, Ingested},
     manifest::{Entry, EntryKind, Reference},
     names,
@@ -22,6 +22,7 @@ use crate::{
     stat_cache::StatCache,
     store::{
         Store,
+        leases::Lease,
         link::{LinkMode, Linker},
         open_dir,
     },
@@ -116,30 +117,32 @@ impl Add<'_> {
         };
         let base = self.check(&plan)?;
 
-        let _lease = Lease::take(self.store)?;
-        register_root(self.store, self.artifact)?;
         let root_fd = open_dir(root)?;
-        let ingest = Ingest {
-            store: self.store,
-            cache: self.cache,
-            progress: self.progress,
-            root,
-            root_fd: &root_fd,
-            chunk_tables: self.chunk_tables,
-        };
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
+        for _ in 0..MAX_ATTEMPTS {
+            let lease = Lease::take(self.store)?;
+            register_root(self.store, self.artifact)?;
+            let ingest = Ingest {
+                store: self.store,
+                cache: self.cache,
+                progress: self.progress,
+                lease: &lease,
+                root,
+                root_fd: &root_fd,
+                chunk_tables: self.chunk_tables,
+            };
             let objects = ingest.run(plan.files, self.threads);
             self.cache.flush();
             let objects = objects?;
-            match self.place(base, &plan, &objects) {
-                Ok(()) => return Ok(Summary::of(&plan, &objects)),
-                // `gc` took an object away between our look and the link. It finds our lease and restores.
-                Err(error) if error.kind == Kind::NotFound && attempts < MAX_ATTEMPTS => {}
+            match self.place(base, &plan, &objects, &lease) {
+                Ok(()) if lease.is_held() => return Ok(Summary::of(&plan, &objects)),
+                // `gc` may have taken objects away since, or between our look and the link: store them again.
+                Ok(()) => {}
+                Err(error) if error.kind == Kind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
+        let message = format!("objects of {} vanish from the store while they are added", root.display());
+        Err(Error::new(Kind::Conflict, message).hint("is something else than `em gc` cleaning it up?"))
     }
 
     /// Whether the entries fit into the artifact, asked before a byte is read; answers the manifest's number.
@@ -151,12 +154,12 @@ impl Add<'_> {
     }
 
     /// Links the objects and commits the entries, or leaves the artifact as it was.
-    fn place(&self, base: u64, plan: &Plan<'_>, objects: &[Ingested]) -> Result<()> {
+    fn place(&self, base: u64, plan: &Plan<'_>, objects: &[Ingested], lease: &Lease) -> Result<()> {
         let paths: Vec<&str> = plan.paths().collect();
         let intent = self.artifact.intend(&paths)?;
-        let created = Mutex::new(Vec::new());
+        let created = Created::default();
         let committed = self
-            .link(plan, objects, &created)
+            .link(plan, objects, lease, &created)
             .and_then(|()| self.artifact.commit(|manifest| manifest.with(plan.entries(objects))));
         match committed {
             Ok(replaced) => {
@@ -164,9 +167,7 @@ impl Add<'_> {
                 if undisturbed { Ok(()) } else { self.artifact.settle(self.store, &paths) }
             }
             Err(error) => {
-                for index in created.into_inner().unwrap_or_else(PoisonError::into_inner) {
-                    let _ = fs::remove_file(self.artifact.root().join(&plan.targets[index]));
-                }
+                created.remove(self.artifact.root(), plan);
                 // If that fails too, the intent stays, and is settled when this process has ended.
                 if self.artifact.settle(self.store, &paths).is_ok() {
                     intent.done();
@@ -176,18 +177,18 @@ impl Add<'_> {
         }
     }
 
-    /// Puts every object at its path, and notes in `created` the files whose path had been free.
-    fn link(&self, plan: &Plan<'_>, objects: &[Ingested], created: &Mutex<Vec<usize>>) -> Result<()> {
+    /// Puts every object at its path, and notes in `created` what had not been there.
+    fn link(&self, plan: &Plan<'_>, objects: &[Ingested], lease: &Lease, created: &Created) -> Result<()> {
         let Plan { files, targets, directories } = plan;
         let root = self.artifact.root();
         let mut parents = HashSet::new();
         for path in targets.iter().filter_map(|target| target.rsplit_once('/')).map(|(parent, _)| parent) {
             if parents.insert(path) {
-                make_dirs(root, path)?;
+                make_dirs(root, path, created)?;
             }
         }
         for path in directories {
-            make_dirs(root, path)?;
+            make_dirs(root, path, created)?;
         }
         let inner = self.artifact.inner();
         let linker = Linker::new(self.store, &inner, self.link_mode);
@@ -201,9 +202,10 @@ impl Add<'_> {
                     return Ok(());
                 };
                 self.progress.check()?;
+                lease.renew();
                 let target = root.join(target);
                 if linker.link(object.digest, object.size_bytes, file.executable, &target)?.created {
-                    created.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+                    lock(&created.files).push(index);
                 }
             }
         };
@@ -225,6 +227,10 @@ pub fn reference(artifact: &ArtifactDir, obj_path: &str, uri: &str) -> Result<Su
     let entry = Entry { path: obj_path.to_owned(), kind: EntryKind::Reference(Box::new(reference)) };
     artifact.commit(|manifest| manifest.with([entry.clone()]))?;
     Ok(Summary { reserved_on_windows: u64::from(names::is_reserved_on_windows(obj_path)), ..Summary::default() })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn join(prefix: &str, path: &str) -> String {
@@ -262,13 +268,34 @@ impl Plan<'_> {
     }
 }
 
+/// What an add has made in the artifact's directory.
+#[derive(Default)]
+struct Created {
+    /// Number in the plan of each file whose path had been free.
+    files: Mutex<Vec<usize>>,
+    /// Directories, each after the one that it is in.
+    directories: Mutex<Vec<PathBuf>>,
+}
+
+impl Created {
+    fn remove(self, root: &Path, plan: &Plan<'_>) {
+        for &index in &*lock(&self.files) {
+            let _ = fs::remove_file(root.join(&plan.targets[index]));
+        }
+        // One that another add has put something into stays.
+        for directory in lock(&self.directories).iter().rev() {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+}
+
 /// Makes the directories of `path` below `root`, refusing symbolic links on the way.
-fn make_dirs(root: &Path, path: &str) -> Result<()> {
+fn make_dirs(root: &Path, path: &str, created: &Created) -> Result<()> {
     let mut directory = root.to_path_buf();
     for component in path.split('/') {
         directory.push(component);
         match fs::create_dir(&directory) {
-            Ok(()) => {}
+            Ok(()) => lock(&created.directories).push(directory.clone()),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let metadata = fs::symlink_metadata(&directory).map_err(|e| Error::io("stat", &directory, e))?;
                 if !metadata.is_dir() {

@@ -18,15 +18,20 @@ use std::{
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use rustix::io::Errno;
 
 use crate::{
     Error, Kind, Result,
-    gc::Lease,
     manifest::{EntryKind, Manifest},
-    store::{Store, link::Linker, rename_noreplace, temp_name},
+    store::{
+        Store,
+        leases::{self, Lease},
+        link::Linker,
+        rename_noreplace, temp_name,
+    },
 };
 
 /// The reserved directory.
@@ -182,7 +187,7 @@ impl ArtifactDir {
     /// Records that `paths` are about to be linked.
     pub fn intend(&self, paths: &[&str]) -> Result<Intent> {
         let path = self.inner().join(format!("intent-{}", &temp_name()[5..]));
-        let mut text = owner().into_bytes();
+        let mut text = leases::owner().into_bytes();
         for path in paths {
             text.push(0);
             text.extend_from_slice(path.as_bytes());
@@ -201,7 +206,9 @@ impl ArtifactDir {
             }
             let Ok(text) = fs::read_to_string(entry.path()) else { continue };
             let mut fields = text.split('\0');
-            if fields.next().is_none_or(owner_is_alive) {
+            let now = SystemTime::now();
+            let written = entry.metadata().and_then(|metadata| metadata.modified()).unwrap_or(now);
+            if fields.next().is_none_or(|owner| leases::is_in_flight(owner, now, written)) {
                 continue;
             }
             let paths: Vec<&str> = fields.collect();
@@ -244,38 +251,5 @@ impl Intent {
     /// The paths are linked and committed. `false` if somebody took this process for dead and put them back.
     pub fn done(self) -> bool {
         fs::remove_file(&self.path).is_ok()
-    }
-}
-
-/// Who is adding: host, boot, process and its start, so that a reused process id is not taken for it.
-pub(crate) fn owner() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let pid = std::process::id();
-    format!("{host} {} {pid} {}", boot.trim(), start_time(pid).unwrap_or_default())
-}
-
-/// Field 22 of `/proc/PID/stat`, in clock ticks since boot. None for a process that ended, whether or not its
-/// parent has noticed.
-fn start_time(pid: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if matches!(fields.first(), Some(&("Z" | "X"))) {
-        return None;
-    }
-    fields.get(19).map(|&field| field.to_owned())
-}
-
-/// Whether the process that wrote `text` may still run. Another host's always may.
-pub(crate) fn owner_is_alive(text: &str) -> bool {
-    let mine = owner();
-    let mine: Vec<&str> = mine.split(' ').collect();
-    let theirs: Vec<&str> = text.split(' ').collect();
-    match (theirs.as_slice(), mine.as_slice()) {
-        ([host, boot, pid, started], [my_host, my_boot, ..]) if host == my_host => {
-            boot == my_boot
-                && pid.parse().is_ok_and(|pid| start_time(pid).unwrap_or_default() == *started && !started.is_empty())
-        }
-        _ => true,
     }
 }

@@ -20,37 +20,12 @@ use std::{
 
 use crate::{
     Digest, Error, Kind, Result,
-    artifact::{ArtifactDir, owner, owner_is_alive},
+    artifact::ArtifactDir,
     cancel::Progress,
     manifest::EntryKind,
-    store::{Store, objects::relative_path, temp_name, write_atomic},
+    store::{Store, leases, objects::relative_path, rename_noreplace, temp_name, write_atomic},
     verify::sorted as list,
 };
-
-/// A lease of another host counts this long: whether its process lives cannot be asked.
-const FOREIGN_LEASE: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Keeps `gc` from deleting what an add in flight has seen. Ends when dropped; after a crash it is known by its
-/// process.
-#[derive(Debug)]
-pub struct Lease {
-    path: PathBuf,
-}
-
-impl Lease {
-    /// Must be taken before the store is asked for any object.
-    pub fn take(store: &Store) -> Result<Self> {
-        let path = store.root().join("leases").join(&temp_name()[5..]);
-        write_atomic(&path, owner().as_bytes())?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
 
 /// Remembers an artifact directory that lies outside `artifacts/` beside the store.
 pub fn register_root(store: &Store, artifact: &ArtifactDir) -> Result<()> {
@@ -103,7 +78,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         }
         return Ok(done);
     }
-    if !condemned.is_empty() && !leased(store, now)? {
+    if !condemned.is_empty() && !leases::any(store, now)? {
         let batch = store.root().join("trash").join(format!("gc-{}", &temp_name()[5..]));
         fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
         for (digest, path) in &condemned {
@@ -113,7 +88,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
     }
     // Listed first: another `gc` may condemn more meanwhile, which the leases and manifests below say nothing of.
     let batches = batches(store)?;
-    let leased = leased(store, now)?;
+    let leased = leases::any(store, now)?;
     let live = mark(store)?;
     for (batch, objects) in batches {
         let condemned_at = found(fs::metadata(&batch).and_then(|m| m.modified()));
@@ -138,6 +113,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         let _ = fs::remove_dir(&batch);
     }
     if !leased {
+        remove_orphan_tables(store, now, grace, progress)?;
         remove_leftovers(store, &artifacts(store)?, now, grace)?;
     }
     Ok(done)
@@ -228,21 +204,6 @@ fn batches(store: &Store) -> Result<Vec<Batch>> {
     Ok(batches)
 }
 
-/// Whether an add is in flight. Leases of processes that died are removed.
-fn leased(store: &Store, now: SystemTime) -> Result<bool> {
-    let mut any = false;
-    for path in list(&store.root().join("leases"))?.into_iter().filter(|path| !is_temp(path)) {
-        let Ok(text) = fs::read_to_string(&path) else { continue };
-        let taken = fs::metadata(&path).and_then(|m| m.modified()).unwrap_or(now);
-        if owner_is_alive(&text) && age(now, taken) < FOREIGN_LEASE {
-            any = true;
-        } else {
-            remove(&path)?;
-        }
-    }
-    Ok(any)
-}
-
 /// Back to where it was, unless it has been stored anew.
 fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
     match fs::hard_link(path, store.object_path(digest)) {
@@ -282,6 +243,34 @@ fn remove_leftovers(store: &Store, artifacts: &[ArtifactDir], now: SystemTime, g
             if changed < now && age(now, changed) >= grace {
                 remove(&path)?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the tables of crashes: a table gets its name before its object. As with temporary files, an add that
+/// wrote one before the time `now` is gone; what an add writes meanwhile is put back.
+fn remove_orphan_tables(store: &Store, now: SystemTime, grace: Duration, progress: &Progress) -> Result<()> {
+    for fan in list(&store.root().join("chunks"))? {
+        progress.check()?;
+        for path in list(&fan)?.into_iter().filter(|path| !is_temp(path)) {
+            let Some(object) = path.strip_prefix(store.root().join("chunks")).ok() else { continue };
+            let Ok(table) = fs::symlink_metadata(&path) else { continue };
+            let changed = changed_at(&table);
+            if changed >= now || age(now, changed) < grace || store.root().join("objects").join(object).exists() {
+                continue;
+            }
+            let taken = fan.join(temp_name());
+            if found(fs::rename(&path, &taken)).map_err(|e| Error::io("remove", &path, e))?.is_none() {
+                continue;
+            }
+            match fs::symlink_metadata(&taken) {
+                Ok(metadata) if metadata.ino() != table.ino() => {
+                    let _ = rename_noreplace(rustix::fs::CWD, &taken, &path);
+                }
+                _ => {}
+            }
+            remove(&taken)?;
         }
     }
     Ok(())

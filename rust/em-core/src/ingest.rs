@@ -38,7 +38,7 @@ use crate::{
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
     scan::{FileFound, Stat},
     stat_cache::{Answer, HEAD_BYTES, StatCache, now_ns},
-    store::{Store, objects::Temp},
+    store::{Store, leases::Lease, objects::Temp},
 };
 
 /// Bytes a worker reads at a time; a power of two, so that a block is a BLAKE3 subtree. 256 KiB to 1 MiB
@@ -68,6 +68,8 @@ pub struct Ingest<'a> {
     pub root: &'a Path,
     /// Handle of `root`.
     pub root_fd: &'a OwnedFd,
+    /// What keeps `gc` away.
+    pub lease: &'a Lease,
     /// Whether large files get chunk tables. Only benchmarks do without, to tell what the tables cost.
     pub chunk_tables: bool,
 }
@@ -222,6 +224,7 @@ impl<'f, 's> Call<'f, 's> {
         if self.stopped.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Cancelled, "another worker failed"));
         }
+        self.ingest.lease.renew();
         self.ingest.progress.check()
     }
 

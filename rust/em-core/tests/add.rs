@@ -277,7 +277,8 @@ fn leftover_intent_of_a_dead_process_puts_the_files_back() {
     let (pid, boot) = (child.id(), fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
     child.wait().unwrap();
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    let intent = format!("{} {} {pid} 1\0a\0b", host.trim(), boot.trim());
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
+    let intent = format!("{} {} {} {pid} 1\0a\0b\0../escape", host.trim(), boot.trim(), namespace.display());
     fs::write(place.path("artifact/.artifact/intent-x"), intent).unwrap();
     fs::remove_file(place.path("artifact/a")).unwrap();
     fs::write(place.path("artifact/a"), b"new").unwrap();

@@ -5,7 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use em_core::{
@@ -13,9 +13,9 @@ use em_core::{
     add::Add,
     artifact::ArtifactDir,
     cancel::Progress,
-    gc::{Lease, Reclaimed, gc},
+    gc::{Reclaimed, gc},
     stat_cache::StatCache,
-    store::{Store, objects::Presence},
+    store::{Store, leases::Lease, objects::Presence},
     verify,
 };
 
@@ -102,12 +102,50 @@ fn lease_keeps_everything() {
     assert_eq!(run(dir, Duration::ZERO).deleted_objects, 0);
     assert!(has(dir, "text"));
     drop(lease);
-    // What a process that was killed leaves does not count.
-    fs::write(dir.join("em/store/leases/dead"), "no-such-boot").unwrap();
+    // What a process of an earlier boot leaves does not count.
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    fs::write(dir.join("em/store/leases/dead"), format!("{} other-boot 1 1", host.trim())).unwrap();
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
+    let dead = dir.join("em/store/leases/dead");
+    fs::write(&dead, format!("{} other-boot {} 1 1", host.trim(), namespace.display())).unwrap();
     assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
-    assert!(!dir.join("em/store/leases/dead").exists());
+    assert!(!dead.exists());
+}
+
+#[test]
+fn lease_of_another_host_or_container_counts_while_it_is_renewed() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    fs::remove_dir_all(add(dir, "em/artifacts/a", "text")).unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let lease = dir.join("em/store/leases/foreign");
+    for owner in [format!("{} {} pid:[1] 1 1", host.trim(), boot.trim()), "other boot pid:[1] 1 1".into(), "?".into()] {
+        fs::write(&lease, owner).unwrap();
+        assert_eq!(run(dir, Duration::ZERO).deleted_objects, 0);
+    }
+    let stale = SystemTime::now() - 2 * HOUR;
+    fs::File::options().write(true).open(&lease).unwrap().set_modified(stale).unwrap();
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
+    assert!(!lease.exists());
+}
+
+#[test]
+fn table_without_an_object_is_a_leftover() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let text = "line\n".repeat(100_000);
+    add(dir, "em/artifacts/a", &text);
+    let table = |content: &str| {
+        let hex = Digest::of(content.as_bytes()).to_string();
+        dir.join("em/store/chunks").join(&hex[..2]).join(&hex[2..])
+    };
+    fs::create_dir_all(table("gone").parent().unwrap()).unwrap();
+    fs::copy(table(&text), table("gone")).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    run(dir, HOUR);
+    assert!(table("gone").exists());
+    run(dir, Duration::ZERO);
+    assert!(!table("gone").exists() && table(&text).exists());
 }
 
 #[test]

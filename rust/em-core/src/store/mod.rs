@@ -14,6 +14,7 @@
 //! not at all. Nothing is locked: two processes that store the same object race to one rename, and the loser
 //! drops its copy.
 
+pub mod leases;
 pub mod link;
 pub mod objects;
 
