@@ -37,6 +37,7 @@ const VERSION: u32 = 1;
 const SHARDS: usize = 256;
 const HEADER_BYTES: usize = 16;
 const ROW_BYTES: usize = 80;
+const KEY_BYTES: usize = 16;
 const TRAILER_BYTES: usize = 8;
 /// The times could not yet vouch for the bytes when the row was recorded.
 const FLAG_RACY: u32 = 1;
@@ -156,7 +157,7 @@ impl StatCache {
     }
 }
 
-type Key = [u8; 16];
+type Key = [u8; KEY_BYTES];
 
 fn file_key(stat: &Stat) -> Key {
     let mut key = [0; 16];
@@ -284,14 +285,16 @@ fn header() -> [u8; HEADER_BYTES] {
     header
 }
 
-/// `None` if a single bit is off.
+/// `None` if a single bit is off, or if [`encode`] would have written other bytes.
 fn decode(bytes: &[u8]) -> Option<Rows> {
     let (content, trailer) = bytes.split_last_chunk::<TRAILER_BYTES>()?;
     let rows = content.strip_prefix(&header())?;
-    if xxh3_64(content) != u64::from_le_bytes(*trailer) || rows.len() % ROW_BYTES != 0 {
+    let whole = rows.len() % ROW_BYTES == 0 && xxh3_64(content) == u64::from_le_bytes(*trailer);
+    let rows = rows.chunks_exact(ROW_BYTES);
+    if !whole || !rows.clone().map(|row| row.first_chunk::<KEY_BYTES>()).is_sorted_by(|a, b| a < b) {
         return None;
     }
-    rows.chunks_exact(ROW_BYTES).map(decode_row).collect()
+    rows.map(decode_row).collect()
 }
 
 fn decode_row(bytes: &[u8]) -> Option<(Key, Row)> {
