@@ -112,8 +112,9 @@ fn check_version(root: &Path) -> Result<()> {
             format!("{} has store format {version}, this version reads {FORMAT_VERSION}", root.display()),
         )
         .hint("upgrade the package, or point EM_STORE_DIR at another directory")),
-        Err(_) => Err(Error::integrity(format!("{} is not a store's version file", path.display()))
-            .hint("restore it, or point EM_STORE_DIR at another directory")),
+        Err(_) => Err(Error::integrity(format!("{} is not a store's version file", path.display())).hint(format!(
+            "if it was lost with the power, write {FORMAT_VERSION} into it; or point EM_STORE_DIR at another directory"
+        ))),
     }
 }
 
