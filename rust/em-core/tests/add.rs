@@ -302,6 +302,16 @@ fn forced_link_mode_is_used() {
 }
 
 #[test]
+fn forced_hardlinks_keep_the_executable_bit() {
+    let place = Place::new();
+    let script = place.write("run.sh", b"#!/bin/sh\n");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    place.with(1, |add| Add { link_mode: Some(LinkMode::Hardlink), ..*add }.file(&script, "run.sh")).unwrap();
+    assert_eq!(fs::metadata(place.path("artifact/run.sh")).unwrap().mode() & 0o777, 0o755);
+    place.assert_verifies();
+}
+
+#[test]
 fn newer_store_is_refused() {
     let place = Place::new();
     place.store();

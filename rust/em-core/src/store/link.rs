@@ -1,7 +1,7 @@
 //! The link ladder: reflink, else hardlink, else copy.
 //!
-//! A linked path is replaced by rename, never written through. Executable files and empty ones are copied:
-//! the objects' inodes are shared and read-only, and an empty object would run out of hard links.
+//! A linked path is replaced by rename, never written through. Executable files and empty ones are copied, even where
+//! hardlinks are forced: the objects' inodes are shared and read-only, and an empty object would run out of hard links.
 
 use std::{
     fs::{self, File, Permissions},
@@ -60,7 +60,7 @@ pub struct Linker<'a> {
 }
 
 impl<'a> Linker<'a> {
-    /// `forced` skips the ladder and fails where that mode cannot be had.
+    /// `forced` skips the ladder and fails where that mode cannot be had; but see above what is never hardlinked.
     pub fn new(store: &'a Store, temp_dir: &'a Path, forced: Option<LinkMode>) -> Self {
         let mode = AtomicU8::new(forced.unwrap_or(LinkMode::Reflink) as u8);
         Self { store, temp_dir, mode, forced: forced.is_some() }
@@ -74,7 +74,7 @@ impl<'a> Linker<'a> {
         loop {
             let (done, next) = match mode {
                 0 => (self.clone_to(&object, target, executable, LinkMode::Reflink), 1),
-                1 if !own_inode || self.forced => (self.hardlink(&object, target), 2),
+                1 if !own_inode => (self.hardlink(&object, target), 2),
                 _ => (self.clone_to(&object, target, executable, LinkMode::Copy), u8::MAX),
             };
             match done {
