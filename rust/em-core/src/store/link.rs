@@ -24,7 +24,7 @@ pub enum LinkMode {
     Reflink = 0,
     /// A second name of the read-only object.
     Hardlink = 1,
-    /// A copy of the bytes.
+    /// A copy of the bytes, of which the kernel may share the blocks.
     Copy = 2,
 }
 
