@@ -1,6 +1,7 @@
 """Forks and Ctrl-C in the middle of an add."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,43 +92,69 @@ os.kill(os.getpid(), 9)
         os.killpg(parent.pid, signal.SIGKILL)
 
 
-def test_ctrl_c_ends_a_long_add_and_leaves_nothing() -> None:
-    Path("long").mkdir()
-    for index in range(8):
-        # Sparse, so that it costs no disk: hashing them all takes many seconds.
-        with Path("long", str(index)).open("wb") as file:
-            file.write(bytes([index]))
-            file.truncate(4 << 30)
-    artifact = em.create_artifact("x")
+def bytes_read(process: int | str) -> int:
+    """By system calls, since the process began."""
+    return int(re.search(r"rchar: (\d+)", Path(f"/proc/{process}/io").read_text())[1])
+
+
+def interrupted(call: str) -> tuple[int, int]:
+    """Bytes that an engine's call reads after Ctrl-C, and the most it had read between two ticks of 100 ms before."""
     script = f"""
-import signal, time
-from t9k import em
 from t9k.em import _engine
-seen = []
-def progress(files, bytes_, total_files, total_bytes):
-    seen.append((bytes_, total_bytes))
-    if bytes_ and len(seen) > 2:
+from tests.faults.test_fork import bytes_read
+seen = [bytes_read("self")]
+def progress(*_):
+    seen.append(bytes_read("self"))
+    if len(seen) == 4:
         print("inside", flush=True)
 try:
-    _engine.add_dir(".em/store", {artifact.local!r}, "long", "long", progress)
+    _engine.{call}
 except KeyboardInterrupt:
-    print("ended", *seen[-1], flush=True)
+    print("ended", bytes_read("self"), max(after - before for before, after in zip(seen, seen[1:])), flush=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout as output:
-        assert output.readline() == "inside\n"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "inside\n"
+        before = bytes_read(process.pid)
         process.send_signal(signal.SIGINT)
-        sent = time.monotonic()
-        last = output.read().splitlines()[-1]
-        process.wait()
-    ended, done, total = last.split()
+        ended, after, fastest = process.stdout.read().split()
     assert ended == "ended"
-    # Half a second on a free machine; a busy one may need more, but never until the add would have been done.
-    assert int(done) < int(total) / 2
-    assert time.monotonic() - sent < 5
+    return int(after) - before, int(fastest)
+
+
+def sparse(path: Path) -> None:
+    """Costs no disk, and takes long to read."""
+    with path.open("wb") as file:
+        file.write(bytes([len(path.name)]))
+        file.truncate(64 << 30)
+
+
+@pytest.mark.parametrize("files", [1, 8])
+def test_ctrl_c_ends_a_long_add_within_half_a_second_of_its_own_pace_and_leaves_nothing(files: int) -> None:
+    Path("long").mkdir()
+    for index in range(files):
+        sparse(Path("long", "f" * (index + 1)))
+    artifact = em.create_artifact("x")
+    after, tick = interrupted(f"add_dir('.em/store', {artifact.local!r}, 'long', 'long', progress)")
+    assert after < 5 * tick
     assert contents(artifact) == {}
     assert problems(artifact) == problems() == leftovers(artifact) == []
+
+
+def test_ctrl_c_ends_a_long_hash_and_a_long_verify() -> None:
+    sparse(Path("long"))
+    after, tick = interrupted("hash_file('long', progress)")
+    assert after < 5 * tick
+    # An endless file too, whose size says nothing.
+    after, tick = interrupted("hash_file('/dev/zero', progress)")
+    assert after < 5 * tick
+    _engine.verify(".em/store")
+    Path(".em/store/objects/ab").mkdir()
+    Path("long").rename(Path(".em/store/objects/ab", "0" * 62))
+    after, tick = interrupted("verify('.em/store', None, progress)")
+    assert after < 5 * tick
 
 
 def test_an_exception_of_the_progress_call_ends_the_add() -> None:

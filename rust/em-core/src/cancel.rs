@@ -1,6 +1,9 @@
 //! Cancelling and watching a long call.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::{
+    io::{self, Read},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+};
 
 use crate::{Error, Kind, Result};
 
@@ -27,5 +30,29 @@ impl Progress {
     /// `Kind::Cancelled` once [`cancel`](Self::cancel) was called.
     pub fn check(&self) -> Result<()> {
         if self.cancelled.load(Relaxed) { Err(Error::new(Kind::Cancelled, "cancelled")) } else { Ok(()) }
+    }
+
+    /// A reader that fails once [`cancel`](Self::cancel) was called.
+    pub fn reader<R: Read>(&self, inner: R) -> Reader<'_, R> {
+        Reader { progress: self, inner }
+    }
+
+    /// What a read through [`reader`](Self::reader) failed with: `Cancelled`, else what `failed` makes of it.
+    pub fn read_error(&self, error: io::Error, failed: impl FnOnce(io::Error) -> Error) -> Error {
+        self.check().err().unwrap_or_else(|| failed(error))
+    }
+}
+
+/// See [`Progress::reader`].
+#[derive(Debug)]
+pub struct Reader<'a, R> {
+    progress: &'a Progress,
+    inner: R,
+}
+
+impl<R: Read> Read for Reader<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.progress.check().map_err(io::Error::other)?;
+        self.inner.read(buffer)
     }
 }

@@ -38,7 +38,11 @@ use crate::{
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
     scan::{FileFound, Stat},
     stat_cache::{Answer, HEAD_BYTES, StatCache, now_ns},
-    store::{Store, leases::Lease, objects::Temp},
+    store::{
+        Store,
+        leases::Lease,
+        objects::{Temp, hash_reader},
+    },
 };
 
 /// Bytes a worker reads at a time; a power of two, so that a block is a BLAKE3 subtree. 256 KiB to 1 MiB
@@ -266,6 +270,11 @@ impl<'f, 's> Call<'f, 's> {
         queue.retries.push_back(job);
     }
 
+    /// Whether the store has the object; one that was touched is rehashed.
+    fn usable(&self, digest: Digest, size_bytes: u64) -> Result<bool> {
+        self.ingest.store.usable_unless_cancelled(digest, size_bytes, self.ingest.progress)
+    }
+
     fn path(&self, job: &Job<'_>) -> PathBuf {
         self.ingest.root.join(&job.found.path)
     }
@@ -275,12 +284,12 @@ impl<'f, 's> Call<'f, 's> {
         let ingest = self.ingest;
         if job.plan == Plan::Ask {
             match ingest.cache.lookup(&job.stat) {
-                Answer::Known(digest) if ingest.store.usable(digest, job.stat.size)? => {
+                Answer::Known(digest) if self.usable(digest, job.stat.size)? => {
                     ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
                     self.finish(&job, digest, false);
                     return Ok(());
                 }
-                Answer::Rehash(digest) if ingest.store.usable(digest, job.stat.size)? => job.plan = Plan::Hash,
+                Answer::Rehash(digest) if self.usable(digest, job.stat.size)? => job.plan = Plan::Hash,
                 _ => {}
             }
         }
@@ -336,7 +345,7 @@ impl<'f, 's> Call<'f, 's> {
         }
         let store = self.ingest.store;
         let digest = Digest::of(buffer);
-        let new = !store.usable(digest, job.stat.size)?;
+        let new = !self.usable(digest, job.stat.size)?;
         if new {
             let object = store.new_object(Some(digest))?;
             object.file().write_all_at(buffer, 0).map_err(|e| self.write_error(&job, e))?;
@@ -384,7 +393,7 @@ impl<'f, 's> Call<'f, 's> {
             let mut head = vec![0; HEAD_BYTES];
             let count = read_full(&file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
             if let Some(digest) = self.ingest.cache.hint(size, &head[..count])
-                && store.usable(digest, size)?
+                && self.usable(digest, size)?
             {
                 job.plan = Plan::Hash;
             }
@@ -485,8 +494,7 @@ impl<'f, 's> Call<'f, 's> {
     fn complete(&self, large: &Arc<Large<'f, 's>>) -> Result<()> {
         let digest = join(&lock(&large.subtrees));
         let Some(job) = self.unchanged(large.job, &large.file)? else { return Ok(()) };
-        let store = self.ingest.store;
-        let usable = store.usable(digest, job.stat.size)?;
+        let usable = self.usable(digest, job.stat.size)?;
         match &large.target {
             None if !usable => {
                 self.again(Job { plan: Plan::Write, ..job });
@@ -599,7 +607,8 @@ pub fn hash_file(path: &Path, threads: usize, progress: &Progress) -> Result<Dig
     progress.total_bytes.fetch_add(size, Ordering::Relaxed);
     if size <= BLOCK_BYTES {
         // Also pipes and files of `/proc`, whose size says nothing.
-        return crate::store::objects::hash_reader(&file).map_err(|e| fail("read", e));
+        let hashed = hash_reader(progress.reader(&file));
+        return hashed.map_err(|e| progress.read_error(e, |e| fail("read", e)));
     }
     let blocks = size.div_ceil(BLOCK_BYTES);
     let (next, subtrees) = (AtomicU64::new(0), Mutex::new(vec![[0; 32]; blocks as usize]));

@@ -63,7 +63,6 @@ impl Report {
 
     /// Hashes one file; every byte is read.
     fn hash(&mut self, path: &Path, digest: Digest, progress: &Progress) -> Result<()> {
-        progress.check()?;
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -73,7 +72,8 @@ impl Report {
             Err(error) => return Err(Error::io("open", path, error)),
         };
         let size = file.metadata().map_err(|e| Error::io("stat", path, e))?.len();
-        if hash_reader(&file).map_err(|e| Error::io("read", path, e))? != digest {
+        let hashed = hash_reader(progress.reader(&file));
+        if hashed.map_err(|e| progress.read_error(e, |e| Error::io("read", path, e)))? != digest {
             self.problem(ProblemKind::Damaged, path);
         }
         self.objects += 1;

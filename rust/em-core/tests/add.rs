@@ -217,6 +217,23 @@ fn touched_and_intact_object_is_sealed_again() {
 }
 
 #[test]
+fn cancelled_rehash_of_a_touched_object_leaves_it_where_it_is() {
+    let place = Place::new();
+    let digest = Digest::of(b"content");
+    place.write("a", b"content");
+    place.add();
+    let store = place.store();
+    fs::File::open(store.object_path(digest)).unwrap().set_modified(SystemTime::now()).unwrap();
+    let cancelled = Progress::default();
+    cancelled.cancel();
+    assert_eq!(store.usable_unless_cancelled(digest, 7, &cancelled).unwrap_err().kind, Kind::Cancelled);
+    assert_eq!(verify::store(&store, &cancelled).unwrap_err().kind, Kind::Cancelled);
+    assert_eq!(store.presence(digest, 7).unwrap(), Presence::Suspect);
+    assert!(store.usable(digest, 7).unwrap());
+    place.assert_verifies();
+}
+
+#[test]
 fn bad_obj_paths_are_refused_and_change_nothing() {
     let place = Place::new();
     let file = place.write("a", b"1");

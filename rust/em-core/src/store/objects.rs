@@ -29,7 +29,7 @@ use rustix::{
 };
 
 use super::{Store, rename_noreplace, temp_name};
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Result, cancel::Progress};
 
 /// What the store knows of an object without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,15 +82,20 @@ impl Store {
 
     /// Whether the object can be used: a touched one is rehashed, and moved to `trash/` if it is wrong.
     pub fn usable(&self, digest: Digest, size_bytes: u64) -> Result<bool> {
+        self.usable_unless_cancelled(digest, size_bytes, &Progress::default())
+    }
+
+    /// The same, given up when `progress` is cancelled: rehashing a large object takes long.
+    pub fn usable_unless_cancelled(&self, digest: Digest, size_bytes: u64, progress: &Progress) -> Result<bool> {
         match self.presence(digest, size_bytes)? {
             Presence::Missing => Ok(false),
             Presence::Sealed => Ok(true),
-            Presence::Suspect => self.rehash(digest),
+            Presence::Suspect => self.rehash(digest, progress),
         }
     }
 
     /// Reads an object whole. Right: it is sealed again. Wrong: it goes to `trash/`, and the answer is `false`.
-    pub fn rehash(&self, digest: Digest) -> Result<bool> {
+    fn rehash(&self, digest: Digest, progress: &Progress) -> Result<bool> {
         let path = self.object_path(digest);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.objects, relative_path(digest), flags, Mode::empty()) {
@@ -99,7 +104,11 @@ impl Store {
             Err(error) => return Err(Error::io("open", &path, error)),
         };
         let metadata = file.metadata().map_err(|e| Error::io("stat", &path, e))?;
-        if metadata.is_file() && hash_reader(&file).map_err(|e| Error::io("read", &path, e))? == digest {
+        let hash = || {
+            let hashed = hash_reader(progress.reader(&file));
+            hashed.map_err(|e| progress.read_error(e, |e| Error::io("read", &path, e)))
+        };
+        if metadata.is_file() && hash()? == digest {
             let (mtime_s, ctime_s) = (metadata.mtime(), metadata.ctime());
             let boot = if ctime_s < self.boot.began_s { DURABLE } else { self.boot.id };
             // Sealing is a convenience: without the right to do so the object is hashed again next time.
@@ -125,12 +134,12 @@ impl Store {
     }
 }
 
-/// BLAKE3 of what `file` still has to give, in one pass of 1 MiB reads.
-pub fn hash_reader(mut file: &File) -> io::Result<Digest> {
+/// BLAKE3 of what `reader` still has to give, in one pass of 1 MiB reads.
+pub fn hash_reader(mut reader: impl Read) -> io::Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read(&mut buffer) {
+        match reader.read(&mut buffer) {
             Ok(0) => return Ok(hasher.finalize().into()),
             Ok(count) => hasher.update(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
