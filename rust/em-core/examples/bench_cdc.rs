@@ -80,6 +80,18 @@ fn print_speed(kind: &str, data: &[u8]) {
     }
 }
 
+/// How long the chunks are, and how many were cut at the maximum.
+fn distribution(cuts: &[u64]) -> String {
+    let mut lengths: Vec<u64> = std::iter::once(&0).chain(cuts).zip(cuts).map(|(start, end)| end - start).collect();
+    lengths.sort_unstable();
+    let longest = lengths.iter().filter(|&&length| length == 256 << 10).count();
+    let percentiles = [1, 10, 25, 50, 75, 90, 99]
+        .map(|percent| format!("p{percent} {:.1}", lengths[lengths.len() * percent / 100] as f64 / 1024.0));
+    let mean = cuts.last().map_or(0.0, |&end| end as f64 / lengths.len() as f64 / 1024.0);
+    let at_maximum = 100.0 * longest as f64 / lengths.len() as f64;
+    format!("{} chunks, mean {mean:.1} KiB, {}, {at_maximum:.2} % cut at 256", lengths.len(), percentiles.join(" "))
+}
+
 fn chunks<'a>(data: &'a [u8], cuts: &'a [u64]) -> impl Iterator<Item = (blake3::Hash, usize)> + 'a {
     let starts = std::iter::once(0).chain(cuts.iter().copied());
     starts.zip(cuts).map(|(start, &end)| &data[start as usize..end as usize]).map(|c| (blake3::hash(c), c.len()))
@@ -122,12 +134,8 @@ fn main() {
     print_speed("zero", &vec![0; SPEED_BYTES]);
     for (kind, generate) in generators {
         let before = generate(&mut state, EDIT_BYTES);
-        let mean = |cuts: Vec<u64>| before.len() / cuts.len();
-        println!(
-            "{kind:8} mean chunk {} bytes, fastcdc {}",
-            mean(cut_ours(Cdc::new(), &before)),
-            mean(cut_fastcdc(&before))
-        );
+        println!("{kind:8} ours    {}", distribution(&cut_ours(Cdc::new(), &before)));
+        println!("{kind:8} fastcdc {}", distribution(&cut_fastcdc(&before)));
         for (edits, count) in [("insert", 20), ("insert", 200), ("delete", 20), ("delete", 200), ("move", 20)] {
             let after = edit(&mut state, &before, edits, count);
             let ours = kept(&before, &after, |data| cut_ours(Cdc::new(), data));

@@ -1,6 +1,8 @@
 //! Content-defined chunks: every instruction set and every block size against a slow reference.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::HashSet;
+
 use em_core::chunk::cdc::{Cdc, Isa, MAX_BYTES, MIN_BYTES};
 use em_core::chunk::{Carry, Chunker};
 use proptest::prelude::*;
@@ -208,6 +210,55 @@ fn random_data_has_chunks_of_64_kib_on_average() {
     assert!(lengths[..lengths.len() - 1].iter().all(|&length| length >= MIN_BYTES));
     let longest = lengths.iter().filter(|&&length| length == MAX_BYTES).count();
     assert!(longest * 50 < lengths.len(), "{longest} of {}", lengths.len());
+}
+
+/// The share of the bytes of `after` that lies in chunks of `before`, in per mille.
+fn kept_per_mille(before: &[u8], after: &[u8]) -> usize {
+    let chunks = |data| {
+        let mut start = 0;
+        let cuts = cut(available().last().unwrap(), data, 1 << 20).into_iter();
+        cuts.map(move |cut| &data[std::mem::replace(&mut start, cut as usize)..cut as usize])
+    };
+    let known: HashSet<&[u8]> = chunks(before).collect();
+    1000 * chunks(after).filter(|chunk| known.contains(chunk)).map(<[u8]>::len).sum::<usize>() / after.len()
+}
+
+/// Insertions and deletions of 1 to 1000 bytes and moves of 1 to 1000 KiB in random order, `count` of each.
+fn edited(data: &[u8], count: usize) -> Vec<u8> {
+    let (mut numbers, mut data) = (SplitMix(5), data.to_vec());
+    let noise = random(1 << 20);
+    let mut edits = ["insert", "delete", "move"].repeat(count);
+    while let Some(edit) = (!edits.is_empty()).then(|| edits.swap_remove(numbers.next() as usize % edits.len())) {
+        let at = numbers.next() as usize % (data.len() - (1 << 20));
+        let bytes = 1 + numbers.next() as usize % 1000;
+        match edit {
+            "insert" => drop(data.splice(at..at, noise[at % 1000..][..bytes].iter().copied())),
+            "delete" => drop(data.drain(at..at + bytes)),
+            _ => {
+                let moved: Vec<u8> = data.drain(at..at + (bytes << 10)).collect();
+                let to = numbers.next() as usize % data.len();
+                drop(data.splice(to..to, moved));
+            }
+        }
+    }
+    data
+}
+
+/// Each insertion or deletion costs a chunk or two, each move three ends of them: chunks that hold a random place are
+/// 90 KiB long on average.
+#[test]
+fn most_bytes_are_kept_after_insertions_deletions_and_moves_in_any_order() {
+    let kinds: [(&str, Generate, usize, usize); 4] = [
+        ("random", random, 870, 530),
+        ("text", text, 850, 530),
+        ("bfloat16", bfloat16, 870, 520),
+        ("tar", tar, 860, 460),
+    ];
+    for (kind, generate, few, many) in kinds {
+        let before = generate(32 << 20);
+        let kept = [5, 40].map(|count| kept_per_mille(&before, &edited(&before, count)));
+        assert!(kept[0] >= few && kept[1] >= many, "{kind}: {kept:?} per mille");
+    }
 }
 
 /// A change here is a new chunker version: old chunk tables name `CdcV1`.
