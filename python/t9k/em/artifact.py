@@ -42,15 +42,19 @@ class Artifact:
         self.parse_from_dict({"metadata": metadata, "objects": objects or {}})
 
     def parse_from_dict(self, data: dict[str, Any]) -> None:
-        """Take metadata and objects from a dict as `to_dict` returns it."""
+        """Take metadata and objects from a dict as `to_dict` returns it.
+
+        Raises:
+            InvalidInputError: A field has another type.
+        """
         metadata = data["metadata"]
-        self.name: str = metadata["name"]
-        self.labels: list[str] = list(metadata.get("labels") or [])
-        self.description: str = metadata.get("description") or ""
-        self.created_timestamp: str = metadata.get("created_timestamp") or ""
-        self.alternative_name: str = metadata.get("alternative_name") or ""
-        self.remote: list[dict[str, str]] = list(metadata.get("remote") or [])
-        self.local: str = metadata.get("local") or ""
+        self.name: str = _checked("name", metadata["name"], str)
+        self.labels: list[str] = _checked_list("labels", metadata, str)
+        self.description: str = _checked("description", metadata.get("description") or "", str)
+        self.created_timestamp: str = _checked("created_timestamp", metadata.get("created_timestamp") or "", str)
+        self.alternative_name: str = _checked("alternative_name", metadata.get("alternative_name") or "", str)
+        self.remote: list[dict[str, str]] = _checked_list("remote", metadata, dict)
+        self.local: str = _checked("local", metadata.get("local") or "", str)
         self._objects: dict[str, dict[str, Any]] = dict(data.get("objects") or {})
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,6 +165,25 @@ class Artifact:
         return f"Artifact(name={self.name!r}, local={self.local!r})"
 
 
+def _checked(field: str, value: Any, expected: type) -> Any:
+    """The value, which becomes text of pages and files later."""
+    if not isinstance(value, expected):
+        raise InvalidInputError(f"{field} of an artifact must be {expected.__name__}, not {type(value).__name__}")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInputError(f"{field} {value!a} of an artifact is not UTF-8") from None
+    return value
+
+
+def _checked_list(field: str, metadata: dict[str, Any], expected: type) -> list[Any]:
+    values = metadata.get(field) or []
+    if not isinstance(values, list | tuple):
+        raise InvalidInputError(f"{field} of an artifact must be a list, not {type(values).__name__}")
+    return [_checked(field, value, expected) for value in values]
+
+
 def _obj_path(source: str, obj_path: str | None) -> str:
     """The path in the artifact: the source's own name, or below a path that ends in a slash."""
     name = os.path.basename(os.path.abspath(source)) if "://" not in source else source.rstrip("/").rpartition("/")[2]
@@ -243,7 +266,7 @@ def load_artifact(path: str) -> Artifact:
     try:
         metadata = json.loads(text)
         artifact = Artifact(metadata | {"local": os.path.abspath(path)})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InvalidInputError(f"{metadata_path} is not the metadata of an artifact: {error}") from None
     with translated():
         _engine.recover(store_dir(), artifact.local)
