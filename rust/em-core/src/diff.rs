@@ -93,7 +93,11 @@ fn chunks(store: &Store, manifest: &Manifest) -> Result<HashMap<Digest, u64>> {
         let path = store.root().join("chunks").join(relative_path(digest));
         match fs::read(&path) {
             Ok(bytes) => {
-                let table = ChunkTable::decode(&bytes)?;
+                let table = ChunkTable::decode(&bytes).map_err(|error| Error {
+                    message: format!("{}: {}", path.display(), error.message),
+                    hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
+                    ..error
+                })?;
                 chunks.extend(table.chunks.iter().map(|(digest, bytes)| (*digest, u64::from(*bytes))));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

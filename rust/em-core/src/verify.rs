@@ -10,8 +10,12 @@ use crate::{
     Digest, Error, Result,
     artifact::ArtifactDir,
     cancel::Progress,
+    chunk::table::ChunkTable,
     manifest::EntryKind,
-    store::{Store, objects::hash_reader},
+    store::{
+        Store,
+        objects::{hash_reader, relative_path},
+    },
 };
 
 /// What is wrong with a file.
@@ -82,29 +86,52 @@ impl Report {
         progress.bytes.fetch_add(size, Relaxed);
         Ok(())
     }
-}
 
-/// Hashes every object of the store. Changes nothing.
-pub fn store(store: &Store, progress: &Progress) -> Result<Report> {
-    let mut report = Report::default();
-    let objects = store.root().join("objects");
-    for fan in sorted(&objects)? {
-        if !fan.is_dir() {
-            report.problem(ProblemKind::Stray, &fan);
-            continue;
+    /// Reads an object's chunk table, which need not be there.
+    fn table(&mut self, store: &Store, digest: Digest) -> Result<()> {
+        let path = store.root().join("chunks").join(relative_path(digest));
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        if ChunkTable::decode(&bytes).is_err() {
+            self.problem(ProblemKind::Damaged, &path);
         }
-        for path in sorted(&fan)? {
-            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match (name(&fan) + &name(&path)).parse::<Digest>() {
-                Ok(digest) => report.hash(&path, digest, progress)?,
-                Err(_) => report.problem(ProblemKind::Stray, &path),
+        Ok(())
+    }
+
+    /// Calls `each` for every digest that names a file below `directory`; what has another name is a stray.
+    fn walk(&mut self, directory: &Path, mut each: impl FnMut(&mut Self, &Path, Digest) -> Result<()>) -> Result<()> {
+        for fan in sorted(directory)? {
+            if !fan.is_dir() {
+                self.problem(ProblemKind::Stray, &fan);
+                continue;
+            }
+            for path in sorted(&fan)? {
+                let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                match (name(&fan) + &name(&path)).parse() {
+                    Ok(digest) => each(self, &path, digest)?,
+                    Err(_) => self.problem(ProblemKind::Stray, &path),
+                }
             }
         }
+        Ok(())
     }
+}
+
+/// Hashes every object of the store and reads every chunk table. Changes nothing.
+pub fn store(store: &Store, progress: &Progress) -> Result<Report> {
+    let mut report = Report::default();
+    report.walk(&store.root().join("objects"), |report, path, digest| report.hash(path, digest, progress))?;
+    report.walk(&store.root().join("chunks"), |report, _, digest| {
+        progress.check()?;
+        report.table(store, digest)
+    })?;
     Ok(report)
 }
 
-/// Hashes every file of an artifact and its object. Changes nothing.
+/// Hashes every file of an artifact and its object, and reads the object's chunk table. Changes nothing.
 pub fn artifact(store: &Store, artifact: &ArtifactDir, progress: &Progress) -> Result<Report> {
     let mut report = Report::default();
     let (_, manifest) = artifact.manifest()?;
@@ -115,6 +142,7 @@ pub fn artifact(store: &Store, artifact: &ArtifactDir, progress: &Progress) -> R
             report.hash(&path, digest, progress)?;
         }
         report.hash(&object, digest, progress)?;
+        report.table(store, digest)?;
     }
     Ok(report)
 }

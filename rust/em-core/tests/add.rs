@@ -15,6 +15,7 @@ use em_core::{
     artifact::ArtifactDir,
     cancel::Progress,
     chunk::table::ChunkTable,
+    diff::diff,
     ingest::{BLOCK_BYTES, hash_file},
     manifest::EntryKind,
     stat_cache::StatCache,
@@ -200,6 +201,34 @@ fn damaged_object_goes_to_trash_and_is_stored_anew() {
     assert_eq!(place.add().new_objects, 1);
     assert_eq!(fs::read(&object).unwrap(), b"content");
     assert_eq!(fs::read_dir(place.path("store/trash")).unwrap().count(), 1);
+    place.assert_verifies();
+}
+
+#[test]
+fn damaged_chunk_table_is_reported_and_stray_files_beside_it() {
+    let place = Place::new();
+    place.write("a", &bytes(1, 300_000));
+    place.add();
+    let hex = place.digest("a").to_string();
+    let table = place.path("store/chunks").join(&hex[..2]).join(&hex[2..]);
+    fs::set_permissions(&table, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&table, vec![0; 148]).unwrap();
+    let problems = |report: verify::Report| -> Vec<_> {
+        report.problems.into_iter().map(|problem| (problem.kind, PathBuf::from(problem.path))).collect()
+    };
+    let (store, artifact, progress) = (place.store(), place.artifact(), Progress::default());
+    let damaged = (verify::ProblemKind::Damaged, table.clone());
+    assert_eq!(problems(verify::artifact(&store, &artifact, &progress).unwrap()), std::slice::from_ref(&damaged));
+    let stray = table.with_file_name(".tmp-x");
+    fs::write(&stray, "").unwrap();
+    let found = problems(verify::store(&store, &progress).unwrap());
+    assert_eq!(found, [(verify::ProblemKind::Stray, stray.clone()), damaged]);
+    let manifest = artifact.manifest().unwrap().1;
+    let error = diff(&store, &manifest, &manifest).unwrap_err();
+    assert!(error.message.contains(table.to_str().unwrap()) && error.hint.is_some(), "{error}");
+    fs::remove_file(&table).unwrap();
+    fs::remove_file(&stray).unwrap();
+    assert_eq!(diff(&store, &manifest, &manifest).unwrap().shared_bytes, 300_000);
     place.assert_verifies();
 }
 
