@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,3 +89,44 @@ def seal_ns(name: str, mtime_s: int, boot: bytes) -> int:
 
 def boot_id() -> bytes:
     return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", ""))
+
+
+def owner(pid: int) -> str:
+    """Who holds a lease: host, boot, process and its start."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return f"{os.uname().nodename} {boot} {pid} {started}"
+
+
+@dataclass
+class CacheRow:
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    digest: str
+    flags: int
+    day: int
+
+
+def cache_shard(data: bytes) -> dict[bytes, CacheRow]:
+    body = checked(data, b"EMSTATS\n")
+    assert body[:4] == struct.pack("<I", 80)
+    assert (len(body) - 4) % 80 == 0
+    rows = {}
+    for key, size, mtime, ctime, name, flags, day in struct.iter_unpack("<16sQqq32sII", body[4:]):
+        rows[key] = CacheRow(size, mtime, ctime, name.hex(), flags, day)
+    assert list(rows) == sorted(rows)
+    assert len(rows) == (len(body) - 4) // 80 <= 8192
+    return rows
+
+
+def shard_of(key: bytes) -> str:
+    return f"{xxhash.xxh3_64_intdigest(key) % 256:02x}"
+
+
+def file_key(stat: os.stat_result) -> bytes:
+    return struct.pack("<QQ", stat.st_dev, stat.st_ino)
+
+
+def head_key(data: bytes) -> bytes:
+    return xxhash.xxh3_128_intdigest(struct.pack("<Q", len(data)) + data[: 64 << 10]).to_bytes(16, "little")

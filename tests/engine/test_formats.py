@@ -76,6 +76,47 @@ def test_chunk_tables_cover_the_large_objects(artifact: em.Artifact) -> None:
             assert all(16 << 10 <= length <= 256 << 10 for _, length in table.chunks[:-1])
 
 
+def test_stat_cache_has_a_row_of_every_source(artifact: em.Artifact, tmp_path: Path) -> None:
+    (cache,) = Path(tmp_path, "cache/em").glob("stat-*")
+    rows = {}
+    for kind in ("files", "heads"):
+        for path in Path(cache, kind).iterdir():
+            found = oracle.cache_shard(path.read_bytes())
+            assert {oracle.shard_of(key) for key in found} == {path.name}
+            rows |= {(kind, key): row for key, row in found.items()}
+    sources = [path for path in Path("source").iterdir() if path.is_file()]
+    for path in sources:
+        stat, data = path.stat(), path.read_bytes()
+        row = rows.pop(("files", oracle.file_key(stat)))
+        assert (row.size, row.mtime_ns, row.ctime_ns) == (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        assert row.digest == oracle.digest(data)
+        assert row.flags == 1, "written a moment ago"
+        if len(data) > 1 << 20:
+            assert rows.pop(("heads", oracle.head_key(data))).digest == row.digest
+    assert rows == {}
+
+
+def test_root_and_lease_of_an_artifact_elsewhere(tmp_path: Path, artifact: em.Artifact) -> None:
+    elsewhere = tmp_path / "elsewhere" / "x"
+    _engine.create_artifact(str(elsewhere))
+    (tmp_path / "link").symlink_to(elsewhere)
+    with Path("sparse").open("wb") as file:
+        file.truncate(8 << 30)
+    seen = []
+
+    def progress(*_: int) -> None:
+        seen.extend(path.read_text() for path in Path(".em/store/leases").iterdir())
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        _engine.add_file(".em/store", str(tmp_path / "link"), "sparse", "sparse", progress)
+    assert seen == [oracle.owner(os.getpid())]
+    (root,) = Path(".em/store/roots").iterdir()
+    assert root.read_text() == str(elsewhere.resolve())
+    assert root.name == oracle.digest(root.read_bytes())
+    assert list(Path(".em/store/leases").iterdir()) == []
+
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 

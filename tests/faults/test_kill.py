@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+import oracle
 import pytest
 from t9k import em
 from t9k.em import _engine
@@ -117,20 +118,13 @@ def test_a_killed_add_whose_parent_has_not_noticed() -> None:
     artifact.add_dir("a")
     child = Child(lambda: artifact.add_dir("b"))
     lease = Path(".em/store/leases/lease")
-    lease.write_text(_engine_owner(child.pid))
+    lease.write_text(oracle.owner(child.pid))
     child.kill()
     while ") Z" not in Path(f"/proc/{child.pid}/stat").read_text():
         time.sleep(0.001)
     _engine.gc(".em/store", 0, False)
     assert not lease.exists()
     child.join()
-
-
-def _engine_owner(pid: int) -> str:
-    """As the engine names the owner of a lease: host, boot, process namespace, process, its start."""
-    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{os.uname().nodename} {boot} {os.readlink('/proc/self/ns/pid')} {pid} {started}"
 
 
 @pytest.mark.usefixtures("strace")
