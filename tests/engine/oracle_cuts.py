@@ -11,7 +11,7 @@ from typing import Any
 
 KIB = 1 << 10
 CDC, TENSOR = 1, 2
-MAX_INDEX, MAX_NAME, MAX_TENSORS, TOP = 64 << 20, 4096, 262_144, (1 << 64) - 1
+MAX_INDEX, MAX_NAME, MAX_TENSORS, TOP = 32 << 20, 4096, 262_144, (1 << 64) - 1
 
 Spans = list[tuple[int, int]]
 

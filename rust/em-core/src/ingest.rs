@@ -160,6 +160,8 @@ struct Call<'f, 's> {
     results: Mutex<Vec<Option<Ingested>>>,
     error: Mutex<Option<Error>>,
     stopped: AtomicBool,
+    /// Held while the index of a large file is read: together they would need too much memory.
+    indexing: Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -178,6 +180,7 @@ impl<'a> Ingest<'a> {
             results: Mutex::new(vec![None; files.len()]),
             error: Mutex::new(None),
             stopped: AtomicBool::new(false),
+            indexing: Mutex::new(()),
         };
         let small = files.len() <= 1 && files.iter().all(|f| f.stat.size <= BLOCK_BYTES);
         if threads <= 1 || small {
@@ -413,7 +416,12 @@ impl<'f, 's> Call<'f, 's> {
                 }
             };
             prepared.map_err(|e| self.write_error(&job, e.into()))?;
-            let chunks = self.ingest.chunk_tables.then(|| Chunks::new(store, &file, size)).transpose()?;
+            let chunks = if self.ingest.chunk_tables {
+                let _one = lock(&self.indexing);
+                Some(Chunks::new(store, &file, size)?)
+            } else {
+                None
+            };
             Some(Target { object, chunks })
         };
         let blocks = size.div_ceil(BLOCK_BYTES);

@@ -18,8 +18,9 @@ use super::Chunker;
 /// A file with more tensors is cut by content. Bounds the memory of an index to a few megabytes of spans.
 pub const MAX_TENSORS: usize = 1 << 18;
 
-/// No index is longer (safetensors itself stops at 100 MB).
-pub const MAX_INDEX_BYTES: u64 = 64 << 20;
+/// No index is longer: [`MAX_TENSORS`] of 120 bytes each. An index is held whole while it is parsed, and of safetensors
+/// the names beside it: twice this much.
+pub const MAX_INDEX_BYTES: u64 = 32 << 20;
 
 /// No name of a tensor or key is longer.
 pub const MAX_NAME_BYTES: usize = 4096;
