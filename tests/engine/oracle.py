@@ -92,10 +92,10 @@ def boot_id() -> bytes:
 
 
 def owner(pid: int) -> str:
-    """Who holds a lease: host, boot, process and its start."""
+    """Who holds a lease: host, boot, process namespace, process and its start."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return f"{os.uname().nodename} {boot} {pid} {started}"
+    return f"{os.uname().nodename} {boot} {os.readlink('/proc/self/ns/pid')} {pid} {started}"
 
 
 @dataclass

@@ -135,7 +135,7 @@ def test_gc(artifact: em.Artifact, store: Path) -> None:
     assert _engine.gc(".em/store", 0, True)["unreachable_objects"] == 2
     assert _engine.gc(".em/store", 0, False)["deleted_objects"] == 2
     assert set(objects(store)) == live
-    # The damaged object is kept for its owner to look at, the lease of a host that has not been seen for a week is not.
+    # The damaged object is kept for its owner to look at, the lease of a host that was not seen for an hour is not.
     assert len(list(store.glob("trash/*"))) == 1
     assert list(store.glob("leases/*")) == []
     assert problems() == problems(artifact) == []

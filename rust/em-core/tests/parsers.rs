@@ -155,8 +155,8 @@ fn entry() -> impl Strategy<Value = Entry> {
     let file = (any::<u64>(), digest(), any::<bool>());
     let file = file.prop_map(|(size, digest, executable)| EntryKind::File { size, digest, executable });
     let known = (".{1,20}", prop::option::of(any::<u64>()), prop::option::of(".{0,9}"), prop::option::of(digest()));
-    let reference =
-        known.prop_map(|(uri, size, etag, digest)| EntryKind::Reference(Reference { uri, size, etag, digest }));
+    let reference = known
+        .prop_map(|(uri, size, etag, digest)| EntryKind::Reference(Box::new(Reference { uri, size, etag, digest })));
     (path(), prop_oneof![file, Just(EntryKind::Directory), reference]).prop_map(|(path, kind)| Entry { path, kind })
 }
 
