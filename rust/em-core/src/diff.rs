@@ -1,15 +1,11 @@
 //! What artifacts share: entry by entry, and chunk by chunk.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs,
-};
+use std::collections::{HashMap, HashSet};
 
 use crate::{
-    Digest, Error, Result,
-    chunk::table::ChunkTable,
+    Digest, Result,
     manifest::{EntryKind, Manifest},
-    store::{Store, objects::relative_path},
+    store::Store,
 };
 
 /// How two versions differ.
@@ -90,20 +86,9 @@ fn chunks(store: &Store, manifest: &Manifest) -> Result<HashMap<Digest, u64>> {
     let mut chunks = HashMap::new();
     let mut seen = HashSet::new();
     for (digest, size) in files(manifest).filter(|(digest, _)| seen.insert(*digest)) {
-        let path = store.root().join("chunks").join(relative_path(digest));
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let table = ChunkTable::decode(&bytes).map_err(|error| Error {
-                    message: format!("{}: {}", path.display(), error.message),
-                    hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
-                    ..error
-                })?;
-                chunks.extend(table.chunks.iter().map(|(digest, bytes)| (*digest, u64::from(*bytes))));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                chunks.insert(digest, size);
-            }
-            Err(error) => return Err(Error::io("read", &path, error)),
+        match store.chunk_table(digest)? {
+            Some(table) => chunks.extend(table.chunks.iter().map(|(digest, bytes)| (*digest, u64::from(*bytes)))),
+            None => drop(chunks.insert(digest, size)),
         }
     }
     Ok(chunks)

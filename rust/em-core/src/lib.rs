@@ -18,6 +18,7 @@ pub mod gc;
 pub mod ingest;
 pub mod manifest;
 pub mod names;
+pub mod pack;
 pub mod scan;
 pub mod stat_cache;
 pub mod store;

@@ -29,7 +29,11 @@ use rustix::{
 };
 
 use super::{Store, rename_noreplace, temp_name};
-use crate::{Digest, Error, Result, cancel::Progress};
+use crate::{
+    Digest, Error, Kind, Result,
+    cancel::Progress,
+    chunk::{WHOLE_BYTES, table::ChunkTable},
+};
 
 /// What the store knows of an object without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +124,36 @@ impl Store {
         match std::fs::rename(&path, &trash) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("move to trash", &path, error)),
             _ => Ok(false),
+        }
+    }
+
+    /// The chunk table of an object, if it has one.
+    pub fn chunk_table(&self, digest: Digest) -> Result<Option<ChunkTable>> {
+        let path = self.root().join("chunks").join(relative_path(digest));
+        match std::fs::read(&path) {
+            Ok(bytes) => ChunkTable::decode(&bytes).map(Some).map_err(|error| Error {
+                message: format!("{}: {}", path.display(), error.message),
+                hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
+                ..error
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
+    /// The chunks of an object with their lengths, from its table; without one it is a single chunk, or none if it
+    /// is empty.
+    pub fn chunks(&self, digest: Digest) -> Result<Vec<(Digest, u32)>> {
+        if let Some(table) = self.chunk_table(digest)? {
+            return Ok(table.chunks);
+        }
+        let path = self.object_path(digest);
+        let stat = rustix::fs::statat(&self.objects, relative_path(digest), AtFlags::SYMLINK_NOFOLLOW);
+        match stat.map_err(|error| Error::io("stat", &path, error))?.st_size as u64 {
+            0 => Ok(Vec::new()),
+            size @ 1..=WHOLE_BYTES => Ok(vec![(digest, size as u32)]),
+            _ => Err(Error::new(Kind::NotFound, format!("{} has no chunk table", path.display()))
+                .hint("remove the object and add the file again")),
         }
     }
 

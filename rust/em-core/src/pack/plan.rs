@@ -1,0 +1,198 @@
+//! Packs of chunks of the store's objects.
+//!
+//! Which chunk goes into which pack is decided before any is read, from lengths alone. So a pack can be built by
+//! any thread at any time, again after a failed transfer too, with the same bytes; and memory is one pack for each
+//! thread that builds one.
+
+use std::{collections::HashSet, fs::File, os::unix::fs::FileExt};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{
+    HEADER_BYTES, MAX_PACK_BYTES, MAX_RAW_BYTES, MAX_RECORDS, RECORD_BYTES, TAIL_BYTES, codec::Layout,
+    writer::PackWriter,
+};
+use crate::{
+    Digest, Error, Kind, Result,
+    chunk::{MAX_CHUNK_BYTES, WHOLE_BYTES, format},
+    store::{Store, objects::relative_path},
+};
+
+/// What a record takes besides its stored bytes, here and in the footer.
+const OVERHEAD_BYTES: u64 = 2 * RECORD_BYTES;
+
+/// The smallest limit of a plan: a pack that holds any one chunk.
+pub const MIN_LIMIT_BYTES: u64 = HEADER_BYTES + MAX_CHUNK_BYTES as u64 + OVERHEAD_BYTES + TAIL_BYTES;
+
+const _: () = assert!(MAX_PACK_BYTES <= MAX_RAW_BYTES);
+
+/// A chunk to pack and where it lies.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    object: Digest,
+    offset: u64,
+    digest: Digest,
+    bytes: u32,
+    layout: Option<Layout>,
+}
+
+/// The packs of some chunks of a store, none of them built. Holds about 120 bytes for each chunk.
+#[derive(Clone, Debug)]
+pub struct PackPlan {
+    packs: Vec<Vec<Part>>,
+}
+
+/// A built pack.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The pack.
+    pub bytes: Vec<u8>,
+    /// Its chunks in order.
+    pub chunks: Vec<Digest>,
+    /// Bytes of its chunks.
+    pub raw_bytes: u64,
+}
+
+impl PackPlan {
+    /// Plans the packs of `wanted`: objects and the numbers of their chunks. Objects and chunks keep their order; a
+    /// chunk that is wanted twice is packed once. No pack has more than `limit_bytes`, even if nothing compresses.
+    ///
+    /// Reads the chunk tables, and of each large object the index of its format.
+    pub fn new(store: &Store, wanted: &[(Digest, Vec<u32>)], limit_bytes: u64) -> Result<Self> {
+        if !(MIN_LIMIT_BYTES..=MAX_PACK_BYTES).contains(&limit_bytes) {
+            return Err(Error::invalid(format!("packs of at most {limit_bytes} bytes cannot be planned"))
+                .hint(format!("use a limit from {MIN_LIMIT_BYTES} to {MAX_PACK_BYTES}")));
+        }
+        let mut plan = Self { packs: Vec::new() };
+        let (mut seen, mut bytes) = (HashSet::new(), u64::MAX);
+        for (object, numbers) in wanted {
+            for part in parts(store, *object, numbers)? {
+                if !seen.insert(part.digest) {
+                    continue;
+                }
+                let part_bytes = OVERHEAD_BYTES + u64::from(part.bytes);
+                bytes = bytes.saturating_add(part_bytes);
+                match plan.packs.last_mut() {
+                    Some(pack) if bytes <= limit_bytes && pack.len() < MAX_RECORDS => pack.push(part),
+                    _ => {
+                        plan.packs.push(vec![part]);
+                        bytes = HEADER_BYTES + TAIL_BYTES + part_bytes;
+                    }
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// How many packs there are.
+    pub fn len(&self) -> usize {
+        self.packs.len()
+    }
+
+    /// Whether no chunk is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.packs.is_empty()
+    }
+
+    /// Builds pack number `index`. Every chunk is hashed from the buffer that is packed. An object that is wrong is
+    /// moved to `trash/`; it is an `Integrity` error that names it, and so is a chunk table that is wrong.
+    pub fn build(&self, store: &Store, index: usize) -> Result<Built> {
+        let parts = self.packs.get(index).ok_or_else(|| Error::invalid(format!("there is no pack {index}")))?;
+        let raw_bytes: u64 = parts.iter().map(|part| u64::from(part.bytes)).sum();
+        let mut writer = PackWriter::new(Vec::with_capacity(raw_bytes as usize + 1024))?;
+        let (mut open, mut buffer): (Option<(Digest, File)>, _) = (None, Vec::new());
+        for part in parts {
+            let file = match &open {
+                Some((object, file)) if *object == part.object => file,
+                _ => &open.insert((part.object, open_object(store, part.object)?)).1,
+            };
+            buffer.resize(part.bytes as usize, 0);
+            let read = file.read_exact_at(&mut buffer, part.offset);
+            match read {
+                Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
+                    return Err(Error::io("read", &store.object_path(part.object), error));
+                }
+                Ok(()) if Digest::of(&buffer) == part.digest => writer.push(part.digest, part.layout, &buffer)?,
+                _ => return Err(wrong(store, part.object)?),
+            }
+        }
+        let chunks = parts.iter().map(|part| part.digest).collect();
+        Ok(Built { bytes: writer.finish()?, chunks, raw_bytes })
+    }
+}
+
+fn open_object(store: &Store, digest: Digest) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match rustix::fs::openat(&store.objects, relative_path(digest), flags, Mode::empty()) {
+        Ok(file) => Ok(file.into()),
+        Err(error) => Err(Error::io("open", &store.object_path(digest), error)),
+    }
+}
+
+/// The chunks of these numbers, with what the object's own index tells of their elements.
+fn parts(store: &Store, object: Digest, numbers: &[u32]) -> Result<Vec<Part>> {
+    if numbers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let chunks = store.chunks(object)?;
+    let mut ends = Vec::with_capacity(chunks.len());
+    let mut size = 0;
+    for (_, bytes) in &chunks {
+        size += u64::from(*bytes);
+        ends.push(size);
+    }
+    let layouts = match size > WHOLE_BYTES {
+        true => Layouts { spans: format::index(&open_object(store, object)?, size).unwrap_or_default() },
+        false => Layouts::default(),
+    };
+    let part = |&number: &u32| {
+        let (Some(&(digest, bytes)), Some(end)) = (chunks.get(number as usize), ends.get(number as usize)) else {
+            return Err(Error::invalid(format!("object {object} has no chunk {number}")));
+        };
+        let offset = end - u64::from(bytes);
+        Ok(Part { object, offset, digest, bytes, layout: layouts.of(offset, *end) })
+    };
+    numbers.iter().map(part).collect()
+}
+
+/// What a file's index tells of parts of it.
+#[derive(Default)]
+struct Layouts {
+    spans: Vec<format::Span>,
+}
+
+impl Layouts {
+    /// The layout of a part that lies in one tensor of a known type, or in several of one type without gaps.
+    fn of(&self, start: u64, end: u64) -> Option<Layout> {
+        let first = self.spans.partition_point(|span| span.offset + span.length <= start);
+        let mut found = None;
+        let mut covered = start;
+        for span in self.spans.get(first..)? {
+            if covered >= end {
+                break;
+            }
+            if span.offset > covered {
+                return None;
+            }
+            // To the next element of the span from the start of the part, in a width that divides 16.
+            let phase = (span.offset + 16 - start % 16) % 16;
+            let layout = Layout::of(span.dtype?, phase)?;
+            if *found.get_or_insert(layout) != layout {
+                return None;
+            }
+            covered = span.offset + span.length;
+        }
+        found.filter(|_| covered >= end)
+    }
+}
+
+/// The error of an object a chunk of which was not as its table says.
+fn wrong(store: &Store, object: Digest) -> Result<Error> {
+    let path = store.object_path(object);
+    if store.rehash(object)? {
+        return Ok(Error::integrity(format!("the chunk table of {} is wrong", path.display()))
+            .hint("remove the object and its table, and add the file again"));
+    }
+    Ok(Error::new(Kind::Integrity, format!("object {} was damaged and is now in trash/", path.display()))
+        .hint("add the file it came from again; `em verify` finds the artifacts it is missing from"))
+}
