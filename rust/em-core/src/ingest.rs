@@ -115,13 +115,13 @@ struct Large<'f, 's> {
 
 /// Where the blocks of a new object go.
 struct Target<'s> {
-    object: Temp<'s>,
+    object: Temp<&'s Store>,
     chunks: Option<Chunks<'s>>,
 }
 
 /// The chunk table that grows with a new object.
 struct Chunks<'s> {
-    table: Temp<'s>,
+    table: Temp<&'s Store>,
     writer: TableWriter,
     chunker: Box<dyn Chunker>,
     chain: Mutex<Chain>,
@@ -608,14 +608,19 @@ fn write_block(file: &File, block: &[u8], offset: u64, sparse: bool) -> io::Resu
 
 /// BLAKE3 of a file, read once by `threads` workers.
 pub fn hash_file(path: &Path, threads: usize, progress: &Progress) -> Result<Digest> {
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    hash_open_file(&file, path, threads, progress)
+}
+
+/// The same of an open file; `path` is for messages.
+pub fn hash_open_file(file: &File, path: &Path, threads: usize, progress: &Progress) -> Result<Digest> {
     let fail = |operation: &str, error: io::Error| Error::io(operation, path, error);
-    let file = File::open(path).map_err(|e| fail("open", e))?;
     let size = file.metadata().map_err(|e| fail("stat", e))?.len();
     progress.total_files.fetch_add(1, Ordering::Relaxed);
     progress.total_bytes.fetch_add(size, Ordering::Relaxed);
     if size <= BLOCK_BYTES {
         // Also pipes and files of `/proc`, whose size says nothing.
-        let hashed = hash_reader(progress.reader(&file));
+        let hashed = hash_reader(progress.reader(file));
         return hashed.map_err(|e| progress.read_error(e, |e| fail("read", e)));
     }
     let blocks = size.div_ceil(BLOCK_BYTES);
@@ -630,7 +635,7 @@ pub fn hash_file(path: &Path, threads: usize, progress: &Progress) -> Result<Dig
             progress.check()?;
             let offset = block * BLOCK_BYTES;
             let length = (size - offset).min(BLOCK_BYTES) as usize;
-            if read_full(&file, &mut buffer[..length], offset).map_err(|e| fail("read", e))? != length {
+            if read_full(file, &mut buffer[..length], offset).map_err(|e| fail("read", e))? != length {
                 return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", path.display())));
             }
             lock(&subtrees)[block as usize] = subtree(&buffer[..length], offset);

@@ -644,7 +644,8 @@ fn made_up_inputs_are_neither_all_right_nor_all_wrong() {
 fn dead() -> String {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    format!("{} {} 4194305 1", host.trim(), boot.trim())
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
+    format!("{} {} {} 4194305 1", host.trim(), boot.trim(), namespace.display())
 }
 
 /// A store with one live object and one that nothing reaches, and the artifact outside that holds the live one.

@@ -8,6 +8,7 @@
 //! footer tells where they are without reading the chunks between. It holds no offsets: records lie one behind
 //! the other in its order, so there is nothing to overlap or to hide. `docs/formats.md` has the bytes.
 
+pub mod assemble;
 pub mod codec;
 pub mod plan;
 pub mod reader;

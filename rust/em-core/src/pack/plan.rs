@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Digest, Error, Kind, Result,
+    cancel::Progress,
     chunk::{MAX_CHUNK_BYTES, WHOLE_BYTES, format},
     store::{Store, objects::relative_path},
 };
@@ -189,7 +190,7 @@ impl Layouts {
 /// The error of an object a chunk of which was not as its table says.
 fn wrong(store: &Store, object: Digest) -> Result<Error> {
     let path = store.object_path(object);
-    if store.rehash(object)? {
+    if store.rehash(object, &Progress::default())? {
         return Ok(Error::integrity(format!("the chunk table of {} is wrong", path.display()))
             .hint("remove the object and its table, and add the file again"));
     }

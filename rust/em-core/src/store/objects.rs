@@ -15,12 +15,16 @@
 use std::{
     fs::File,
     io::{self, Read},
+    ops::Deref,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
     },
     path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rustix::{
@@ -99,7 +103,7 @@ impl Store {
     }
 
     /// Reads an object whole. Right: it is sealed again. Wrong: it goes to `trash/`, and the answer is `false`.
-    fn rehash(&self, digest: Digest, progress: &Progress) -> Result<bool> {
+    pub(crate) fn rehash(&self, digest: Digest, progress: &Progress) -> Result<bool> {
         let path = self.object_path(digest);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.objects, relative_path(digest), flags, Mode::empty()) {
@@ -158,13 +162,18 @@ impl Store {
     }
 
     /// Starts an object in the directory of the digest if it is known, else in one picked by chance.
-    pub fn new_object(&self, digest: Option<Digest>) -> Result<Temp<'_>> {
-        Temp::new(self, &self.objects, digest)
+    pub fn new_object(&self, digest: Option<Digest>) -> Result<Temp<&Self>> {
+        Temp::new(self, Place::Objects, digest)
     }
 
     /// Starts a chunk table.
-    pub fn new_table(&self, digest: Option<Digest>) -> Result<Temp<'_>> {
-        Temp::new(self, &self.chunks, digest)
+    pub fn new_table(&self, digest: Option<Digest>) -> Result<Temp<&Self>> {
+        Temp::new(self, Place::Chunks, digest)
+    }
+
+    /// [`new_object`](Self::new_object) for one that outlives the caller's borrow.
+    pub fn new_object_in(self: &Arc<Self>, digest: Digest) -> Result<Temp<Arc<Self>>> {
+        Temp::new(Arc::clone(self), Place::Objects, Some(digest))
     }
 }
 
@@ -190,16 +199,33 @@ fn seal(file: impl AsFd, digest: Digest, mtime_s: i64, boot: [u8; 16]) -> rustix
 /// A file of the store that nobody sees yet. Dropped without publishing, it is removed; after a crash it
 /// stays as `.tmp-…` and is reclaimed by `gc`.
 #[derive(Debug)]
-pub struct Temp<'a> {
-    store: &'a Store,
-    directory: &'a OwnedFd,
+pub struct Temp<S: Deref<Target = Store>> {
+    store: S,
+    place: Place,
     name: String,
     file: File,
     published: AtomicBool,
 }
 
-impl<'a> Temp<'a> {
-    fn new(store: &'a Store, directory: &'a OwnedFd, digest: Option<Digest>) -> Result<Self> {
+/// Which directory of the store a file is for.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Objects,
+    Chunks,
+}
+
+impl Place {
+    fn directory(self, store: &Store) -> &OwnedFd {
+        match self {
+            Self::Objects => &store.objects,
+            Self::Chunks => &store.chunks,
+        }
+    }
+}
+
+impl<S: Deref<Target = Store>> Temp<S> {
+    fn new(store: S, place: Place, digest: Option<Digest>) -> Result<Self> {
+        let directory = place.directory(&store);
         let temp = temp_name();
         let fan = match digest {
             Some(digest) => digest.to_string()[..2].to_owned(),
@@ -216,7 +242,7 @@ impl<'a> Temp<'a> {
             _ => Err(error),
         });
         let file = opened.map_err(|e| Error::io("create a file in", store.root(), e))?.into();
-        Ok(Self { store, directory, name, file, published: AtomicBool::new(false) })
+        Ok(Self { store, place, name, file, published: AtomicBool::new(false) })
     }
 
     /// The file, open for reading and writing.
@@ -232,7 +258,7 @@ impl<'a> Temp<'a> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match rename_noreplace(self.directory, &self.name, &target) {
+            match rename_noreplace(self.directory(), &self.name, &target) {
                 Ok(()) => {
                     self.published.store(true, Ordering::Relaxed);
                     return Ok(());
@@ -249,7 +275,7 @@ impl<'a> Temp<'a> {
     /// Makes it visible as the chunk table of `digest`, replacing an older one.
     pub fn publish_table(&self, digest: Digest) -> Result<()> {
         let target = relative_path(digest);
-        let rename = || rustix::fs::renameat(self.directory, &self.name, self.directory, &target);
+        let rename = || rustix::fs::renameat(self.directory(), &self.name, self.directory(), &target);
         let renamed = rename().or_else(|error| match error {
             Errno::NOENT => self.make_fan(&target).and_then(|()| rename()),
             _ => Err(error),
@@ -259,18 +285,22 @@ impl<'a> Temp<'a> {
         Ok(())
     }
 
+    fn directory(&self) -> &OwnedFd {
+        self.place.directory(&self.store)
+    }
+
     fn make_fan(&self, target: &str) -> rustix::io::Result<()> {
-        match rustix::fs::mkdirat(self.directory, &target[..2], Mode::from_raw_mode(0o777)) {
+        match rustix::fs::mkdirat(self.directory(), &target[..2], Mode::from_raw_mode(0o777)) {
             Err(Errno::EXIST) => Ok(()),
             made => made,
         }
     }
 }
 
-impl Drop for Temp<'_> {
+impl<S: Deref<Target = Store>> Drop for Temp<S> {
     fn drop(&mut self) {
         if !self.published.load(Ordering::Relaxed) {
-            let _ = rustix::fs::unlinkat(self.directory, &self.name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(self.directory(), &self.name, AtFlags::empty());
         }
     }
 }

@@ -1,0 +1,269 @@
+//! Objects from chunks: any order, any source, lies and damage.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::{
+    fs,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::Path,
+    sync::Arc,
+};
+
+use em_core::{
+    Digest, Kind,
+    add::Add,
+    artifact::ArtifactDir,
+    cancel::Progress,
+    pack::{
+        assemble::Assembly,
+        plan::{MIN_LIMIT_BYTES, PackPlan},
+        reader::Pack,
+    },
+    stat_cache::StatCache,
+    store::{
+        Store,
+        link::LinkMode,
+        objects::{Presence, relative_path},
+    },
+    verify,
+};
+
+fn random(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut bytes = vec![0; bytes];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A store with these files.
+fn stored(root: &Path, files: &[Vec<u8>]) -> Store {
+    let (source, store) = (root.join("source"), Store::open(&root.join("store")).unwrap());
+    fs::create_dir_all(&source).unwrap();
+    for (index, bytes) in files.iter().enumerate() {
+        fs::write(source.join(index.to_string()), bytes).unwrap();
+    }
+    let artifact = ArtifactDir::create(&root.join("artifact")).unwrap();
+    let (cache, progress) = (StatCache::open(&root.join("cache")), Progress::default());
+    let add = Add {
+        store: &store,
+        artifact: &artifact,
+        cache: &cache,
+        progress: &progress,
+        threads: 2,
+        link_mode: Some(LinkMode::Copy),
+        chunk_tables: true,
+    };
+    add.dir(&source, "").unwrap();
+    store
+}
+
+/// Files that share chunks, with a store that has them and an empty one.
+struct Place {
+    directory: tempfile::TempDir,
+    files: Vec<Vec<u8>>,
+    from: Store,
+    to: Arc<Store>,
+}
+
+impl Place {
+    fn new(files: Vec<Vec<u8>>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let from = stored(&directory.path().join("from"), &files);
+        let to = Arc::new(Store::open(&directory.path().join("to")).unwrap());
+        Self { directory, files, from, to }
+    }
+
+    fn table(&self, digest: Digest) -> Option<Vec<u8>> {
+        fs::read(self.from.root().join("chunks").join(relative_path(digest))).ok()
+    }
+
+    fn ask(&self, assembly: &Assembly, file: &[u8]) -> bool {
+        let digest = Digest::of(file);
+        assembly.add(digest, file.len() as u64, self.table(digest).as_deref()).unwrap()
+    }
+
+    /// The records of all chunks of all files, in packs of about 2 MiB.
+    fn runs(&self) -> Vec<Vec<u8>> {
+        let chunks = |file: &Vec<u8>| {
+            let digest = Digest::of(file);
+            (digest, (0..self.from.chunks(digest).unwrap().len() as u32).collect())
+        };
+        let plan =
+            PackPlan::new(&self.from, &self.files.iter().map(chunks).collect::<Vec<_>>(), MIN_LIMIT_BYTES).unwrap();
+        let build = |index| {
+            let bytes = plan.build(&self.from, index).unwrap().bytes;
+            let last = *Pack::open(&bytes).unwrap().index.entries.last().unwrap();
+            bytes[12..(last.offset + last.record.length()) as usize].to_vec()
+        };
+        (0..plan.len()).map(build).collect()
+    }
+
+    fn assert_complete(&self) {
+        for file in &self.files {
+            let digest = Digest::of(file);
+            assert_eq!(self.to.presence(digest, file.len() as u64).unwrap(), Presence::Sealed);
+            assert!(fs::read(self.to.object_path(digest)).unwrap() == *file);
+            let table = fs::read(self.to.root().join("chunks").join(relative_path(digest))).ok();
+            assert_eq!(table, self.table(digest));
+        }
+        assert!(verify::store(&self.to, &Progress::default()).unwrap().problems.is_empty());
+    }
+
+    /// Files below `objects/` and `chunks/` of the store being filled.
+    fn left(&self) -> usize {
+        let count = |name: &str| walk(&self.directory.path().join("to").join(name));
+        count("objects") + count("chunks")
+    }
+}
+
+fn walk(path: &Path) -> usize {
+    fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .map(|entry| if entry.file_type().unwrap().is_dir() { walk(&entry.path()) } else { 1 })
+        .sum()
+}
+
+fn files() -> Vec<Vec<u8>> {
+    let noise = random(1, 5 << 20);
+    let zeros = [random(2, 100_000), vec![0; 3 << 20], random(3, 100_000)].concat();
+    vec![noise.clone(), [&noise[..2 << 20], b"other", &noise[2 << 20..]].concat(), b"small".to_vec(), vec![], zeros]
+}
+
+#[test]
+fn runs_in_any_order_and_from_several_threads_give_the_objects() {
+    let place = Place::new(files());
+    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+    let here: Vec<_> = place.files.iter().map(|file| place.ask(&assembly, file)).collect();
+    assert_eq!(here, [false; 5]);
+    let runs = place.runs();
+    assert!(runs.len() > 2);
+    std::thread::scope(|scope| {
+        for run in runs.iter().rev().chain(&runs) {
+            scope.spawn(|| assembly.take_records(run, 2).unwrap());
+        }
+    });
+    let mut completed = assembly.completed();
+    completed.sort_unstable();
+    let mut expected: Vec<_> = place.files.iter().map(|file| Digest::of(file)).collect();
+    expected.sort_unstable();
+    assert_eq!(completed, expected);
+    assert!(assembly.wanted().is_empty() && assembly.completed().is_empty());
+    place.assert_complete();
+    assert!(place.files.iter().all(|file| place.ask(&assembly, file)));
+}
+
+#[test]
+fn zeros_become_holes() {
+    let place = Place::new(files());
+    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+    place.ask(&assembly, &place.files[4]);
+    place.runs().iter().for_each(|run| assembly.take_records(run, 1).unwrap());
+    let metadata = fs::metadata(place.to.object_path(Digest::of(&place.files[4]))).unwrap();
+    assert!(metadata.blocks() * 512 < 2 << 20, "{} blocks", metadata.blocks());
+}
+
+#[test]
+fn chunks_are_taken_from_objects_that_the_store_has() {
+    let place = Place::new(files());
+    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+    place.ask(&assembly, &place.files[0]);
+    place.runs().iter().for_each(|run| assembly.take_records(run, 1).unwrap());
+    place.ask(&assembly, &place.files[1]);
+    let wanted: u64 = assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+    let taken = assembly.take_from(Digest::of(&place.files[0]), 1).unwrap();
+    let rest: u64 = assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+    assert_eq!(taken + rest, wanted);
+    assert!(taken > 9 * wanted / 10 && rest > 0, "{taken} of {wanted}");
+    place.runs().iter().for_each(|run| assembly.take_records(run, 1).unwrap());
+    assert!(place.to.usable(Digest::of(&place.files[1]), place.files[1].len() as u64).unwrap());
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_and_the_right_run_still_completes() {
+    let place = Place::new(files());
+    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+    for file in &place.files {
+        place.ask(&assembly, file);
+    }
+    for run in place.runs() {
+        for at in (40..run.len()).step_by(run.len() / 7) {
+            let mut flipped = run.clone();
+            flipped[at] ^= 4;
+            if let Err(error) = assembly.take_records(&flipped, 1) {
+                assert_eq!(error.kind, Kind::Integrity);
+            }
+        }
+        assert_eq!(assembly.take_records(&run[..run.len() - 1], 1).expect_err("cut").kind, Kind::Integrity);
+        assembly.take_records(&run, 1).unwrap();
+    }
+    place.assert_complete();
+}
+
+#[test]
+fn a_table_of_other_chunks_never_becomes_an_object() {
+    let place = Place::new(files());
+    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+    let (claimed, real) = (Digest::of(b"claimed"), Digest::of(&place.files[0]));
+    let size = place.files[0].len() as u64;
+    let before = place.left();
+    assembly.add(claimed, size, place.table(real).as_deref()).unwrap();
+    // Shares its chunks with the lie, and is completed all the same.
+    place.ask(&assembly, &place.files[0]);
+    let errors = place.runs().iter().filter_map(|run| assembly.take_records(run, 2).err()).collect::<Vec<_>>();
+    assert_eq!(errors.iter().map(|error| error.kind).collect::<Vec<_>>(), [Kind::Integrity]);
+    assert!(errors[0].message.contains(&claimed.to_string()), "{}", errors[0]);
+    assert_eq!(assembly.completed(), [real]);
+    drop(assembly);
+    assert_eq!(place.left(), before + 2);
+    assert_eq!(place.to.presence(claimed, size).unwrap(), Presence::Missing);
+}
+
+#[test]
+fn impossible_objects_are_refused_at_once() {
+    let place = Place::new(files());
+    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+    let digest = Digest::of(&place.files[0]);
+    let size = place.files[0].len() as u64;
+    let table = place.table(digest).unwrap();
+    let add = |digest, size, table: Option<&[u8]>| assembly.add(digest, size, table).expect_err("refused").kind;
+    assert_eq!(add(digest, size + 1, Some(&table)), Kind::Integrity);
+    assert_eq!(add(digest, u64::MAX, Some(&table)), Kind::Integrity);
+    assert_eq!(add(digest, size, None), Kind::Integrity);
+    assert_eq!(add(digest, 0, None), Kind::Integrity);
+    assert_eq!(add(digest, size, Some(&table[..100])), Kind::Integrity);
+    // A chunk of one byte in the first table, of another length in the next.
+    assembly.add(Digest::of(b"x"), 1, None).unwrap();
+    assert_eq!(add(Digest::of(b"x"), 2, None), Kind::Integrity);
+    assert_eq!(assembly.wanted(), [(Digest::of(b"x"), 1)]);
+}
+
+#[test]
+fn what_is_dropped_incomplete_leaves_no_file() {
+    let place = Place::new(files());
+    let before = place.left();
+    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+    place.ask(&assembly, &place.files[0]);
+    assembly.take_records(&place.runs()[0], 1).unwrap();
+    assert_eq!(place.left(), before + 1);
+    drop(assembly);
+    assert_eq!(place.left(), before);
+}
+
+#[test]
+fn a_damaged_object_gives_no_chunk_that_is_wrong() {
+    let place = Place::new(files());
+    let object = Digest::of(&place.files[0]);
+    let path = place.from.object_path(object);
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all_at(b"damage", 3 << 20).unwrap();
+    let from = Arc::new(Store::open(place.from.root()).unwrap());
+    let assembly = Assembly::new(Arc::clone(&from)).unwrap();
+    let (other, size) = (Digest::of(&place.files[1]), place.files[1].len() as u64);
+    let table = place.table(other);
+    fs::remove_file(from.object_path(other)).unwrap();
+    assert!(!assembly.add(other, size, table.as_deref()).unwrap());
+    let taken = assembly.take_from(object, 1).unwrap();
+    let rest: u64 = assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum();
+    assert!(taken > 0 && rest > 0 && taken + rest <= size);
+    assert!(assembly.completed().is_empty());
+}
