@@ -43,3 +43,4 @@ lint: build
 	$(BIN)/ruff check python tests docs benches
 	$(BIN)/ruff format --check python tests docs benches
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache

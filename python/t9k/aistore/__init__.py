@@ -1,0 +1,1 @@
+"""AIStore: the server that scripts log in to. `aistore serve` starts it."""

@@ -1,0 +1,49 @@
+"""The app: routes, problem documents, and what every request passes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from t9k.aistore.api import problems, session
+from t9k.aistore.api.middleware import Envelope
+from t9k.aistore.services import Services
+from t9k.protocol import API_PREFIX
+
+ROUTERS = [session.router]
+"""All routers below the API's prefix."""
+
+
+def make_app(services: Services) -> FastAPI:
+    """The ASGI app over these services, which it starts and closes."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.background.start()
+        yield
+        services.close()
+
+    app = FastAPI(
+        title="AIStore",
+        version="1",
+        lifespan=lifespan,
+        openapi_url=f"{API_PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    for router in ROUTERS:
+        app.include_router(router, prefix=API_PREFIX)
+    app.include_router(session.health)
+    problems.install(app)
+    app.add_middleware(Envelope)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,61 @@
+"""What routes ask for: the services, and who is calling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+from pydantic import BaseModel, ConfigDict
+
+from t9k.aistore.accounts.caller import Caller, authenticate
+from t9k.aistore.errors import unauthenticated
+from t9k.aistore.services import Services
+
+ANONYMOUS = Caller(user_id="", name="", role="user", domain="")
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: `em_pat_…`")
+
+
+class Strict(BaseModel):
+    """Base of all bodies: an unknown member is an error, and no value is turned into another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def get_services(request: Request) -> Services:
+    """The services of this process."""
+    services: Services = request.app.state.services
+    return services
+
+
+def get_caller(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    """Who is calling; without an `Authorization` header an anonymous caller, who sees only what is public."""
+    address = request.client.host if request.client else ""
+    request_id = request.scope.get("request_id", "")
+    if credentials is None:
+        if "authorization" in request.headers:
+            raise unauthenticated()
+        return replace(ANONYMOUS, address=address, request_id=request_id)
+    caller = authenticate(get_services(request).database, credentials.credentials)
+    return replace(caller, address=address, request_id=request_id)
+
+
+def _with_scope(scope: str) -> Callable[[Caller], Caller]:
+    def check(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+        caller.needs(scope)
+        return caller
+
+    return check
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+AnyCaller = Annotated[Caller, Depends(get_caller)]
+Reader = Annotated[Caller, Depends(_with_scope("read"))]
+Writer = Annotated[Caller, Depends(_with_scope("write"))]
+Admin = Annotated[Caller, Depends(_with_scope("admin"))]

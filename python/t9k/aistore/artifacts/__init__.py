@@ -1,0 +1,1 @@
+"""Artifacts: versions, aliases, and the way of chunks from upload to download."""

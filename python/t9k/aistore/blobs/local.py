@@ -1,0 +1,110 @@
+"""Blobs in a directory: temporary file, fsync, link, fsync of the directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from t9k.aistore.blobs.store import BlobInfo
+
+_KEY = re.compile(r"[a-z0-9]+(?:/[a-z0-9]+)*")
+_TEMPORARY = ".tmp-"
+
+
+class LocalBlobStore:
+    """A `BlobStore` on a local or network file system. A crash leaves temporaries."""
+
+    def __init__(self, root: Path) -> None:
+        """Makes the directory if there is none."""
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
+        """See `BlobStore`. Two syncs: of the file, and of the directory that gets its name."""
+        path = self._path(key)
+        if path.exists():
+            self._sync_directory(path.parent)  # whoever linked it may not have come that far yet
+            return False
+        self._make_parents(path.parent)
+        temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(16)}"
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            try:
+                os.link(temporary, path)
+                is_new = True
+            except FileExistsError:
+                is_new = False
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        self._sync_directory(path.parent)
+        return is_new
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """See `BlobStore`."""
+        with open(self._path(key), "rb", buffering=0) as file:
+            left = os.fstat(file.fileno()).st_size - offset
+            if length is not None:
+                left = min(left, length)
+            parts = []
+            while left > 0 and (part := os.pread(file.fileno(), left, offset)):
+                parts.append(part)
+                offset, left = offset + len(part), left - len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def size(self, key: str) -> int | None:
+        """See `BlobStore`."""
+        try:
+            return self._path(key).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str = "") -> Iterator[BlobInfo]:
+        """See `BlobStore`."""
+        for directory, _, names in os.walk(self._root):
+            for name in names:
+                path = Path(directory, name)
+                key = path.relative_to(self._root).as_posix()
+                if name.startswith(_TEMPORARY) or not key.startswith(prefix):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.stat()
+                    yield BlobInfo(key, status.st_size, status.st_mtime_ns // 1000)
+
+    def delete(self, key: str) -> None:
+        """See `BlobStore`."""
+        with contextlib.suppress(FileNotFoundError):
+            self._path(key).unlink()
+
+    def _path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is not the key of a blob")
+        return self._root / key
+
+    def _make_parents(self, directory: Path) -> None:
+        """Makes the directory and those above it; each gets its name on the disk."""
+        missing = []
+        while not directory.exists():
+            missing.append(directory)
+            directory = directory.parent
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True, mode=0o700)
+            self._sync_directory(path.parent)
+
+    def _sync_directory(self, directory: Path) -> None:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

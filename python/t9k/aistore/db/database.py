@@ -1,0 +1,135 @@
+"""Connections and transactions, on SQLite and PostgreSQL.
+
+Rules call `Database.read` and `Database.write` with a function of a connection. A write is serializable: on SQLite it
+holds the one write lock from its first statement on, on PostgreSQL it runs again when it met another (SQLSTATE
+40001 or 40P01). So the function must do nothing but talk to the database, and a rule may read, decide and write without
+thinking of others.
+
+SQLite: WAL with ``synchronous=FULL``, by a library without the WAL-reset bug (see `docs/adr`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import threading
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+
+T = TypeVar("T")
+
+FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+"""Releases without the bug that can corrupt a database in WAL mode: the first and later, others in their line."""
+
+BUSY_TIMEOUT_S = 30
+MAX_ATTEMPTS = 20
+"""Attempts of a transaction that meets others on PostgreSQL."""
+
+
+class Database:
+    """A metadata database. Safe between threads; each process opens its own."""
+
+    def __init__(self, url: str, *, pool_size: int = 40) -> None:
+        """Opens no connection yet.
+
+        Args:
+            url: As SQLAlchemy takes it: ``sqlite:////path/to/file`` or ``postgresql://user:password@host/name``.
+            pool_size: Connections that may be open at once.
+        """
+        self.url = sa.make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._write_lock = threading.Lock()
+        self.engine = self._sqlite(pool_size) if self.is_sqlite else self._postgresql(pool_size)
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` on one snapshot of the database."""
+        with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                return work(connection)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Runs `work` in one serializable transaction, durable when this returns; again if it met another."""
+        if self.is_sqlite:
+            # Waiting here is fair; SQLite's own waiting is a poll.
+            with self._write_lock, self.engine.connect() as connection:
+                connection = connection.execution_options(is_write=True)
+                with connection.begin():
+                    return work(connection)
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                with self.engine.connect() as connection:
+                    connection = connection.execution_options(isolation_level="SERIALIZABLE")
+                    with connection.begin():
+                        return work(connection)
+            except sa.exc.DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in ("40001", "40P01") or attempt + 1 == MAX_ATTEMPTS:
+                    raise
+                time.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 6)))
+        raise AssertionError("unreachable")
+
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT with ``on_conflict_do_nothing`` and ``on_conflict_do_update``, which both databases have."""
+        if self.is_sqlite:
+            return sqlite.insert(table)
+        return postgresql.insert(table)
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self.engine.dispose()
+
+    def _sqlite(self, pool_size: int) -> Engine:
+        module = sqlite_module()
+        engine = sa.create_engine(
+            self.url,
+            module=module,
+            pool_size=pool_size,
+            max_overflow=0,
+            connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
+        )
+
+        @sa.event.listens_for(engine, "connect")
+        def configure(connection: Any, _: object) -> None:
+            connection.isolation_level = None  # transactions begin where `begin` below says so
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+        @sa.event.listens_for(engine, "begin")
+        def begin(connection: Connection) -> None:
+            is_write = connection.get_execution_options().get("is_write")
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if is_write else "BEGIN")
+
+        return engine
+
+    def _postgresql(self, pool_size: int) -> Engine:
+        url = self.url.set(drivername="postgresql+psycopg")
+        return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+
+
+def sqlite_module() -> ModuleType:
+    """A SQLite library that is safe with WAL: pysqlite3, which brings its own, else the standard one if it is new.
+
+    Raises:
+        RuntimeError: Neither is.
+    """
+    for name in ("pysqlite3", "sqlite3"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        version = module.sqlite_version_info
+        if version >= FIXED_SQLITE[0] or any(version[:2] == line[:2] and version >= line for line in FIXED_SQLITE[1:]):
+            return module
+    raise RuntimeError(
+        "no SQLite without the WAL-reset bug: install pysqlite3, or a Python with SQLite 3.51.3 or later, "
+        "or use PostgreSQL (--database-url)"
+    )

@@ -1,0 +1,1 @@
+"""The record of runs: metadata, metrics, log, heartbeats, lineage."""

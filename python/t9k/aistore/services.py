@@ -1,0 +1,36 @@
+"""What a server process has open: handed to every route and background job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t9k.aistore.background import Background
+from t9k.aistore.blobs.store import BlobStore
+from t9k.aistore.db import Database
+from t9k.aistore.settings import Settings
+
+
+@dataclass
+class Services:
+    """Opened by `open_services`, closed with `close`."""
+
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    background: Background
+
+    def close(self) -> None:
+        """Stops the background jobs, then closes the database."""
+        self.background.stop()
+        self.database.close()
+
+
+def open_services(settings: Settings) -> Services:
+    """Opens the database, brought to the newest schema, and the blob store."""
+    from t9k.aistore.blobs.local import LocalBlobStore
+    from t9k.aistore.db.schema import upgrade
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.url_of_database)
+    upgrade(database)
+    return Services(settings, database, LocalBlobStore(settings.data_dir / "blobs"), Background())

@@ -1,0 +1,43 @@
+"""Names of nodes and paths of them: Unicode NFC, no slash, no control character, at most 255 bytes."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from t9k.aistore.errors import invalid
+from t9k.protocol import MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES
+
+_REFUSED_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # controls, lone surrogates, line and paragraph separators
+_BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def check_name(name: str) -> str:
+    """The name in NFC.
+
+    Raises:
+        Refusal: It cannot name a node (`invalid_input`).
+    """
+    name = unicodedata.normalize("NFC", name)
+    if any(unicodedata.category(char) in _REFUSED_CATEGORIES or char in _BIDI_CONTROLS for char in name):
+        raise invalid(f"the name {name[:80]!r} has a control character")
+    if name in ("", ".", "..") or "/" in name or name != name.strip():
+        raise invalid(f"{name[:80]!r} cannot name a node", hint="use no slash, no . or .., and no space at either end")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise invalid(f"the name {name[:80]!r}… has more than {MAX_NAME_BYTES} bytes")
+    return name
+
+
+def split_path(path: str) -> list[str]:
+    """The names of an absolute path ``/user/folder/…``.
+
+    Raises:
+        Refusal: It is not absolute, too long or deep, or has a bad name (`invalid_input`).
+    """
+    if not path.startswith("/"):
+        raise invalid(f"the path {path[:80]!r} does not begin with a slash")
+    if len(path.encode(errors="surrogatepass")) > MAX_PATH_BYTES:
+        raise invalid(f"the path {path[:80]!r}… has more than {MAX_PATH_BYTES} bytes")
+    names = [check_name(name) for name in path[1:].removesuffix("/").split("/")]
+    if len(names) > MAX_DEPTH:
+        raise invalid(f"the path {path[:80]!r}… is deeper than {MAX_DEPTH} nodes")
+    return names

@@ -1,0 +1,78 @@
+"""Accounts and servers for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from t9k.aistore.accounts.caller import Caller, authenticate
+from t9k.aistore.accounts.users import add_key, add_user
+from t9k.aistore.db import Database
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user with a key."""
+
+    name: str
+    key: str
+    caller: Caller
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What authenticates a request."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+def make_account(database: Database, name: str, role: str = "user") -> Account:
+    """A new user with a key of all scopes that the role allows."""
+    add_user(database, name, role)
+    scopes = ("read", "write", "admin") if role == "admin" else ("read", "write")
+    key = add_key(database, name, "test", scopes).text
+    return Account(name, key, authenticate(database, key))
+
+
+@dataclass
+class Serving:
+    """A server in a process of its own."""
+
+    url: str
+    user: str
+    api_key: str
+    process: subprocess.Popen[bytes]
+    data: Path
+
+
+@contextlib.contextmanager
+def run_server(data: Path, database_url: str | None = None, *options: str) -> Iterator[Serving]:
+    """Starts `aistore serve` on a free port, and stops it with SIGTERM."""
+    ready = data.with_name(f"{data.name}-ready.json")
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "t9k.aistore", "serve", "--data", str(data), "--port", "0"]
+    command += ["--ready-file", str(ready), *options]
+    if database_url is not None:
+        command += ["--database-url", database_url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start: exit {process.poll()}")
+            time.sleep(0.02)
+        document = json.loads(ready.read_text())
+        yield Serving(document["url"], document["user"], document["api_key"] or "", process, data)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        process.communicate()
