@@ -36,8 +36,8 @@ def test_adds_lists_verifies_and_reports_damage(run) -> None:
     assert code == 0
     assert "a/1.txt" in run("ls", local.strip())[1]
     assert run("ls")[1].strip() == os.path.basename(local.strip())
-    assert json.loads(run("show", os.path.basename(local.strip()))[1])["name"] == "x"
-    assert run("verify") == (0, f"2 files, {(3 << 20) + 3} bytes, 0 problems\n")
+    assert json.loads(run("show", os.path.basename(local.strip()), "--json")[1])["name"] == "x"
+    assert run("verify") == (0, f"2 files, {(3 << 20) + 3:,} bytes, 0 problems\n")
     digest = run("hash", "a/1.txt")[1].split()[0]
     damaged = Path(".em/store/objects", digest[:2], digest[2:])
     damaged.chmod(0o644)
@@ -53,8 +53,8 @@ def test_gc_reclaims_what_a_deleted_artifact_had(run) -> None:
     gone.add_dir("a")
     shutil.rmtree(gone.local)
     size = 3 << 20
-    assert run("gc", "--dry-run") == (0, f"1 objects that no artifact reaches, {size} bytes\n")
-    assert "1 are set aside" in run("gc")[1]
+    assert run("gc", "--dry-run") == (0, f"1 object that no artifact reaches, {size:,} bytes\n")
+    assert "1 set aside" in run("gc")[1]
     done = json.loads(run("gc", "--older-than", "0s", "--json")[1])
     assert done == {"unreachable_objects": 1, "unreachable_bytes": size, "deleted_objects": 1, "freed_bytes": size}
     assert run("verify", kept.local)[0] == 0

@@ -1,0 +1,32 @@
+"""`em diff`."""
+
+from __future__ import annotations
+
+import click
+
+from t9k.em.cli.console import echo_json, printable, size_text
+from t9k.em.cli.verb import Verb, json_option
+
+SIGNS = (("+", "added", "green"), ("-", "removed", "red"), ("~", "changed", "yellow"))
+
+
+@click.command("diff", cls=Verb, examples=["em diff checkpoints_261123_101500_a1b2c3 checkpoints_261123_111500_d4e5f6"])
+@click.argument("first")
+@click.argument("second")
+@json_option
+def command(first: str, second: str, as_json: bool) -> None:
+    """Show what the second artifact adds (+), lacks (-) and changes (~), and how many bytes it shares."""
+    from t9k.em import _engine
+    from t9k.em.artifact import store_dir
+    from t9k.em.cli.places import artifact_dir
+    from t9k.em.errors import translated
+
+    with translated():
+        found = _engine.diff(store_dir(), artifact_dir(first), artifact_dir(second))
+    if as_json:
+        echo_json(found)
+        return
+    for sign, kind, color in SIGNS:
+        for path in found[kind]:
+            click.secho(f"{sign} {printable(path)}", fg=color)
+    click.echo(f"{size_text(found['shared_bytes'])} of {size_text(found['unique_bytes'])} shared")

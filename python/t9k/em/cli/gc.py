@@ -1,0 +1,58 @@
+"""`em gc`."""
+
+from __future__ import annotations
+
+import click
+
+from t9k.em.cli.console import count_text, echo_json
+from t9k.em.cli.verb import Verb, json_option
+
+AGE_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _age_s(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    """Seconds of an age such as 30s, 10m, 1h or 7d."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in AGE_UNITS or not number.isdecimal() or len(number) > 9:
+        raise click.BadParameter(f"{text!r} is not an age such as 30s, 10m, 1h or 7d")
+    return int(number) * AGE_UNITS[unit]
+
+
+@click.command("gc", cls=Verb, examples=["em gc --dry-run", "em gc --older-than 7d"])
+@click.option("--dry-run", is_flag=True, help="Only say what would be reclaimed.")
+@click.option(
+    "--older-than",
+    "older_than_s",
+    default="1h",
+    show_default=True,
+    metavar="AGE",
+    callback=_age_s,
+    help="Delete what nothing has reached for this long; 0s at once, when no other host uses the store.",
+)
+@json_option
+def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
+    """Reclaim objects that no artifact reaches.
+
+    Unreachable objects are set aside at first, and deleted by a later run once they are old enough.
+    """
+    from t9k.em import _engine
+    from t9k.em.artifact import store_dir
+    from t9k.em.errors import translated
+
+    with translated():
+        planned = _engine.gc(store_dir(), older_than_s, True)
+    if not as_json:
+        count, size_bytes = planned["unreachable_objects"], planned["unreachable_bytes"]
+        click.echo(f"{count_text(count, 'object')} that no artifact reaches, {count_text(size_bytes, 'byte')}")
+    if dry_run:
+        if as_json:
+            echo_json(planned)
+        return
+    with translated():
+        done = _engine.gc(store_dir(), older_than_s, False)
+    if as_json:
+        echo_json(done)
+        return
+    click.echo(f"deleted {done['deleted_objects']:,}, freed {count_text(done['freed_bytes'], 'byte')} on the disk")
+    if kept := done["unreachable_objects"] - done["deleted_objects"]:
+        click.echo(f"{kept:,} set aside until they are old enough, or an add is running: run `em gc` again later")

@@ -1,0 +1,43 @@
+"""`em verify`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from t9k.em.cli.console import count_text, echo_json, printable
+from t9k.em.cli.verb import Verb, json_option
+
+
+@click.command(
+    "verify",
+    cls=Verb,
+    examples=["em verify", "em verify checkpoints_261123_101500_a1b2c3"],
+    exit_codes="0 all is well, 1 a problem was found, or an error, 2 a wrong call",
+)
+@click.argument("artifact", required=False)
+@click.option("--store", is_flag=True, help="The whole store, which is the default.")
+@json_option
+def command(artifact: str | None, store: bool, as_json: bool) -> None:
+    """Hash every file of an artifact, or of the whole store, and report what is wrong."""
+    from t9k.em import _engine
+    from t9k.em.artifact import store_dir
+    from t9k.em.cli.places import artifact_dir
+    from t9k.em.errors import translated
+    from t9k.em.progress import Progress
+
+    if artifact and store:
+        raise click.UsageError("an artifact and --store exclude each other")
+    with translated(), Progress("verify") as progress:
+        report: dict[str, Any] = _engine.verify(store_dir(), artifact_dir(artifact) if artifact else None, progress)
+    problems = report["problems"]
+    if as_json:
+        echo_json(report)
+    else:
+        for problem in problems:
+            click.echo(f"{click.style(problem['kind'], fg='red')}: {printable(problem['path'])}")
+        counts = count_text(report["objects"], "file"), count_text(report["bytes"], "byte")
+        click.echo(f"{', '.join(counts)}, {count_text(len(problems), 'problem')}")
+    sys.exit(1 if problems else 0)

@@ -1,0 +1,133 @@
+"""The command line as a process: imports, pipes, signals, terminals and colours."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from t9k import em
+from t9k.em.cli import _MODULES, SECTIONS
+from t9k.em.cli.verb import Verb
+
+EM = [sys.executable, "-m", "t9k.em"]
+VERBS = {verb: line for verbs in SECTIONS.values() for verb, line in verbs.items()}
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def em_output(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*EM, *args], capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload]
+
+
+def on_terminal(*args: str, **environment: str) -> str:
+    """What the command writes to a terminal."""
+    main, side = pty.openpty()
+    with subprocess.Popen([*EM, *args], stdout=side, stderr=side, env=os.environ | environment) as process:
+        os.close(side)
+        shown = b""
+        try:
+            while block := os.read(main, 1 << 16):
+                shown += block
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        process.wait(60)
+    os.close(main)
+    return shown.decode()
+
+
+def test_help_shows_every_verb_and_imports_none() -> None:
+    done = em_output("--help", env=os.environ | {"PYTHONPROFILEIMPORTTIME": "1"})
+    for verb, line in VERBS.items():
+        assert f"  {verb} " in done.stdout
+        assert line in done.stdout
+        assert f"t9k.em.cli.{_MODULES.get(verb, verb)}\n" not in done.stderr
+    assert "Exit codes: 0 success" in done.stdout
+    for module in ("yaml", "requests", "numpy", "tqdm", "json.decoder"):
+        assert f" {module}\n" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_has_help_examples_and_exit_codes(verb: str) -> None:
+    command = importlib.import_module(f"t9k.em.cli.{_MODULES.get(verb, verb)}").command
+    assert isinstance(command, Verb)
+    assert command.name == verb
+    assert command.help
+    assert len(VERBS[verb]) < 60
+    assert all(example.startswith(f"em {verb}") for example in command.examples)
+    done = em_output(verb, "--help")
+    assert all(f"\n  {example}\n" in done.stdout for example in command.examples)
+    assert "Exit codes: 0 " in done.stdout
+
+
+def test_unknown_verb_exits_2() -> None:
+    done = em_output("shwo")
+    assert done.returncode == 2
+    assert "No such command 'shwo'" in done.stderr
+
+
+def test_closed_pipe_is_no_traceback(directory: Path) -> None:
+    for index in range(2000):
+        (directory / f"{index}.{'x' * 100}").touch()
+    with subprocess.Popen([*EM, "hash", "."], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_interrupt_exits_130_without_a_traceback(directory: Path) -> None:
+    with open("large", "wb") as file:
+        file.truncate(1 << 40)
+    with subprocess.Popen([*EM, "hash", "large"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        opened = Path(f"/proc/{process.pid}/fd")
+        for _ in range(1000):
+            if any(os.path.realpath(link).endswith("/large") for link in opened.iterdir()):
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == b"\n"
+    assert process.returncode == 130
+
+
+def test_colour_is_for_terminals_and_off_by_no_color() -> None:
+    em.create_artifact("x")
+    assert "\x1b[" in on_terminal("du")
+    assert "\x1b[" not in on_terminal("du", NO_COLOR="1")
+    assert "\x1b[" not in on_terminal("du", TERM="dumb")
+    assert "\x1b[" not in em_output("du").stdout
+
+
+def test_control_characters_of_names_are_escaped(directory: Path) -> None:
+    (directory / "a").mkdir()
+    name = "\x1b[31m red\n\u202ereversed"
+    (directory / "a" / name).touch()
+    artifact = em.create_artifact("x")
+    artifact.add_dir("a")
+    for shown in (em_output("ls", artifact.local).stdout, on_terminal("ls", artifact.local), on_terminal("hash", "a")):
+        assert "\x1b" not in shown
+        assert "\u202e" not in shown
+        assert "\\x1b[31m red\\n\\u202ereversed" in shown
+
+
+def test_hash_of_names_with_escapes_is_that_of_b3sum(directory: Path) -> None:
+    (directory / "back\\slash\nnewline").touch()
+    digest = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
+    assert em_output("hash", "back\\slash\nnewline").stdout == f"\\{digest}  back\\\\slash\\nnewline\n"
+    (directory / os.fsdecode(b"not-utf8-\xff")).touch()
+    assert "not-utf8-\\udcff" in em_output("hash", ".").stdout
+    assert em_output("hash", ".", env=os.environ | {"PYTHONIOENCODING": "ascii"}).returncode == 0
