@@ -5,62 +5,107 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
+from t9k.aistore import logs
 from t9k.aistore.accounts.users import add_key, add_user
 from t9k.aistore.api.app import make_app
 from t9k.aistore.db import Database, accounts
+from t9k.aistore.http_protocol import LimitedProtocol
 from t9k.aistore.services import open_services
 from t9k.aistore.settings import Settings
 
 GRACE_S = 20
 """What is in flight at SIGTERM has this long to finish."""
 
+SETTINGS_VARIABLE = "_AISTORE_WORKER_SETTINGS"
+"""How worker processes get their settings."""
+
+MAX_CONNECTIONS = 2000
+
 
 def serve(settings: Settings, ready_file: Path | None = None, user: str = "admin") -> None:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT: what is in flight then finishes, and new requests are refused.
 
     Args:
         settings: Where the data is and what to listen on.
         ready_file: Gets a JSON object with ``url``, ``user`` and ``api_key``, atomically, when requests are answered.
         user: Name of the first user, who is made with a key if there is none yet.
     """
-    listener = socket.create_server((settings.host, settings.port), backlog=1024)
-    port = listener.getsockname()[1]
+    listener = _listen(settings)
     services = open_services(settings)
-    api_key = first_key(services.database, user)
+    api_key = _first_key(services.database, user)
+    services.close()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{port}"
-    if not _is_loopback(settings.host):
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    if not _is_loopback(settings.host) and not settings.behind_proxy:
         print(
             f"warning: {settings.host} can be reached from other machines and this is plain HTTP: anyone between can "
-            "read keys. Put a proxy with TLS in front (docs/server.md), or listen on 127.0.0.1.",
+            "read keys. Put a proxy with TLS in front and say --behind-proxy (docs/server.md), or listen on 127.0.0.1.",
             file=sys.stderr,
         )
+    threading.Thread(target=_announce, args=(url, user, api_key, ready_file), daemon=True).start()
+    os.environ[SETTINGS_VARIABLE] = settings.to_json()
     config = uvicorn.Config(
-        make_app(services),
+        "t9k.aistore.serve:worker_app",
+        factory=True,
+        workers=settings.workers,
+        http=LimitedProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=False,
+        proxy_headers=settings.behind_proxy,
+        forwarded_allow_ips="*" if settings.behind_proxy else None,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_S,
-        h11_max_incomplete_event_size=64 << 10,
+        limit_concurrency=MAX_CONNECTIONS,
         lifespan="on",
     )
-    ready = threading.Thread(target=_announce, args=(url, user, api_key, ready_file), daemon=True)
-    ready.start()
-    uvicorn.Server(config).run(sockets=[listener])
+    logs.configure(settings.log_level)
+    if settings.workers == 1:
+        uvicorn.Server(config).run(sockets=[listener])
+        return
+    # Where the counters of the workers meet.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters = tempfile.mkdtemp(prefix="aistore-metrics-")
+    try:
+        Multiprocess(config, [listener]).run()
+    finally:
+        shutil.rmtree(counters, ignore_errors=True)
 
 
-def first_key(database: Database, user: str) -> str | None:
+def worker_app() -> FastAPI:
+    """The app of one process, from the settings in the environment."""
+    settings = Settings.from_json(os.environ[SETTINGS_VARIABLE])
+    logs.configure(settings.log_level)
+    return make_app(open_services(settings))
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}; "
+            "is another server running? --port 0 takes any that is free"
+        ) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _first_key(database: Database, user: str) -> str | None:
     """Makes the first user with a key of all scopes; None if there is a user already."""
     if database.read(accounts.any_user):
         return None
@@ -70,11 +115,11 @@ def first_key(database: Database, user: str) -> str | None:
 
 def _announce(url: str, user: str, api_key: str | None, ready_file: Path | None) -> None:
     """Waits until requests are answered, then says how to use the server."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
-                if response.status == 200:
-                    break
+            with opener.open(f"{url}/readyz", timeout=5):
+                break
         except OSError:
             time.sleep(0.02)
     print(f"AIStore is at {url}")

@@ -1,9 +1,10 @@
-"""Settings of a server: command line, else environment (``AISTORE_…``), else a TOML file, else defaults."""
+"""Settings of a server process. `aistore.cli` takes them from options, environment and file."""
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -23,6 +24,8 @@ class Settings:
         packs_in_flight: Packs that are received and checked at once in a process; each takes up to 64 MiB.
         trash_days: Days until what was deleted is gone.
         crashed_after_s: Seconds without a heartbeat until a run counts as crashed.
+        behind_proxy: Whether `X-Forwarded-For` and `X-Forwarded-Proto` of the peer are believed.
+        log_level: ``info`` has a line for each request.
         lease_s: Seconds that an upload keeps the garbage collector away after its last request.
     """
 
@@ -34,9 +37,21 @@ class Settings:
     packs_in_flight: int = 3
     trash_days: int = 30
     crashed_after_s: int = 180
+    behind_proxy: bool = False
+    log_level: str = "warning"
     lease_s: int = 3600
 
     @property
     def url_of_database(self) -> str:
         """What SQLAlchemy opens."""
         return self.database_url or f"sqlite:///{self.data_dir / 'aistore.sqlite3'}"
+
+    def to_json(self) -> str:
+        """For a worker process; see `from_json`."""
+        return json.dumps(asdict(self) | {"data_dir": str(self.data_dir)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """What `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**values | {"data_dir": Path(values["data_dir"])})

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from t9k.aistore.api import problems, session
+from t9k.aistore.api import metrics, problems, session
 from t9k.aistore.api.middleware import Envelope
 from t9k.aistore.services import Services
 from t9k.protocol import API_PREFIX
 
 ROUTERS = [session.router]
 """All routers below the API's prefix."""
+
+STREAMING = re.compile(rf"{API_PREFIX}/(packs/.*|artifacts/.*|runs/[^/]*/(metrics/.*|log))")
+"""Paths of routes that read their bodies piece by piece, each with a cap of its own."""
 
 
 def make_app(services: Services) -> FastAPI:
@@ -40,8 +44,10 @@ def make_app(services: Services) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router, prefix=API_PREFIX)
     app.include_router(session.health)
+    app.include_router(metrics.router)
     problems.install(app)
-    app.add_middleware(Envelope)
+    app.state.metrics = metrics.RequestMetrics()
+    app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING)
     return app
 
 

@@ -1,0 +1,98 @@
+"""The `aistore` command: a file for each verb, imported when the verb is run.
+
+Exit codes: 0 success, 1 an error or a problem that was found, 2 a wrong call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+VERBS = {
+    "serve": "Start the server.",
+    "migrate": "Bring the database to this version's schema.",
+}
+"""Every verb with its line of `aistore --help`, which is shown without importing the verb's module."""
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = importlib.import_module(f"t9k.aistore.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from t9k.aistore.errors import Refusal
+
+        try:
+            return super().invoke(ctx)
+        except Refusal as refusal:
+            hint = f" (hint: {refusal.hint})" if refusal.hint else ""
+            raise click.ClickException(f"{refusal.message}{hint}") from None
+        except OSError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "AISTORE"},
+    epilog="Exit codes: 0 success, 1 an error or a problem that was found, 2 a wrong call. Every option of a command "
+    "is also an environment variable (AISTORE_SERVE_PORT) and a key of the file that --config names ([serve] port).",
+)
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A TOML file with a table for each command.  [default: aistore.toml in the data directory, if it is there]",
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory of blobs, and of the database if it is SQLite.  [default: $XDG_DATA_HOME/aistore]",
+)
+@click.option("--database-url", help="postgresql://user:password@host/name.  [default: SQLite in the data directory]")
+@click.pass_context
+def main(ctx: click.Context, config: Path | None, data: Path | None, database_url: str | None) -> None:
+    """The server of t9k.em: users, folders, runs and artifacts.
+
+    Example: aistore serve
+    """
+    from t9k.aistore.settings import default_data_dir
+
+    data = data or default_data_dir()
+    file = config or data / "aistore.toml"
+    document: dict[str, Any] = {}
+    if config is not None or file.exists():
+        try:
+            document = tomllib.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise click.UsageError(f"{file}: {error}") from None
+        unknown = set(document) - set(VERBS) - {"data", "database_url"}
+        if unknown:
+            raise click.UsageError(f"{file}: no such key or command: {', '.join(sorted(unknown))}")
+    if "data" in document and ctx.get_parameter_source("data") is click.core.ParameterSource.DEFAULT:
+        data = Path(os.path.expanduser(document["data"]))
+    ctx.default_map = {verb: table for verb, table in document.items() if isinstance(table, dict)}
+    ctx.obj = Place(data, database_url or document.get("database_url"))
+
+
+class Place:
+    """Where a server's data is: what every verb works on."""
+
+    def __init__(self, data: Path, database_url: str | None) -> None:
+        """Opens nothing."""
+        self.data = data
+        self.database_url = database_url
