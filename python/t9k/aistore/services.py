@@ -25,12 +25,13 @@ class Services:
         self.database.close()
 
 
-def open_services(settings: Settings) -> Services:
-    """Opens the database, brought to the newest schema, and the blob store."""
+def open_services(settings: Settings, *, schema: bool = True) -> Services:
+    """Opens the database, brought to the newest schema unless `schema` is false, and the blob store."""
     from t9k.aistore.blobs.local import LocalBlobStore
     from t9k.aistore.db.schema import upgrade
 
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.url_of_database)
-    upgrade(database)
+    if schema:
+        upgrade(database)
     return Services(settings, database, LocalBlobStore(settings.data_dir / "blobs"), Background())

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from t9k.aistore.services import Services
 
 VERBS = {
     "serve": "Start the server.",
     "migrate": "Bring the database to this version's schema.",
+    "backup": "Copy database and blobs, while the server runs.",
+    "restore": "Make a server's data from a backup.",
 }
 """Every verb with its line of `aistore --help`, which is shown without importing the verb's module."""
 
@@ -96,3 +104,32 @@ class Place:
         """Opens nothing."""
         self.data = data
         self.database_url = database_url
+
+    @contextmanager
+    def opened(self, *, schema: bool = True) -> Iterator[Services]:
+        """Database and blobs, to be used beside a running server.
+
+        Args:
+            schema: Whether the database is brought to the newest schema first.
+        """
+        from t9k.aistore.services import open_services
+        from t9k.aistore.settings import Settings
+
+        services = open_services(Settings(data_dir=self.data, database_url=self.database_url), schema=schema)
+        try:
+            yield services
+        finally:
+            services.close()
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[int, int], None]]:
+        """Says every two seconds on standard error how many things and bytes are done."""
+        due = time.monotonic() + 2
+
+        def report(count: int, size_bytes: int) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + 2
+                click.echo(f"{count} blobs, {size_bytes / 1e6:,.0f} MB", err=True)
+
+        yield report

@@ -11,7 +11,7 @@ nodes = Table(
     "nodes",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("parent_id", ForeignKey("nodes.id"), index=True),  # null for a user's root
+    Column("parent_id", ForeignKey("nodes.id", deferrable=True), index=True),  # null for a user's root
     Column("owner_id", ForeignKey("users.id"), nullable=False),  # whose tree it is in
     Column("kind", Text, nullable=False),  # Folder, Shortcut, Run, Artifact
     Column("name", Text, nullable=False),  # NFC

@@ -1,0 +1,144 @@
+"""Backups of a running server, restored into both databases."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from harness import Account, make_account
+from t9k.aistore import backup as backups
+from t9k.aistore.accounts.caller import authenticate
+from t9k.aistore.cli import main
+from t9k.aistore.db import dump
+from t9k.aistore.errors import Refusal
+from t9k.aistore.services import Services, open_services
+from t9k.aistore.settings import Settings
+
+MakeUrl = Callable[[], str | None]
+
+
+@pytest.fixture
+def saved(services: Services, ada: Account, tmp_path: Path) -> Path:
+    """A backup of a server with a user and three blobs."""
+    for number in range(3):
+        services.blobs.put_if_absent(f"packs/{number}", os.urandom(1000))
+    backups.backup(services.database, services.blobs, tmp_path / "backup")
+    return tmp_path / "backup"
+
+
+@pytest.fixture
+def other(tmp_path: Path, database_url: str | None) -> Settings:
+    """Settings of a new server on SQLite: from PostgreSQL, a change of the database."""
+    return Settings(data_dir=tmp_path / "other")
+
+
+def test_restored_server_knows_keys_and_blobs(saved: Path, services: Services, ada: Account, other: Settings) -> None:
+    restored = open_services(other, schema=False)
+    backups.restore(saved, restored.database, restored.blobs)
+    assert authenticate(restored.database, ada.key) == ada.caller
+    for blob in services.blobs.list():
+        assert restored.blobs.get(blob.key) == services.blobs.get(blob.key)
+    ours, theirs = (
+        place.database.read(lambda connection: {name: list(rows) for name, rows in dump.tables(connection)})
+        for place in (services, restored)
+    )
+    assert ours | {"api_keys": theirs["api_keys"]} == theirs  # the last use of a key is noted meanwhile
+    restored.close()
+
+
+def test_backup_from_sqlite_restores_into_postgresql(
+    request: pytest.FixtureRequest, tmp_path: Path, services: Services, settings: Settings
+) -> None:
+    if settings.database_url is None:
+        pytest.skip("the target is PostgreSQL")
+    source = open_services(Settings(data_dir=tmp_path / "source"))
+    account = make_account(source.database, "ada")
+    backups.backup(source.database, source.blobs, tmp_path / "backup")
+    with pytest.raises(Refusal, match="has tables already"):
+        backups.restore(tmp_path / "backup", services.database, services.blobs)
+    services.database.write(lambda c: c.exec_driver_sql("DROP SCHEMA public CASCADE"))
+    services.database.write(lambda c: c.exec_driver_sql("CREATE SCHEMA public"))
+    backups.restore(tmp_path / "backup", services.database, services.blobs)
+    assert authenticate(services.database, account.key) == account.caller
+    source.close()
+
+
+def test_backup_of_one_moment_while_users_are_added(services: Services, tmp_path: Path, other: Settings) -> None:
+    stop = threading.Event()
+
+    def add() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            make_account(services.database, f"user{number}")
+
+    thread = threading.Thread(target=add)
+    thread.start()
+    try:
+        for _ in range(3):
+            backups.backup(services.database, services.blobs, tmp_path / "backup")
+    finally:
+        stop.set()
+        thread.join()
+    restored = open_services(other, schema=False)
+    backups.restore(tmp_path / "backup", restored.database, restored.blobs)
+    restored.close()
+
+
+def test_backup_repeated_copies_only_new_blobs(saved: Path, services: Services) -> None:
+    before = {path: path.stat().st_ino for path in (saved / "blobs").rglob("*") if path.is_file()}
+    services.blobs.put_if_absent("packs/new", b"new")
+    assert backups.backup(services.database, services.blobs, saved)["blobs"] == 4
+    assert before.items() <= {path: path.stat().st_ino for path in (saved / "blobs").rglob("*")}.items()
+
+
+def test_interrupted_backup_is_none(saved: Path, other: Settings) -> None:
+    (saved / "backup.json").unlink()
+    restored = open_services(other, schema=False)
+    with pytest.raises(Refusal, match="is not a backup"):
+        backups.restore(saved, restored.database, restored.blobs)
+    restored.close()
+
+
+def test_backup_with_a_lost_row_is_refused_whole(saved: Path, other: Settings) -> None:
+    path = saved / "tables" / "nodes.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    restored = open_services(other, schema=False)
+    with pytest.raises(Refusal, match=r"nodes\.jsonl has"):
+        backups.restore(saved, restored.database, restored.blobs)
+    assert not restored.database.read(lambda c: list(dict(dump.tables(c))["users"]))
+    restored.close()
+
+
+def test_backup_into_a_foreign_directory_is_refused(services: Services, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(Refusal, match="not a backup"):
+        backups.backup(services.database, services.blobs, tmp_path)
+
+
+def test_blobs_are_held_during_a_backup(services: Services, tmp_path: Path) -> None:
+    held = []
+    services.blobs.put_if_absent("packs/1", b"1")
+    backups.backup(
+        services.database,
+        services.blobs,
+        tmp_path / "backup",
+        lambda *_: held.append(services.database.read(dump.are_blobs_held)),
+    )
+    assert held == [True]
+    assert not services.database.read(dump.are_blobs_held)
+
+
+def test_command_line_backs_up_and_restores(saved: Path, tmp_path: Path) -> None:
+    runner = CliRunner()
+    result = runner.invoke(main, ["--data", str(tmp_path / "cli"), "restore", str(saved), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["blobs"] == 3
+    result = runner.invoke(main, ["--data", str(tmp_path / "cli"), "backup", str(tmp_path / "again")])
+    assert result.exit_code == 0, result.output
+    assert "3 blobs" in result.output
