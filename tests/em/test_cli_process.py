@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from t9k import em
-from t9k.em.cli import _MODULES, SECTIONS
+from t9k.em.cli.group import MODULES, SECTIONS
 from t9k.em.cli.verb import Verb
 
 EM = [sys.executable, "-m", "t9k.em"]
@@ -52,7 +52,7 @@ def test_help_shows_every_verb_and_imports_none() -> None:
     for verb, line in VERBS.items():
         assert f"  {verb} " in done.stdout
         assert line in done.stdout
-        assert f"t9k.em.cli.{_MODULES.get(verb, verb)}\n" not in done.stderr
+        assert f"t9k.em.cli.{MODULES.get(verb, verb)}\n" not in done.stderr
     assert "Exit codes: 0 success" in done.stdout
     for module in ("yaml", "requests", "numpy", "tqdm", "json.decoder"):
         assert f" {module}\n" not in done.stderr
@@ -60,7 +60,7 @@ def test_help_shows_every_verb_and_imports_none() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_verb_has_help_examples_and_exit_codes(verb: str) -> None:
-    command = importlib.import_module(f"t9k.em.cli.{_MODULES.get(verb, verb)}").command
+    command = importlib.import_module(f"t9k.em.cli.{MODULES.get(verb, verb)}").command
     assert isinstance(command, Verb)
     assert command.name == verb
     assert command.help

@@ -1,6 +1,9 @@
 """The names and signatures of the API reference."""
 
 import inspect
+import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,23 @@ def test_signature_is_that_of_the_reference(function: object) -> None:
 def test_public_names_are_those_of_the_reference() -> None:
     functions = {"create_artifact", "create_run", "load_artifact", "load_run", "login", "logout", "upload"}
     assert set(em.__all__) == functions | {"Artifact", "Params", "Run"}
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(em.__path__)}
+    assert not modules & set(em.__all__)
+    assert set(em.__all__) <= set(dir(em))
+    with pytest.raises(AttributeError, match="no attribute 'creat_run'"):
+        em.creat_run  # noqa: B018
+
+
+def test_import_is_small_until_a_name_is_used() -> None:
+    code = "import sys, t9k; from t9k import em; print(*sys.modules); em.Run; t9k.CONFIG; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = (set(line.split()) for line in done.stdout.splitlines())
+    assert not before & {"t9k.em.run", "t9k.config", "typing", "threading"}
+    assert {"t9k.em.run", "t9k.config"} <= after
+    assert not after & {"requests", "numpy", "yaml", "click", "tqdm"}
 
 
 def test_remote_halves_fail_with_a_clear_error(tmp_path: Path) -> None:

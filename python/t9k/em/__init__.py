@@ -1,9 +1,17 @@
-"""Runs, artifacts and hyperparameters of machine learning experiments: `from t9k import em`."""
+"""Runs, artifacts and hyperparameters of machine learning experiments: `from t9k import em`.
 
-from t9k.em.artifact import Artifact, create_artifact, load_artifact
-from t9k.em.params import Params
-from t9k.em.remote import login, logout, upload
-from t9k.em.run import Run, create_run, load_run
+A name's module is imported when the name is first used, which `em hash` never does. Hence no module here may have
+the name of a function below: importing it would put the module in the function's place.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # the one of typing costs an import, and type checkers know this one too
+if TYPE_CHECKING:
+    from t9k.em.artifact import Artifact, create_artifact, load_artifact
+    from t9k.em.params import Params
+    from t9k.em.remote import login, logout, upload
+    from t9k.em.run import Run, create_run, load_run
 
 __all__ = [
     "Artifact",
@@ -17,3 +25,30 @@ __all__ = [
     "logout",
     "upload",
 ]
+
+_HOMES = {
+    "Artifact": "artifact",
+    "Params": "params",
+    "Run": "run",
+    "create_artifact": "artifact",
+    "create_run": "run",
+    "load_artifact": "artifact",
+    "load_run": "run",
+    "login": "remote",
+    "logout": "remote",
+    "upload": "remote",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

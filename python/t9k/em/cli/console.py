@@ -1,4 +1,4 @@
-"""Text for terminals: foreign content escaped, sizes, tables."""
+"""Text for terminals: sizes, JSON, tables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from typing import Any
 
 import click
 
-
-def printable(text: str) -> str:
-    """Returns the text with every character escaped that could move the cursor or turn the direction of writing."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+from t9k.em.cli.escape import printable
 
 
 def echo_json(value: object) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from t9k.em.cli.console import echo_json, printable, size_text
+from t9k.em.cli.console import echo_json, size_text
+from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
 SIGNS = (("+", "added", "green"), ("-", "removed", "red"), ("~", "changed", "yellow"))

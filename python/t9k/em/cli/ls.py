@@ -6,7 +6,8 @@ import os
 
 import click
 
-from t9k.em.cli.console import echo_json, printable, size_text
+from t9k.em.cli.console import echo_json, size_text
+from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from t9k.em.cli.console import count_text, echo_json, printable
+from t9k.em.cli.console import count_text, echo_json
+from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
 

@@ -1,0 +1,75 @@
+"""The group of verbs, which imports a verb's module when it is run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from typing import Any
+
+import click
+
+from t9k.em.cli.escape import printable
+from t9k.em.cli.exits import INTERRUPTED, exit_code
+
+SECTIONS: dict[str, dict[str, str]] = {
+    "Artifacts": {
+        "add": "Add directories and files to a new artifact.",
+        "ls": "List local artifacts, or the entries of one.",
+        "show": "Show an artifact.",
+        "diff": "Compare the paths and bytes of two artifacts.",
+        "hash": "Print BLAKE3 digests as b3sum does.",
+    },
+    "Store": {
+        "du": "Show what artifacts occupy.",
+        "gc": "Reclaim objects that no artifact reaches.",
+        "verify": "Hash stored files and report what is wrong.",
+    },
+}
+"""Every verb with its line of `em --help`, which is shown without importing the verb's module."""
+
+MODULES = {"import": "import_"}  # a keyword cannot name a module
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [verb for verbs in SECTIONS.values() for verb in verbs]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command = importlib.import_module(f"t9k.em.cli.{MODULES.get(cmd_name, cmd_name)}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, verbs in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(verbs.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the verb and exits with its code."""
+        try:
+            ctx.exit(exit_code(lambda: super(_Group, self).invoke(ctx)))
+        except click.Abort:  # at a prompt
+            raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 success, 1 an error or a problem that was found, 2 a wrong call, 130 interrupted.",
+)
+@click.pass_context
+def em(ctx: click.Context) -> None:
+    """Runs and content-addressed artifacts of training scripts.
+
+    `em VERB --help` has options and examples; --json prints exact values for scripts.
+    """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        ctx.color = False
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"Warning: {printable(str(message))}", err=True)
