@@ -35,6 +35,8 @@ MAX_ATTEMPTS = 20
 class Database:
     """A metadata database. Safe between threads; each process opens its own."""
 
+    journal_mode = "WAL"  # of SQLite; another one is for the benchmark that chose it
+
     def __init__(self, url: str, *, pool_size: int = 40) -> None:
         """Opens no connection yet.
 
@@ -99,7 +101,8 @@ class Database:
         def configure(connection: Any, _: object) -> None:
             connection.isolation_level = None  # transactions begin where `begin` below says so
             cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+            _set_journal_mode(cursor, self.journal_mode)
+            for pragma in ("synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
                 cursor.execute(f"PRAGMA {pragma}")
             cursor.close()
 
@@ -113,6 +116,18 @@ class Database:
     def _postgresql(self, pool_size: int) -> Engine:
         url = self.url.set(drivername="postgresql+psycopg")
         return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+
+
+def _set_journal_mode(cursor: Any, mode: str) -> None:
+    """Changes the mode if it is another; SQLite does not wait for this by itself where two open a new database."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0].upper() != mode:
+        try:
+            cursor.execute(f"PRAGMA journal_mode={mode}")
+        except Exception as error:  # of whichever library this is
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def sqlite_module() -> ModuleType:
