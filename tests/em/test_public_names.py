@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from t9k import em
-from t9k.em.errors import InvalidInputError, NotFoundError, TransferError
+from t9k import CONFIG, em
+from t9k.em.errors import AuthError, InvalidInputError, NotFoundError
 
 UPLOAD = "folder: str = 'default', make_folder: bool = False, conflict_strategy: str = 'new'"
 SIGNATURES = {
@@ -54,11 +54,13 @@ def test_import_is_small_until_a_name_is_used() -> None:
     assert not after & {"requests", "numpy", "yaml", "click", "tqdm"}
 
 
-def test_remote_halves_fail_with_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(TransferError, match="no server connection"):
-        em.login()
+def test_functions_of_the_server_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("aistore_host", "api_key"):
+        monkeypatch.setitem(CONFIG, name, None)
+    with pytest.raises(AuthError, match="no API key"):
+        em.login("http://127.0.0.1:1")
     em.logout()
-    with pytest.raises(TransferError, match="not logged in"):
+    with pytest.raises(AuthError, match="not logged in"):
         em.upload(str(tmp_path))
     with pytest.raises(NotFoundError):
         em.upload(str(tmp_path / "nowhere"))

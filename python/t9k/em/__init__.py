@@ -9,9 +9,10 @@ from __future__ import annotations
 TYPE_CHECKING = False  # the one of typing costs an import, and type checkers know this one too
 if TYPE_CHECKING:
     from t9k.em.artifact import Artifact, create_artifact, load_artifact
+    from t9k.em.client.connection import login, logout
     from t9k.em.params import Params
-    from t9k.em.remote import login, logout, upload
     from t9k.em.run import Run, create_run, load_run
+    from t9k.em.transfer.paths import upload
 
 __all__ = [
     "Artifact",
@@ -34,9 +35,9 @@ _HOMES = {
     "create_run": "run",
     "load_artifact": "artifact",
     "load_run": "run",
-    "login": "remote",
-    "logout": "remote",
-    "upload": "remote",
+    "login": "client.connection",
+    "logout": "client.connection",
+    "upload": "transfer.paths",
 }
 
 

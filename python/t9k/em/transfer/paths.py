@@ -1,28 +1,9 @@
-"""The server's side of the API. This version has no server connection yet, and each function says so."""
+"""Uploads of local runs and artifacts."""
 
 from __future__ import annotations
 
 from t9k.em.errors import InvalidInputError, NotFoundError, TransferError
-
-CONFLICT_STRATEGIES = ("skip", "error", "new", "replace")
-
-
-def login(ais_host: str | None = None, api_key: str | None = None, timeout: int | None = None) -> None:
-    """Log in to an AIStore server.
-
-    Args:
-        ais_host: URL of the server. Defaults to `t9k.CONFIG['aistore_host']`.
-        api_key: API key. Defaults to `t9k.CONFIG['api_key']`.
-        timeout: Seconds to wait for the server to send data.
-
-    Raises:
-        TransferError: Always: this version cannot talk to a server.
-    """
-    raise TransferError("cannot log in: this version has no server connection", hint="runs and artifacts stay local")
-
-
-def logout() -> None:
-    """Log out from the current AIStore server; nothing happens if there is none."""
+from t9k.protocol import CONFLICT_STRATEGIES
 
 
 def upload(path: str, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
@@ -37,13 +18,17 @@ def upload(path: str, folder: str = "default", make_folder: bool = False, confli
     Raises:
         InvalidInputError: There is no such strategy.
         NotFoundError: There is nothing at the path.
-        TransferError: This version cannot talk to a server.
+        AuthError: Nobody is logged in.
+        TransferError: This version cannot upload yet.
     """
     import os
+
+    from t9k.em.client.connection import connected
 
     if conflict_strategy not in CONFLICT_STRATEGIES:
         strategies = ", ".join(CONFLICT_STRATEGIES)
         raise InvalidInputError(f"conflict_strategy is {conflict_strategy!r}", hint=f"use one of {strategies}")
     if not os.path.isdir(path):
         raise NotFoundError(f"there is no directory {path!r}")
-    raise TransferError(f"cannot upload {path!r}: not logged in to a server")
+    connected()
+    raise TransferError(f"cannot upload {path!r}: this version only logs in")

@@ -1,0 +1,1 @@
+"""Uploads and downloads: one file for each flow."""

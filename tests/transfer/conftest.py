@@ -1,0 +1,44 @@
+"""A server in a process of its own, and home directories of clients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Serving, run_server
+from t9k.em.client import connection
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """One server for the tests of a module."""
+    with run_server(tmp_path_factory.mktemp("aistore") / "data") as serving:
+        yield serving
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a store of its own, not logged in and without a configuration."""
+    for name in [name for name in os.environ if name.startswith("EM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("EM_CAPTURE", "0")
+    monkeypatch.setenv("EM_SYSTEM_METRICS", "0")
+    monkeypatch.setenv("T9K_CONFIG", str(tmp_path / "no-config.yaml"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("aistore_host", "api_key"):
+        monkeypatch.setitem(connection.CONFIG, name, None)
+    directory = tmp_path / "home"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def logged_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test begins as a new process does."""
+    monkeypatch.setattr(connection, "_session", None)
+    monkeypatch.setattr(connection, "_is_logged_out", False)
+    yield
+    connection.logout()
