@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from t9k.aistore.api import metrics, problems, session
+from t9k.aistore.api import metrics, nodes, problems, session
 from t9k.aistore.api.middleware import Envelope
 from t9k.aistore.services import Services
 from t9k.protocol import API_PREFIX
 
-ROUTERS = [session.router]
+ROUTERS = [session.router, nodes.router]
 """All routers below the API's prefix."""
 
 STREAMING = re.compile(rf"{API_PREFIX}/(packs/.*|artifacts/.*|runs/[^/]*/(metrics/.*|log))")

@@ -1,8 +1,9 @@
-"""SQL of nodes."""
+"""SQL of nodes: one by one, and the way up from one."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,27 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.clock import new_id
-from t9k.aistore.db.tables.tree import nodes, shares
+from t9k.aistore.db.tables.tree import labels, nodes, shares
 from t9k.protocol import MAX_DEPTH
 
-__all__ = ["Connection", "NewNode", "ancestors", "by_id", "child", "insert", "root_of", "shares_of"]
+__all__ = [
+    "Connection",
+    "NewNode",
+    "ancestors",
+    "by_id",
+    "child",
+    "folder_extent",
+    "insert",
+    "is_below",
+    "labels_of",
+    "name_key",
+    "root_of",
+    "set_labels",
+    "shares_of",
+    "sibling_key",
+    "trash",
+    "update",
+]
 
 
 @dataclass(frozen=True)
@@ -27,11 +45,19 @@ class NewNode:
     alternative_name: str | None = None
     description: str = ""
     target_id: str | None = None
+    ignore_case: bool = False
+    sibling_key: str | None = None
+    """As `sibling_key` says of its folder; None is the name."""
 
 
 def name_key(name: str) -> str:
     """What two names share that are equal without regard to case."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def sibling_key(folder: Row[Any], name: str) -> str:
+    """What no two nodes in this folder share."""
+    return name_key(name) if folder.ignore_case else name
 
 
 def insert(connection: Connection, node: NewNode, now_us: int) -> str:
@@ -44,6 +70,8 @@ def insert(connection: Connection, node: NewNode, now_us: int) -> str:
         "kind": node.kind,
         "name": node.name,
         "name_key": name_key(node.name),
+        "sibling_key": node.name if node.sibling_key is None else node.sibling_key,
+        "ignore_case": node.ignore_case,
         "alternative_name": node.alternative_name,
         "description": node.description,
         "target_id": node.target_id,
@@ -55,6 +83,17 @@ def insert(connection: Connection, node: NewNode, now_us: int) -> str:
     return node_id
 
 
+def update(connection: Connection, node_id: str, now_us: int, **values: Any) -> None:
+    """Changes columns of a node, which counts as one change."""
+    changed = {**values, "version": nodes.c.version + 1, "changed_us": now_us}
+    connection.execute(sa.update(nodes).where(nodes.c.id == node_id).values(changed))
+
+
+def trash(connection: Connection, node_id: str, now_us: int) -> None:
+    """Puts a node into the trash, and with it all below, in one row."""
+    update(connection, node_id, now_us, trashed_us=now_us)
+
+
 def by_id(connection: Connection, node_id: str) -> Row[Any] | None:
     """The node of an id, in the trash or not."""
     return connection.execute(sa.select(nodes).where(nodes.c.id == node_id)).first()
@@ -62,20 +101,28 @@ def by_id(connection: Connection, node_id: str) -> Row[Any] | None:
 
 def root_of(connection: Connection, user_name: str) -> Row[Any] | None:
     """The root of a user's tree."""
-    query = sa.select(nodes).where(nodes.c.parent_id.is_(None), nodes.c.name == user_name)
+    query = sa.select(nodes).where(nodes.c.parent_id.is_(None), nodes.c.sibling_key == user_name)
     return connection.execute(query).first()
 
 
-def child(connection: Connection, parent_id: str, name: str) -> Row[Any] | None:
-    """The node of a name in a folder."""
-    query = sa.select(nodes).where(nodes.c.parent_id == parent_id, nodes.c.name == name, nodes.c.trashed_us.is_(None))
+def child(connection: Connection, folder: Row[Any], name: str) -> Row[Any] | None:
+    """The node of a name in a folder, if it is not in the trash."""
+    query = sa.select(nodes).where(
+        nodes.c.parent_id == folder.id,
+        nodes.c.sibling_key == sibling_key(folder, name),
+        nodes.c.trashed_us.is_(None),
+    )
     return connection.execute(query).first()
 
 
 def ancestors(connection: Connection, node_id: str) -> list[Row[Any]]:
-    """The node and those above it, the root last."""
-    columns = [nodes.c.id, nodes.c.parent_id, nodes.c.owner_id, nodes.c.name]
-    start = sa.select(*columns, sa.literal(0).label("height")).where(nodes.c.id == node_id)
+    """The node and those above it, the root last: id, parent_id, owner_id, name, trashed_us."""
+    return list(connection.execute(_ANCESTORS, {"node_id": node_id}))
+
+
+def _ancestors() -> sa.Select[Any]:
+    columns = [nodes.c.id, nodes.c.parent_id, nodes.c.owner_id, nodes.c.name, nodes.c.trashed_us]
+    start = sa.select(*columns, sa.literal(0).label("height")).where(nodes.c.id == sa.bindparam("node_id"))
     chain = start.cte("chain", recursive=True)
     above = (
         sa.select(*columns, chain.c.height + 1)
@@ -83,9 +130,51 @@ def ancestors(connection: Connection, node_id: str) -> list[Row[Any]]:
         .where(chain.c.height < MAX_DEPTH + 1)
     )
     chain = chain.union_all(above)
-    return list(connection.execute(sa.select(chain).order_by(chain.c.height)))
+    return sa.select(chain).order_by(chain.c.height)
 
 
-def shares_of(connection: Connection, node_ids: list[str]) -> list[Row[Any]]:
+_ANCESTORS = _ancestors()
+
+
+def is_below(connection: Connection, node_id: str, folder_id: str) -> bool:
+    """Whether a node is the folder or lies in it at any depth."""
+    return any(row.id == folder_id for row in ancestors(connection, node_id))
+
+
+def folder_extent(connection: Connection, folder_id: str) -> tuple[int, int]:
+    """How deep folders lie below this one, and the most bytes that their names add to its path.
+
+    Reads folders only, by the index of kinds: however many runs lie there.
+    """
+    start = sa.select(nodes.c.id, sa.literal(0).label("depth"), sa.literal(0).label("size_bytes"))
+    below = start.where(nodes.c.id == folder_id).cte("below", recursive=True)
+    step = (
+        sa.select(nodes.c.id, below.c.depth + 1, below.c.size_bytes + 1 + sa.func.octet_length(nodes.c.name))
+        .join(below, nodes.c.parent_id == below.c.id)
+        .where(nodes.c.kind == "Folder", nodes.c.trashed_us.is_(None), below.c.depth <= MAX_DEPTH)
+    )
+    below = below.union_all(step)
+    row = connection.execute(sa.select(sa.func.max(below.c.depth), sa.func.max(below.c.size_bytes))).one()
+    return row[0], row[1]
+
+
+def labels_of(connection: Connection, node_ids: Sequence[str]) -> dict[str, list[str]]:
+    """The labels of some nodes, in the order in which they were given."""
+    query = sa.select(labels).where(labels.c.node_id.in_(node_ids)).order_by(labels.c.node_id, labels.c.position)
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.node_id, []).append(row.label)
+    return found
+
+
+def set_labels(connection: Connection, node_id: str, names: Sequence[str]) -> None:
+    """Replaces the labels of a node."""
+    connection.execute(sa.delete(labels).where(labels.c.node_id == node_id))
+    rows = [{"node_id": node_id, "label": label, "position": position} for position, label in enumerate(names)]
+    if rows:
+        connection.execute(sa.insert(labels), rows)
+
+
+def shares_of(connection: Connection, node_ids: Sequence[str]) -> list[Row[Any]]:
     """The shares of some nodes."""
     return list(connection.execute(sa.select(shares).where(shares.c.node_id.in_(node_ids))))

@@ -7,6 +7,10 @@ import unicodedata
 from t9k.aistore.errors import invalid
 from t9k.protocol import MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES
 
+MAX_FOLDER_DEPTH = MAX_DEPTH - 1
+MAX_FOLDER_PATH_BYTES = MAX_PATH_BYTES - MAX_NAME_BYTES - 1
+"""A folder lies where any name still fits into it."""
+
 _REFUSED_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")  # controls, lone surrogates, line and paragraph separators
 _BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -41,3 +45,27 @@ def split_path(path: str) -> list[str]:
     if len(names) > MAX_DEPTH:
         raise invalid(f"the path {path[:80]!r}… is deeper than {MAX_DEPTH} nodes")
     return names
+
+
+def join_path(names: list[str]) -> str:
+    """The absolute path of these names, the user's first."""
+    return "/" + "/".join(names)
+
+
+def check_fits(names: list[str], *, is_folder: bool, more_depth: int = 0, more_bytes: int = 0) -> None:
+    """Refuses a node at the path of these names if it, or a folder below it, would lie too deep.
+
+    Args:
+        names: Of the node and those above it, the user's first.
+        is_folder: Whether something can lie in it.
+        more_depth: How deep folders lie below it.
+        more_bytes: What their names add to its path.
+
+    Raises:
+        Refusal: It does not fit (`invalid_input`).
+    """
+    depth, size_bytes = len(names) + more_depth, len(join_path(names).encode()) + more_bytes
+    if depth > (MAX_FOLDER_DEPTH if is_folder else MAX_DEPTH):
+        raise invalid(f"{names[-1]!r} would lie too deep: paths have at most {MAX_DEPTH} names")
+    if size_bytes > (MAX_FOLDER_PATH_BYTES if is_folder else MAX_PATH_BYTES):
+        raise invalid(f"the path of {names[-1]!r} would be too long: paths have at most {MAX_PATH_BYTES} bytes")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy import Column, ForeignKey, Index, Table
 
 from t9k.aistore.db.tables.metadata import Id, Text, TimeUs, metadata
+
+
+def _partial(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
+_LIVE = _partial("trashed_us IS NULL")
 
 nodes = Table(
     "nodes",
@@ -15,32 +24,25 @@ nodes = Table(
     Column("owner_id", ForeignKey("users.id"), nullable=False),  # whose tree it is in
     Column("kind", Text, nullable=False),  # Folder, Shortcut, Run, Artifact
     Column("name", Text, nullable=False),  # NFC
-    Column("name_key", Text, nullable=False),  # folded, for "without regard to case"
+    Column("name_key", Text, nullable=False),  # folded: what names are sorted by
+    Column("sibling_key", Text, nullable=False),  # unique in the folder: the name, or name_key if that ignores case
+    Column("ignore_case", sa.Boolean, nullable=False, server_default=sa.false()),  # of a folder: how names in it differ
     Column("alternative_name", Text),  # of runs and artifacts: what it is called where its name is taken
     Column("description", Text, nullable=False, server_default=""),
     Column("target_id", Id),  # of a shortcut; may dangle
     Column("version", sa.Integer, nullable=False),  # counts changes; the ETag
     Column("created_us", TimeUs, nullable=False),
     Column("changed_us", TimeUs, nullable=False),
-    Column("trashed_us", TimeUs),  # of a node in the trash, and of all below it
-    Column("trash_root_id", Id),  # the node that was deleted, which restores or expires with all below it
-    Index(
-        "uq_nodes_parent_id_name",
-        "parent_id",
-        "name",
-        unique=True,
-        sqlite_where=sa.text("trashed_us IS NULL"),
-        postgresql_where=sa.text("trashed_us IS NULL"),
-    ),
-    Index(
-        "uq_nodes_root",
-        "owner_id",
-        unique=True,
-        sqlite_where=sa.text("parent_id IS NULL"),
-        postgresql_where=sa.text("parent_id IS NULL"),
-    ),
-    Index(None, "parent_id", "name_key"),
-    Index(None, "trash_root_id"),
+    Column("trashed_us", TimeUs),  # of the node that was deleted; what lies below it went with it, and has null
+    Index("uq_nodes_parent_id_sibling_key", "parent_id", "sibling_key", unique=True, **_LIVE),
+    Index("uq_nodes_root", "owner_id", unique=True, **_partial("parent_id IS NULL")),
+    # One for each order of a listing, so that any page costs the same.
+    Index("ix_nodes_by_name", "parent_id", "name_key", "id", **_LIVE),
+    Index("ix_nodes_by_kind", "parent_id", "kind", "name_key", "id", **_LIVE),
+    Index("ix_nodes_by_created", "parent_id", "created_us", "id", **_LIVE),
+    Index("ix_nodes_by_changed", "parent_id", "changed_us", "id", **_LIVE),
+    Index("ix_nodes_trash", "owner_id", "trashed_us", "id", **_partial("trashed_us IS NOT NULL")),
+    Index("ix_nodes_expiry", "trashed_us", **_partial("trashed_us IS NOT NULL")),
 )
 
 labels = Table(
@@ -59,5 +61,6 @@ shares = Table(
     Column("grantee_kind", Text, primary_key=True),  # user, group, public
     Column("grantee_id", Text, primary_key=True),  # empty for the public
     Column("access", Text, nullable=False),  # view, edit
-    Index(None, "grantee_kind", "grantee_id"),
+    Column("created_us", TimeUs, nullable=False),
+    Index(None, "grantee_kind", "grantee_id", "node_id"),
 )

@@ -1,0 +1,49 @@
+"""SQL of listings: keyset pages, each order with an index of its own, so that any page costs the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from t9k.aistore.db.tables.tree import nodes
+
+ORDERS = {
+    "name": (nodes.c.name_key, nodes.c.id),
+    "created": (nodes.c.created_us, nodes.c.id),
+    "changed": (nodes.c.changed_us, nodes.c.id),
+    "kind": (nodes.c.kind, nodes.c.name_key, nodes.c.id),
+}
+"""What a listing can be sorted by: columns that together tell any two nodes apart."""
+
+
+def children(
+    connection: Connection,
+    folder_id: str,
+    order: str,
+    *,
+    descending: bool,
+    after: Sequence[Any] | None,
+    limit: int,
+) -> list[Row[Any]]:
+    """Nodes of a folder that follow those whose order columns are `after`; at most `limit`."""
+    return list(connection.execute(children_query(folder_id, order, descending, after, limit)))
+
+
+def children_query(
+    folder_id: str, order: str, descending: bool, after: Sequence[Any] | None, limit: int
+) -> sa.Select[Any]:
+    """The query of `children`."""
+    columns = ORDERS[order]
+    query = sa.select(nodes).where(nodes.c.parent_id == folder_id, nodes.c.trashed_us.is_(None))
+    if after is not None:
+        here, there = sa.tuple_(*columns), sa.tuple_(*after)
+        query = query.where(here < there if descending else here > there)
+    return query.order_by(*(column.desc() if descending else column for column in columns)).limit(limit)
+
+
+def order_values(row: Row[Any], order: str) -> list[Any]:
+    """What the next page follows."""
+    return [row._mapping[column] for column in ORDERS[order]]
