@@ -1,7 +1,7 @@
 """Small durable transactions and reads on SQLite (WAL or rollback journal), alternating, in one run.
 
-`python benches/server_database.py [--rounds N]`: medians of transactions each second by one and by eight threads, and of
-reads while another thread writes.
+`python benches/server_database.py [--rounds N]`: medians of transactions each second by one and by eight threads, and
+of reads while another thread writes.
 """
 
 from __future__ import annotations

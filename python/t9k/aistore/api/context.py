@@ -1,8 +1,11 @@
-"""What routes ask for: the services, and who is calling."""
+"""What routes ask for: the services, and who is calling.
+
+Dependencies are coroutines: FastAPI moves each plain function to a thread, and one such move costs as much as a query.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated
 
@@ -10,6 +13,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
 
 from t9k.aistore.accounts.caller import Caller, authenticate
 from t9k.aistore.errors import unauthenticated
@@ -26,13 +30,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
     """The services of this process."""
     services: Services = request.app.state.services
     return services
 
 
-def get_caller(
+async def get_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
     """Who is calling; without an `Authorization` header an anonymous caller, who sees only what is public."""
@@ -42,12 +46,13 @@ def get_caller(
         if "authorization" in request.headers:
             raise unauthenticated()
         return replace(ANONYMOUS, address=address, request_id=request_id)
-    caller = authenticate(get_services(request).database, credentials.credentials)
+    services = await get_services(request)
+    caller = await run_in_threadpool(authenticate, services.database, credentials.credentials)
     return replace(caller, address=address, request_id=request_id)
 
 
-def _with_scope(scope: str) -> Callable[[Caller], Caller]:
-    def check(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
+    async def check(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
         caller.needs(scope)
         return caller
 

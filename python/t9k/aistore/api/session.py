@@ -21,7 +21,7 @@ class Session(Strict):
 
 
 @router.get("/session", responses=responses())
-def get_session(caller: Reader) -> Session:
+async def get_session(caller: Reader) -> Session:
     """Tell who the API key belongs to and what it may do."""
     return Session(user=caller.name, role=caller.role, scopes=sorted(caller.scopes), protocol=PROTOCOL_VERSION)
 
