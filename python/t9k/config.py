@@ -58,18 +58,26 @@ class Config(MutableMapping[str, Any]):
 
 
 def _read_context(path: str) -> dict[str, Any]:
-    import yaml
-
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES or b"\n" not in data:
-            return {}
+    except OSError:
+        return {}
+    return settings_of(data)
+
+
+def settings_of(data: bytes) -> dict[str, Any]:
+    """Returns the settings of the current context of a file's bytes, none if they are wrong in any way."""
+    import yaml
+
+    if len(data) > MAX_FILE_BYTES or b"\n" not in data:
+        return {}
+    try:
         # Aliases are how a small file explodes.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader)):
             return {}
         document = _dict(yaml.safe_load(data))
-    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     contexts = document.get("contexts")
     for context in contexts if isinstance(contexts, list) else []:

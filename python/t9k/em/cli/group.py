@@ -25,6 +25,10 @@ SECTIONS: dict[str, dict[str, str]] = {
         "gc": "Reclaim objects that no artifact reaches.",
         "verify": "Hash stored files and report what is wrong.",
     },
+    "Server": {
+        "login": "Keep a server's URL and an API key.",
+        "logout": "Forget the API key.",
+    },
 }
 """Every verb with its line of `em --help`, which is shown without importing the verb's module."""
 
