@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench demo test test-frameworks docs lint build
+.PHONY: bench demo test test-frameworks docs lint build openapi
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -44,3 +44,6 @@ lint: build
 	$(BIN)/ruff format --check python tests docs benches
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+openapi: build
+	$(BIN)/python -c 'import json, pathlib; from t9k.aistore.api.app import document; pathlib.Path("docs/openapi.json").write_text(json.dumps(document(), indent=1) + "\n")'

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.types import Lifespan
 
 from t9k.aistore.api import metrics, nodes, problems, session
 from t9k.aistore.api.middleware import Envelope
@@ -30,6 +32,19 @@ def make_app(services: Services) -> FastAPI:
         yield
         services.close()
 
+    app = _routed(lifespan)
+    app.state.services = services
+    app.state.metrics = metrics.RequestMetrics()
+    app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING)
+    return app
+
+
+def document() -> dict[str, Any]:
+    """The OpenAPI document, as `docs/openapi.json` has it."""
+    return _routed(None).openapi()
+
+
+def _routed(lifespan: Lifespan[FastAPI] | None) -> FastAPI:
     app = FastAPI(
         title="AIStore",
         version="1",
@@ -40,14 +55,11 @@ def make_app(services: Services) -> FastAPI:
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
     )
-    app.state.services = services
     for router in ROUTERS:
         app.include_router(router, prefix=API_PREFIX)
     app.include_router(session.health)
     app.include_router(metrics.router)
     problems.install(app)
-    app.state.metrics = metrics.RequestMetrics()
-    app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING)
     return app
 
 
