@@ -1,0 +1,166 @@
+"""Every operation of the OpenAPI document, as every kind of caller. An operation without a line here fails the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from harness import Account, make_account
+from starlette.testclient import TestClient
+from t9k.aistore.accounts.users import add_key
+from t9k.aistore.api.app import document, make_app
+from t9k.aistore.clock import new_id
+from t9k.aistore.db.tables import accounts, tree
+from t9k.aistore.services import Services, open_services
+from t9k.aistore.settings import Settings
+
+OK, UNKNOWN, FORBIDDEN, NO_KEY = "ok", 404, 403, 401
+
+ROLES = ("anonymous", "revoked", "expired", "other", "viewer", "member", "editor", "owner", "reading", "admin")
+"""Callers; all but `owner` are somebody else, `reading` is the owner with a key that may only read."""
+
+EXPECTED: dict[str, dict[str, str | int]] = {
+    "anybody": dict.fromkeys(ROLES, OK),
+    "a key that reads": dict.fromkeys(ROLES, OK) | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
+    "view": dict.fromkeys(ROLES, OK)
+    | dict.fromkeys(("anonymous", "other", "admin"), UNKNOWN)
+    | dict.fromkeys(("revoked", "expired"), NO_KEY),
+    "edit": dict.fromkeys(ROLES, OK)
+    | dict.fromkeys(("other", "admin"), UNKNOWN)
+    | dict.fromkeys(("viewer", "member", "reading"), FORBIDDEN)
+    | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
+    "own": dict.fromkeys(ROLES, OK)
+    | dict.fromkeys(("other", "admin"), UNKNOWN)
+    | dict.fromkeys(("viewer", "member", "editor", "reading"), FORBIDDEN)
+    | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
+    "a key that writes": dict.fromkeys(ROLES, OK)
+    | dict.fromkeys(("reading",), FORBIDDEN)
+    | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
+    "administer": dict.fromkeys(ROLES, FORBIDDEN)
+    | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY)
+    | {"admin": OK},
+}
+
+
+@dataclass
+class World:
+    """A server with the owner's folder `shared`, which the viewer, the member's group and the editor reach."""
+
+    services: Services
+    client: TestClient
+    owner: Account
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)
+    folder_id: str = ""
+    group_id: str = ""
+    counter: int = 0
+
+    def fresh(self) -> str:
+        """A name that is not taken."""
+        self.counter += 1
+        return f"n{self.counter}"
+
+    def as_owner(self, method: str, url: str, **arguments: Any) -> dict[str, Any]:
+        """What the owner gets; it must be a success."""
+        response = self.client.request(method, f"/api/v1{url}", headers=self.owner.headers, **arguments)
+        assert response.status_code < 300, response.text
+        found: dict[str, Any] = response.json() if response.content else {}
+        return found
+
+    def new_folder(self) -> str:
+        """Id of a new folder below the shared one."""
+        body = {"path": f"/owner/shared/{self.fresh()}"}
+        return str(self.as_owner("POST", "/folders", json=body)["id"])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One server for all requests: nothing that one caller does may change what another may."""
+    services = open_services(Settings(data_dir=tmp_path_factory.mktemp("matrix")))
+    database = services.database
+    owner = make_account(database, "owner")
+    made = World(services, TestClient(make_app(services), raise_server_exceptions=False), owner)
+    made.folder_id = str(made.as_owner("POST", "/folders", json={"path": "/owner/shared"})["id"])
+    others = {
+        name: make_account(database, name) for name in ("other", "viewer", "member", "editor", "revoked", "expired")
+    }
+    made.headers = {name: account.headers for name, account in others.items()}
+    made.headers |= {"anonymous": {}, "owner": owner.headers}
+    made.headers["admin"] = make_account(database, "admin", "admin").headers
+    made.headers["reading"] = {"Authorization": f"Bearer {add_key(database, 'owner', 'reading', ('read',)).text}"}
+    made.group_id = new_id()
+
+    def fill(connection: sa.Connection) -> None:
+        for name, column in (("revoked", "revoked_us"), ("expired", "expires_us")):
+            ended = accounts.api_keys.c.id == others[name].caller.key_id
+            connection.execute(sa.update(accounts.api_keys).where(ended).values({column: 1}))
+        group = {"id": made.group_id, "name": "readers", "created_us": 1}
+        connection.execute(sa.insert(accounts.groups).values(group))
+        member = {"group_id": made.group_id, "user_id": others["member"].caller.user_id}
+        connection.execute(sa.insert(accounts.group_members).values(member))
+        grants = [
+            ("user", others["viewer"].caller.user_id, "view"),
+            ("group", made.group_id, "view"),
+            ("user", others["editor"].caller.user_id, "edit"),
+        ]
+        for kind, grantee, access in grants:
+            row = {
+                "node_id": made.folder_id,
+                "grantee_kind": kind,
+                "grantee_id": grantee,
+                "access": access,
+                "created_us": 1,
+            }
+            connection.execute(sa.insert(tree.shares).values(row))
+
+    database.write(fill)
+    yield made
+    made.client.close()
+    services.close()
+
+
+Request = tuple[str, str, dict[str, Any]]
+"""Method, URL below the API's prefix (or with `^` from the root), more arguments of the client."""
+
+Build = Callable[[World], Request]
+
+OPERATIONS: dict[str, tuple[str, Build]] = {
+    "healthz": ("anybody", lambda world: ("GET", "^/healthz", {})),
+    "readyz": ("anybody", lambda world: ("GET", "^/readyz", {})),
+    "get_metrics": ("anybody", lambda world: ("GET", "^/metrics", {})),
+    "get_session": ("a key that reads", lambda world: ("GET", "/session", {})),
+    "get_node_at": ("view", lambda world: ("GET", "/nodes", {"params": {"path": "/owner/shared"}})),
+    "get_node": ("view", lambda world: ("GET", f"/nodes/{world.folder_id}", {})),
+    "list_children": ("view", lambda world: ("GET", f"/nodes/{world.folder_id}/children", {})),
+    "post_folder": (
+        "edit",
+        lambda world: ("POST", "/folders", {"json": {"path": f"/owner/shared/{world.fresh()}"}}),
+    ),
+}
+"""What each operation needs of its caller, and a request of it that the owner may make."""
+
+
+def described() -> set[str]:
+    return {operation["operationId"] for item in document()["paths"].values() for operation in item.values()}
+
+
+def test_every_operation_has_a_line() -> None:
+    assert described() == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_caller_gets_what_the_operation_allows(world: World, operation: str, role: str) -> None:
+    need, build = OPERATIONS[operation]
+    method, url, arguments = build(world)
+    full_url = url[1:] if url.startswith("^") else f"/api/v1{url}"
+    headers = arguments.pop("headers", {}) | world.headers[role]
+    response = world.client.request(method, full_url, headers=headers, **arguments)
+    expected = EXPECTED[need][role]
+    if expected == OK:
+        assert response.status_code < 300, response.text
+    else:
+        assert response.status_code == expected, response.text
+        assert response.json()["kind"] == ("not_found" if expected == UNKNOWN else "auth")
