@@ -1,9 +1,19 @@
-"""The Rust engine. See `rust/em-core` for how it works."""
+"""The Rust engine. See `rust/em-core` for how it works.
 
-from collections.abc import Callable
-from typing import Any
+Digests are 32 bytes, several of them one behind the other in one `bytes`; other columns are little-endian integers in
+the same manner, for `array`, `memoryview.cast` and `numpy.frombuffer`. Any contiguous buffer is taken where one is
+read, without a copy; nobody may write to it meanwhile. Long calls detach the GIL.
+"""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self, final
+
+from typing_extensions import Buffer
 
 _Progress = Callable[[int, int, int, int], object] | None
+
+_Entry = tuple[str, str, int | None, str | None, bool, str | None]
 
 class EngineError(Exception):
     """A failure of the engine; `kind` says which."""
@@ -13,17 +23,41 @@ class EngineError(Exception):
     hint: str | None
     errno: int | None
 
+# Directories of artifacts and their manifests.
+
 def create_artifact(artifact_dir: str) -> None:
     """Make an artifact's directory with an empty manifest."""
 
-def read_entries(artifact_dir: str) -> list[tuple[str, str, int | None, str | None, bool, str | None]]:
+def read_entries(artifact_dir: str) -> list[_Entry]:
     """Read the entries of an artifact's manifest, sorted by path."""
 
 def manifest_digest(artifact_dir: str) -> str:
     """Digest of an artifact's manifest: its version identity."""
 
+def read_manifest(artifact_dir: str) -> bytes:
+    """Read the canonical bytes of an artifact's manifest."""
+
+def parse_manifest(data: Buffer) -> list[_Entry]:
+    """Check the bytes of a manifest from anywhere and decode their entries, as `read_entries` returns them."""
+
+def manifest_objects(data: Buffer) -> tuple[bytes, bytes]:
+    """The objects that the bytes of a manifest name, each once: digests, and sizes as u64."""
+
+def materialize(
+    store: str, artifact_dir: str, manifest: Buffer, metadata: Buffer | None = None, progress: _Progress = None
+) -> None:
+    """Make an artifact's directory from a manifest whose objects the store has; it appears whole or not at all.
+
+    `metadata` becomes `.artifact/metadata.json`. A directory that is there must be empty, or an artifact with the
+    same entries, which is left as it is; otherwise the kind is `conflict`. It is `not_found` if the store lacks an
+    object, which it then names. Every link is made in a directory of this call's own, so no symbolic link is
+    followed.
+    """
+
 def recover(store: str, artifact_dir: str) -> None:
     """Undo what an interrupted add left in an artifact's directory."""
+
+# Adding to an artifact.
 
 def add_dir(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> dict[str, int]:
     """Add all files below a directory."""
@@ -33,6 +67,8 @@ def add_file(store: str, artifact_dir: str, source: str, obj_path: str, progress
 
 def add_reference(artifact_dir: str, obj_path: str, uri: str) -> dict[str, int]:
     """Record a URI as an entry; nothing is fetched."""
+
+# What a store holds.
 
 def verify(
     store: str, artifact_dir: str | None = None, progress: _Progress = None
@@ -48,5 +84,157 @@ def diff(store: str, first: str, second: str) -> dict[str, Any]:
 def usage(artifact_dirs: list[str]) -> list[tuple[int, int, int]]:
     """Apparent, stored and unique bytes of each artifact, then of all together."""
 
+# Single objects.
+
 def hash_file(path: str, progress: _Progress = None) -> str:
     """BLAKE3 digest of a file, the value that `b3sum` prints."""
+
+def digest(data: Buffer) -> bytes:
+    """BLAKE3 digest of bytes."""
+
+def usable(store: str, digest: bytes, size: int) -> bool:
+    """Whether the store has an object of this size; one that was touched is rehashed, and moved away if it is wrong."""
+
+def object_chunks(store: str, digest: bytes) -> tuple[bytes, bytes]:
+    """The chunks of an object in order: digests, and lengths as u32."""
+
+def read_chunk_table(store: str, digest: bytes) -> bytes | None:
+    """Read and check the bytes of an object's chunk table; None if it has none, being a single chunk or empty."""
+
+def parse_chunk_table(data: Buffer) -> tuple[int, bytes, bytes]:
+    """Check the bytes of a chunk table from anywhere: size of the object, digests, and lengths as u32."""
+
+def read_object_range(store: str, digest: bytes, offset: int, length: int) -> bytes:
+    """Read at most `length` bytes of an object from `offset` on; it is rehashed first if it was touched."""
+
+def link_object(store: str, digest: bytes, path: str, executable: bool = False) -> None:
+    """Put an object at a path by reflink, else hardlink, else copy, replacing a file there at once.
+
+    A symbolic link at the path itself is replaced. The directories on the way must be there, and are for the caller
+    to check. The object is rehashed first if it was touched.
+    """
+
+@final
+class Lease:
+    """Keeps `gc` from deleting what a call in flight has seen in the store.
+
+    To be taken before the first look into the store. It is released at the end of a `with` block, and does not
+    outlive its process.
+    """
+
+    def __new__(cls, store: str) -> Self: ...
+    def renew(self) -> None:
+        """Say that the work goes on, at least every few minutes; cheap enough for each step."""
+
+    def is_held(self) -> bool:
+        """Whether it is still held: not released, and by nobody taken for stale."""
+
+    def release(self) -> None:
+        """End it. Once more does nothing."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+# Packs on the client.
+
+@final
+class PackPlan:
+    """The packs of some chunks of a store's objects, built one by one, by any threads.
+
+    `wanted` are objects and the numbers of their chunks. No pack has more than `limit_bytes` (2 MiB and a little to
+    64 MiB), even if nothing compresses. Which chunk is in which pack is decided here, so building one again gives the
+    same bytes. Hold a `Lease` until the last is built.
+    """
+
+    def __new__(
+        cls, store: str, wanted: Sequence[tuple[bytes, Sequence[int]]], limit_bytes: int = 67108864
+    ) -> Self: ...
+    def __len__(self) -> int: ...
+    def build(self, index: int) -> tuple[bytes, bytes, int]:
+        """Build one pack: its bytes, the digests of its chunks, and how many bytes these have.
+
+        Every chunk is hashed from the buffer that is packed. An object that is wrong is moved to `trash/`, and the
+        kind is `integrity`.
+        """
+
+@final
+class Assembly:
+    """Objects that are being put together in a store from chunks that come in any order, by any threads.
+
+    Holds a lease, which every call renews, about 150 bytes for each chunk that is missing, and an open file for each
+    object that was begun. Objects appear in the store whole and verified, their chunk tables first. Whether `gc` took
+    one away again after a pause of more than an hour is seen by `materialize`.
+    """
+
+    def __new__(cls, store: str) -> Self: ...
+    def add(self, digest: bytes, size: int, table: Buffer | None = None) -> bool:
+        """Ask for an object, with the bytes of its chunk table if it has one; whether the store has it already."""
+
+    def wanted(self) -> tuple[bytes, bytes]:
+        """The chunks that are missing, in no order: digests, and lengths as u32."""
+
+    def take_from(self, digest: bytes) -> int:
+        """Take what chunks of an object of the store are wanted; answers their bytes."""
+
+    def take_records(self, data: Buffer) -> None:
+        """Take what chunks of a run of whole records of a pack are wanted.
+
+        After an error everything that was not taken is still wanted, unless an object's chunks are all there and are
+        not its bytes: then its table was wrong, and it must be asked for again.
+        """
+
+    def completed(self) -> bytes:
+        """Digests of the objects that were completed since the last call; the store has them."""
+
+    def renew(self) -> None:
+        """Say that the download goes on, at least every few minutes without another call."""
+
+    def close(self) -> None:
+        """End it: what is not complete leaves nothing behind. Once more does nothing."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+# Packs on the server, and single records.
+
+def verify_pack(data: Buffer, threads: int = 1) -> tuple[bytes, bytes]:
+    """Check a pack from anywhere whole, every chunk too: its digest, and a row for each record.
+
+    A row has 48 bytes, `struct` format `<32sQII`: digest of the chunk, offset of the record in the pack, bytes of the
+    record, bytes of the chunk. Rows are in the order of the pack, and no chunk is there twice.
+    """
+
+def list_records(data: Buffer) -> bytes:
+    """A row for each record of a run of whole records; the chunks are not checked.
+
+    Rows are as `verify_pack` gives them, with offsets in `data`.
+    """
+
+def decode_record(data: Buffer, offset: int = 0) -> tuple[bytes, bytes]:
+    """Decode the record at an offset and check its chunk: the chunk's digest and bytes.
+
+    What lies behind the record does not matter. The digest is the one that the record names: compare it with the
+    wanted one.
+    """
+
+@final
+class ObjectHasher:
+    """Hashes an object from its chunks in order, wherever they are stored."""
+
+    def __new__(cls) -> Self: ...
+    def push_records(self, data: Buffer, offsets: Sequence[int]) -> None:
+        """Append the chunks of the records at these offsets of `data`, in this order, each checked.
+
+        A record's chunk is checked against the digest that the record names. After an error the hash is of no use.
+        """
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+
+    def digest(self) -> bytes:
+        """BLAKE3 digest of the bytes so far."""

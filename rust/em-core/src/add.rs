@@ -4,10 +4,7 @@ use std::{
     collections::HashSet,
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use crate::{
@@ -17,7 +14,7 @@ use crate::{
     gc::register_root,
     ingest::{Ingest, Ingested},
     manifest::{Entry, EntryKind, Reference},
-    names,
+    names, parallel,
     scan::{self, FileFound, Tree},
     stat_cache::StatCache,
     store::{
@@ -120,7 +117,7 @@ impl Add<'_> {
         let root_fd = open_dir(root)?;
         for _ in 0..MAX_ATTEMPTS {
             let lease = Lease::take(self.store)?;
-            register_root(self.store, self.artifact)?;
+            register_root(self.store, self.artifact.root())?;
             let ingest = Ingest {
                 store: self.store,
                 cache: self.cache,
@@ -192,32 +189,22 @@ impl Add<'_> {
         }
         let inner = self.artifact.inner();
         let linker = Linker::new(self.store, &inner, self.link_mode);
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<()> {
-            loop {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some(object), Some(file), Some(target)) =
-                    (objects.get(index), files.get(index), targets.get(index))
-                else {
-                    return Ok(());
-                };
+        let threads = if files.len() <= 16 { 1 } else { self.threads };
+        parallel::each(
+            threads,
+            files.len(),
+            || Ok(()),
+            |(), index| {
+                let (object, file) = (&objects[index], &files[index]);
                 self.progress.check()?;
                 lease.renew();
-                let target = root.join(target);
+                let target = root.join(&targets[index]);
                 if linker.link(object.digest, object.size_bytes, file.executable, &target)?.created {
                     lock(&created.files).push(index);
                 }
-            }
-        };
-        if self.threads <= 1 || files.len() <= 16 {
-            return work();
-        }
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|worker| {
-                worker.join().unwrap_or_else(|_| Err(Error::new(Kind::Store, "a worker stopped early")))
-            })
-        })
+                Ok(())
+            },
+        )
     }
 }
 

@@ -37,6 +37,9 @@ use crate::{
 /// The reserved directory.
 pub const RESERVED: &str = ".artifact";
 
+/// In the reserved directory: name, labels, description and the like, for the caller to write.
+pub const METADATA: &str = "metadata.json";
+
 /// The highest number of a manifest: ten digits.
 const LAST_GENERATION: u64 = 9_999_999_999;
 
@@ -55,13 +58,18 @@ pub struct Intent {
 impl ArtifactDir {
     /// Makes the directory, which may exist, and an empty manifest, which must not.
     pub fn create(root: &Path) -> Result<Self> {
+        Self::create_with(root, &Manifest::default())
+    }
+
+    /// The same with a first manifest of the caller's.
+    pub(crate) fn create_with(root: &Path, manifest: &Manifest) -> Result<Self> {
         let artifact = Self { root: root.into() };
         let inner = artifact.inner();
         fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, e))?;
         if artifact.generation()?.is_some() {
             return Err(Error::new(Kind::Conflict, format!("{} is an artifact already", root.display())));
         }
-        while !artifact.write_generation(1, &Manifest::default())? && artifact.generation()?.is_none() {}
+        while !artifact.write_generation(1, manifest)? && artifact.generation()?.is_none() {}
         Ok(artifact)
     }
 
@@ -72,6 +80,11 @@ impl ArtifactDir {
             Some(_) => Ok(artifact),
             None => Err(Error::new(Kind::NotFound, format!("{} is not an artifact", root.display()))),
         }
+    }
+
+    /// One that may not have been created yet.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.into() }
     }
 
     /// The directory.
@@ -204,14 +217,8 @@ impl ArtifactDir {
             if !entry.file_name().to_string_lossy().starts_with("intent-") {
                 continue;
             }
-            let Ok(text) = fs::read_to_string(entry.path()) else { continue };
-            let mut fields = text.split('\0');
-            let now = SystemTime::now();
-            let written = entry.metadata().and_then(|metadata| metadata.modified()).unwrap_or(now);
-            if fields.next().is_none_or(|owner| leases::is_in_flight(owner, now, written)) {
-                continue;
-            }
-            let paths: Vec<&str> = fields.collect();
+            let Some(text) = abandoned(&entry.path()) else { continue };
+            let paths: Vec<&str> = text.split('\0').skip(1).collect();
             let _lease = Lease::take(store)?;
             self.settle(store, &paths)?;
             let _ = fs::remove_file(entry.path());
@@ -247,9 +254,24 @@ impl ArtifactDir {
     }
 }
 
+/// What an intent says, if the process that wrote it is gone.
+pub(crate) fn abandoned(intent: &Path) -> Option<String> {
+    let text = fs::read_to_string(intent).ok()?;
+    let now = SystemTime::now();
+    let written = fs::metadata(intent).and_then(|metadata| metadata.modified()).unwrap_or(now);
+    let owner = text.split('\0').next()?;
+    (!leases::is_in_flight(owner, now, written)).then_some(text)
+}
+
 impl Intent {
     /// The paths are linked and committed. `false` if somebody took this process for dead and put them back.
     pub fn done(self) -> bool {
         fs::remove_file(&self.path).is_ok()
+    }
+
+    /// The same after the artifact's directory was renamed to `root`.
+    pub(crate) fn done_in(self, root: &Path) -> bool {
+        let name = self.path.file_name().unwrap_or_default();
+        fs::remove_file(root.join(RESERVED).join(name)).is_ok()
     }
 }

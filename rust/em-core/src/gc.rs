@@ -23,13 +23,21 @@ use crate::{
     artifact::ArtifactDir,
     cancel::Progress,
     manifest::EntryKind,
+    materialize,
     store::{Store, leases, objects::relative_path, rename_noreplace, temp_name, write_atomic},
     verify::sorted as list,
 };
 
 /// Remembers an artifact directory that lies outside `artifacts/` beside the store.
-pub fn register_root(store: &Store, artifact: &ArtifactDir) -> Result<()> {
-    let path = artifact.root().canonicalize().map_err(|e| Error::io("open", artifact.root(), e))?;
+pub fn register_root(store: &Store, root: &Path) -> Result<()> {
+    let path = match (root.canonicalize(), root.parent(), root.file_name()) {
+        // Not made yet.
+        (Err(error), Some(parent), Some(name)) if error.kind() == ErrorKind::NotFound => {
+            parent.canonicalize().map(|parent| parent.join(name))
+        }
+        (path, ..) => path,
+    };
+    let path = path.map_err(|e| Error::io("open", root, e))?;
     if path.parent() == sibling(store).canonicalize().ok().as_deref() {
         return Ok(());
     }
@@ -111,6 +119,9 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
             }
         }
         let _ = fs::remove_dir(&batch);
+    }
+    if sibling(store).is_dir() {
+        materialize::remove_leftovers(&sibling(store))?;
     }
     if !leased {
         remove_orphan_tables(store, now, grace, progress)?;

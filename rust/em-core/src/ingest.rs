@@ -36,6 +36,7 @@ use crate::{
     Digest, Error, Kind, Result,
     cancel::Progress,
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
+    parallel,
     scan::{FileFound, Stat},
     stat_cache::{Answer, HEAD_BYTES, StatCache, now_ns},
     store::{
@@ -624,29 +625,22 @@ pub fn hash_open_file(file: &File, path: &Path, threads: usize, progress: &Progr
         return hashed.map_err(|e| progress.read_error(e, |e| fail("read", e)));
     }
     let blocks = size.div_ceil(BLOCK_BYTES);
-    let (next, subtrees) = (AtomicU64::new(0), Mutex::new(vec![[0; 32]; blocks as usize]));
-    let work = || -> Result<()> {
-        let mut buffer = vec![0; BLOCK_BYTES as usize];
-        loop {
-            let block = next.fetch_add(1, Ordering::Relaxed);
-            if block >= blocks {
-                return Ok(());
-            }
+    let subtrees = Mutex::new(vec![[0; 32]; blocks as usize]);
+    parallel::each(
+        threads,
+        blocks as usize,
+        || Ok(vec![0; BLOCK_BYTES as usize]),
+        |buffer, block| {
             progress.check()?;
-            let offset = block * BLOCK_BYTES;
+            let offset = block as u64 * BLOCK_BYTES;
             let length = (size - offset).min(BLOCK_BYTES) as usize;
             if read_full(file, &mut buffer[..length], offset).map_err(|e| fail("read", e))? != length {
                 return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", path.display())));
             }
-            lock(&subtrees)[block as usize] = subtree(&buffer[..length], offset);
+            lock(&subtrees)[block] = subtree(&buffer[..length], offset);
             progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
-        }
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker.join().unwrap_or_else(|_| Err(Error::new(Kind::Store, "a worker stopped early")))
-        })
-    })?;
+            Ok(())
+        },
+    )?;
     Ok(join(&lock(&subtrees)))
 }

@@ -2,7 +2,7 @@
 //!
 //! `docs/formats.md` has the bytes. Decoding accepts the canonical form only, so equal content has one encoding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     Digest, Error, Result,
@@ -185,6 +185,24 @@ impl Manifest {
         }
         let names = Names::of(entries.iter().map(|(path, _)| path.as_str()));
         Ok(Self { names: names.map_err(|error| damaged(&error.message))?, entries: entries.into_iter().collect() })
+    }
+
+    /// The objects of its files with their sizes, each once, in the order of the paths. One that has two sizes is an
+    /// `Integrity` error.
+    pub fn objects(&self) -> Result<Vec<(Digest, u64)>> {
+        let (mut objects, mut sizes) = (Vec::new(), HashMap::new());
+        for (path, kind) in self.entries() {
+            let EntryKind::File { size, digest, .. } = *kind else { continue };
+            match sizes.insert(digest, size) {
+                None => objects.push((digest, size)),
+                Some(other) if other != size => {
+                    let message = format!("{path:?}: object {digest} has {size} bytes and elsewhere {other}");
+                    return Err(Error::integrity(message));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(objects)
     }
 
     /// The version identity.

@@ -5,13 +5,18 @@ use std::{
     time::Duration,
 };
 
-use em_core::{Error, Kind, Result, cancel::Progress};
+use em_core::{Error, Kind, Result, cancel::Progress, store::link::LinkMode};
 use pyo3::{exceptions::PyKeyboardInterrupt, prelude::*};
 
 use crate::EngineError;
 
 /// How often the calling thread looks for signals and reports progress.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Runs `work` on this thread, without the GIL.
+pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + Send) -> PyResult<T> {
+    py.detach(work).map_err(|error| to_py(py, error))
+}
 
 /// Runs `work` on a thread of its own. Each tick the calling thread checks for signals and calls
 /// `progress(files, bytes, total_files, total_bytes)`; an exception from either cancels the work and is raised
@@ -72,6 +77,11 @@ pub fn threads() -> Result<usize> {
             _ => Err(Error::invalid(format!("EM_THREADS is {text:?}")).hint("use a number from 1 to 1024")),
         },
     }
+}
+
+/// `EM_LINK_MODE`, the only link mode to use.
+pub fn link_mode() -> Result<Option<LinkMode>> {
+    std::env::var("EM_LINK_MODE").ok().map(|text| LinkMode::parse(&text)).transpose()
 }
 
 /// The engine's error as an `EngineError` with `kind`, `message`, `hint` and `errno`.

@@ -7,7 +7,6 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fs::File,
     os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -35,7 +34,7 @@ pub struct Assembly {
     store: Arc<Store>,
     state: Mutex<State>,
     /// Keeps `gc` away from objects that no manifest names yet.
-    _lease: Lease,
+    lease: Lease,
 }
 
 #[derive(Debug, Default)]
@@ -72,12 +71,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Assembly {
     /// An assembly of no objects yet.
     pub fn new(store: Arc<Store>) -> Result<Self> {
-        Ok(Self { _lease: Lease::take(&store)?, store, state: Mutex::default() })
+        Ok(Self { lease: Lease::take(&store)?, store, state: Mutex::default() })
     }
 
     /// Asks for an object. `table` are the bytes of its chunk table; without one it is a single chunk. Answers
     /// whether the store has the object already; what that lacks is then in [`wanted`](Self::wanted).
     pub fn add(&self, digest: Digest, size_bytes: u64, table: Option<&[u8]>) -> Result<bool> {
+        self.lease.renew();
         if self.store.usable(digest, size_bytes)? {
             return Ok(true);
         }
@@ -124,10 +124,10 @@ impl Assembly {
     /// Takes what chunks of `object`, which the store has, are wanted; answers their bytes. A chunk that is not as the
     /// table says is left to be fetched.
     pub fn take_from(&self, object: Digest, threads: usize) -> Result<u64> {
-        let path = self.store.object_path(object);
-        let file = File::open(&path).map_err(|error| Error::io("open", &path, error))?;
+        let file = self.store.open_object(object)?;
         let (mut offset, mut taken, mut buffer) = (0, 0, Vec::new());
         for (digest, bytes) in self.store.chunks(object)? {
+            self.lease.renew();
             let start = offset;
             offset += u64::from(bytes);
             let Some(wanted) = self.claim(digest) else { continue };
@@ -149,6 +149,7 @@ impl Assembly {
         let (mut records, mut decoder) = (Records::new(bytes), Decoder::new()?);
         while let Some((record, stored)) = records.next_record()? {
             let Some(wanted) = self.claim(record.digest) else { continue };
+            self.lease.renew();
             let chunk =
                 verified(&mut decoder, &record, stored).and_then(|chunk| match record.raw_bytes == wanted.bytes {
                     true => Ok(chunk),
@@ -168,6 +169,13 @@ impl Assembly {
     /// The objects that were completed since the last call, each once: the store has them.
     pub fn completed(&self) -> Vec<Digest> {
         std::mem::take(&mut lock(&self.state).done)
+    }
+
+    /// Says that the download goes on, as all calls but `wanted` and `completed` do: at least once in a few minutes,
+    /// however long the network takes. Whether the lease was held all the time does not matter here, since
+    /// [`materialize`](crate::materialize) looks at every object under a lease of its own.
+    pub fn renew(&self) {
+        self.lease.renew();
     }
 
     /// A wanted chunk, which no other thread then places too.

@@ -12,6 +12,7 @@ pub mod assemble;
 pub mod codec;
 pub mod plan;
 pub mod reader;
+pub mod receive;
 pub mod writer;
 
 use crate::{Digest, Error, Result, chunk::MAX_CHUNK_BYTES};

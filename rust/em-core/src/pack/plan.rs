@@ -6,8 +6,6 @@
 
 use std::{collections::HashSet, fs::File, os::unix::fs::FileExt};
 
-use rustix::fs::{Mode, OFlags};
-
 use super::{
     HEADER_BYTES, MAX_PACK_BYTES, MAX_RAW_BYTES, MAX_RECORDS, RECORD_BYTES, TAIL_BYTES, codec::Layout,
     writer::PackWriter,
@@ -16,7 +14,7 @@ use crate::{
     Digest, Error, Kind, Result,
     cancel::Progress,
     chunk::{MAX_CHUNK_BYTES, WHOLE_BYTES, format},
-    store::{Store, objects::relative_path},
+    store::Store,
 };
 
 /// What a record takes besides its stored bytes, here and in the footer.
@@ -105,7 +103,7 @@ impl PackPlan {
         for part in parts {
             let file = match &open {
                 Some((object, file)) if *object == part.object => file,
-                _ => &open.insert((part.object, open_object(store, part.object)?)).1,
+                _ => &open.insert((part.object, store.open_object(part.object)?)).1,
             };
             buffer.resize(part.bytes as usize, 0);
             let read = file.read_exact_at(&mut buffer, part.offset);
@@ -122,14 +120,6 @@ impl PackPlan {
     }
 }
 
-fn open_object(store: &Store, digest: Digest) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    match rustix::fs::openat(&store.objects, relative_path(digest), flags, Mode::empty()) {
-        Ok(file) => Ok(file.into()),
-        Err(error) => Err(Error::io("open", &store.object_path(digest), error)),
-    }
-}
-
 /// The chunks of these numbers, with what the object's own index tells of their elements.
 fn parts(store: &Store, object: Digest, numbers: &[u32]) -> Result<Vec<Part>> {
     if numbers.is_empty() {
@@ -143,7 +133,7 @@ fn parts(store: &Store, object: Digest, numbers: &[u32]) -> Result<Vec<Part>> {
         ends.push(size);
     }
     let layouts = match size > WHOLE_BYTES {
-        true => Layouts { spans: format::index(&open_object(store, object)?, size).unwrap_or_default() },
+        true => Layouts { spans: format::index(&store.open_object(object)?, size).unwrap_or_default() },
         false => Layouts::default(),
     };
     let part = |&number: &u32| {

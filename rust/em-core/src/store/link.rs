@@ -131,6 +131,23 @@ impl<'a> Linker<'a> {
     }
 }
 
+/// Puts one object at `target`, whose directory is there, replacing a file. A touched object is rehashed first.
+pub fn link_object(
+    store: &Store,
+    digest: Digest,
+    executable: bool,
+    target: &Path,
+    forced: Option<LinkMode>,
+) -> Result<Linked> {
+    let size_bytes = store.size(digest)?;
+    if !store.usable(digest, size_bytes)? {
+        let path = store.object_path(digest);
+        return Err(Error::integrity(format!("object {} was damaged and is now in trash/", path.display())));
+    }
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Linker::new(store, directory, forced).link(digest, size_bytes, executable, target)
+}
+
 /// Errors that say "not here", after which the next rung is tried.
 fn falls_through(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);

@@ -18,7 +18,7 @@ use std::{
     ops::Deref,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{FileExt, MetadataExt},
     },
     path::PathBuf,
     sync::{
@@ -105,11 +105,10 @@ impl Store {
     /// Reads an object whole. Right: it is sealed again. Wrong: it goes to `trash/`, and the answer is `false`.
     pub(crate) fn rehash(&self, digest: Digest, progress: &Progress) -> Result<bool> {
         let path = self.object_path(digest);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&self.objects, relative_path(digest), flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::NOENT) => return Ok(false),
-            Err(error) => return Err(Error::io("open", &path, error)),
+        let file = match self.open_object(digest) {
+            Ok(file) => file,
+            Err(error) if error.kind == Kind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
         };
         let metadata = file.metadata().map_err(|e| Error::io("stat", &path, e))?;
         let hash = || {
@@ -131,15 +130,49 @@ impl Store {
         }
     }
 
+    /// Opens an object for reading. Says nothing of its bytes: see [`usable`](Self::usable).
+    pub fn open_object(&self, digest: Digest) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        match rustix::fs::openat(&self.objects, relative_path(digest), flags, Mode::empty()) {
+            Ok(file) => Ok(file.into()),
+            Err(error) => Err(Error::io("open", &self.object_path(digest), error)),
+        }
+    }
+
+    /// Bytes of an object that is there.
+    pub fn size(&self, digest: Digest) -> Result<u64> {
+        let stat = rustix::fs::statat(&self.objects, relative_path(digest), AtFlags::SYMLINK_NOFOLLOW);
+        stat.map(|stat| stat.st_size as u64).map_err(|error| Error::io("stat", &self.object_path(digest), error))
+    }
+
+    /// At most `length` bytes of an object from `offset` on, fewer where it ends. It is rehashed first if it was touched.
+    pub fn read_range(&self, digest: Digest, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let (path, size) = (self.object_path(digest), self.size(digest)?);
+        if !self.usable(digest, size)? {
+            return Err(Error::integrity(format!("object {} was damaged and is now in trash/", path.display())));
+        }
+        let mut bytes = vec![0; length.min(size.saturating_sub(offset)) as usize];
+        let read = self.open_object(digest)?.read_exact_at(&mut bytes, offset);
+        read.map(|()| bytes).map_err(|error| Error::io("read", &path, error))
+    }
+
     /// The chunk table of an object, if it has one.
     pub fn chunk_table(&self, digest: Digest) -> Result<Option<ChunkTable>> {
+        Ok(self.read_chunk_table(digest)?.map(|(_, table)| table))
+    }
+
+    /// The same with its bytes.
+    pub fn read_chunk_table(&self, digest: Digest) -> Result<Option<(Vec<u8>, ChunkTable)>> {
         let path = self.root().join("chunks").join(relative_path(digest));
         match std::fs::read(&path) {
-            Ok(bytes) => ChunkTable::decode(&bytes).map(Some).map_err(|error| Error {
-                message: format!("{}: {}", path.display(), error.message),
-                hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
-                ..error
-            }),
+            Ok(bytes) => match ChunkTable::decode(&bytes) {
+                Ok(table) => Ok(Some((bytes, table))),
+                Err(error) => Err(Error {
+                    message: format!("{}: {}", path.display(), error.message),
+                    hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
+                    ..error
+                }),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", &path, error)),
         }
@@ -151,12 +184,10 @@ impl Store {
         if let Some(table) = self.chunk_table(digest)? {
             return Ok(table.chunks);
         }
-        let path = self.object_path(digest);
-        let stat = rustix::fs::statat(&self.objects, relative_path(digest), AtFlags::SYMLINK_NOFOLLOW);
-        match stat.map_err(|error| Error::io("stat", &path, error))?.st_size as u64 {
+        match self.size(digest)? {
             0 => Ok(Vec::new()),
             size @ 1..=WHOLE_BYTES => Ok(vec![(digest, size as u32)]),
-            _ => Err(Error::new(Kind::NotFound, format!("{} has no chunk table", path.display()))
+            _ => Err(Error::new(Kind::NotFound, format!("{} has no chunk table", self.object_path(digest).display()))
                 .hint("remove the object and add the file again")),
         }
     }

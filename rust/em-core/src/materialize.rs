@@ -1,0 +1,204 @@
+//! An artifact's directory from a manifest whose objects the store has.
+//!
+//! ```text
+//! look at every object ─ .tmp-… beside the target ─ link every file ─ metadata ─ manifest ─ rename to the target
+//! ```
+//!
+//! All of it appears with the one rename. A crash leaves `.tmp-…` with an intent that names its process; the next call
+//! beside it, and `gc` for the artifacts beside the store, remove it once that process is gone.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering::Relaxed,
+    time::SystemTime,
+};
+
+use rustix::io::Errno;
+
+use crate::{
+    Error, Kind, Result,
+    artifact::{ArtifactDir, METADATA, RESERVED, abandoned},
+    cancel::Progress,
+    gc::register_root,
+    manifest::{EntryKind, Manifest},
+    parallel,
+    store::{
+        Store,
+        leases::{self, Lease},
+        link::{LinkMode, Linker},
+        temp_name,
+    },
+    verify::sorted,
+};
+
+/// What one call works with.
+#[derive(Debug)]
+pub struct Materialize<'a> {
+    /// Which has the objects.
+    pub store: &'a Store,
+    /// Counts what is done and says when to stop.
+    pub progress: &'a Progress,
+    /// Workers, at least one.
+    pub threads: usize,
+    /// The only link mode to use, instead of the ladder.
+    pub link_mode: Option<LinkMode>,
+}
+
+impl Materialize<'_> {
+    /// Makes the directory `root` of an artifact with these entries, and with `metadata` as its metadata file. A
+    /// directory that is there Must be empty, or an artifact with the same entries, which is left as it is: otherwise it is
+    /// a `Conflict`. `NotFound` names an object that the store lacks.
+    pub fn artifact(&self, root: &Path, manifest: &Manifest, metadata: Option<&[u8]>) -> Result<()> {
+        if is_there(root, manifest)? {
+            return Ok(());
+        }
+        let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
+        remove_leftovers(parent)?;
+        let lease = Lease::take(self.store)?;
+        register_root(self.store, root)?;
+        self.look(manifest, &lease)?;
+
+        let building = Building { path: parent.join(temp_name()) };
+        fs::create_dir(&building.path).map_err(|e| Error::io("create", &building.path, e))?;
+        let inner = building.path.join(RESERVED);
+        fs::create_dir(&inner).map_err(|e| Error::io("create", &inner, e))?;
+        let intent = ArtifactDir::at(&building.path).intend(&[])?;
+        self.link(manifest, &building.path, &lease)?;
+        if let Some(metadata) = metadata {
+            let path = inner.join(METADATA);
+            fs::write(&path, metadata).map_err(|e| Error::io("write", &path, e))?;
+        }
+        ArtifactDir::create_with(&building.path, manifest)?;
+        match rustix::fs::rename(&building.path, root) {
+            Ok(()) => {}
+            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if is_there(root, manifest)? => return Ok(()),
+            Err(error) => return Err(Error::io("create", root, error)),
+        }
+        intent.done_in(root);
+        if lease.is_held() {
+            return Ok(());
+        }
+        // `gc` may have taken objects away before it could see the manifest.
+        self.look(manifest, &Lease::take(self.store)?).inspect_err(|_| drop(fs::rename(root, &building.path)))
+    }
+
+    /// Whether the store has every object: one that was touched is rehashed.
+    fn look(&self, manifest: &Manifest, lease: &Lease) -> Result<()> {
+        let objects = manifest.objects()?;
+        parallel::each(
+            self.threads,
+            objects.len(),
+            || Ok(()),
+            |(), index| {
+                let (digest, size) = objects[index];
+                lease.renew();
+                self.progress.check()?;
+                if self.store.usable_unless_cancelled(digest, size, self.progress)? {
+                    return Ok(());
+                }
+                Err(Error::new(Kind::NotFound, format!("the store lacks object {digest} of {size} bytes"))
+                    .hint("load the artifact again"))
+            },
+        )
+    }
+
+    /// Makes every file and empty directory below `root`, where nobody else makes any.
+    fn link(&self, manifest: &Manifest, root: &Path, lease: &Lease) -> Result<()> {
+        let (mut files, mut directories) = (Vec::new(), HashSet::new());
+        for (path, kind) in manifest.entries() {
+            let directory = match kind {
+                EntryKind::File { size, digest, executable } => {
+                    files.push((path, *size, *digest, *executable));
+                    path.rsplit_once('/').map(|(parent, _)| parent)
+                }
+                EntryKind::Directory => Some(path),
+                EntryKind::Reference(_) => None,
+            };
+            if let Some(path) = directory.filter(|path| directories.insert(*path)) {
+                let directory = root.join(path);
+                fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
+            }
+        }
+        self.progress.total_files.fetch_add(files.len() as u64, Relaxed);
+        self.progress.total_bytes.fetch_add(files.iter().map(|(_, size, ..)| size).sum(), Relaxed);
+        let inner = root.join(RESERVED);
+        let linker = Linker::new(self.store, &inner, self.link_mode);
+        parallel::each(
+            self.threads,
+            files.len(),
+            || Ok(()),
+            |(), index| {
+                let (path, size, digest, executable) = files[index];
+                self.progress.check()?;
+                lease.renew();
+                linker.link(digest, size, executable, &root.join(path))?;
+                self.progress.files.fetch_add(1, Relaxed);
+                self.progress.bytes.fetch_add(size, Relaxed);
+                Ok(())
+            },
+        )
+    }
+}
+
+/// Whether `root` is an artifact with these entries. Something else that is no empty directory is a `Conflict`.
+fn is_there(root: &Path, manifest: &Manifest) -> Result<bool> {
+    let conflict = |what: &str| {
+        let error = Error::new(Kind::Conflict, format!("{} is there and {what}", root.display()));
+        Err(error.hint("remove it, or choose another directory"))
+    };
+    match fs::symlink_metadata(root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::io("stat", root, error)),
+        Ok(metadata) if !metadata.is_dir() => return conflict("no directory"),
+        Ok(_) => {}
+    }
+    match ArtifactDir::open(root).and_then(|artifact| artifact.manifest()) {
+        Ok((_, present)) if present == *manifest => Ok(true),
+        Ok(_) => conflict("an artifact of another content"),
+        Err(error) if error.kind != Kind::NotFound => Err(error),
+        Err(_) if sorted(root)?.is_empty() => Ok(false),
+        Err(_) => conflict("not empty"),
+    }
+}
+
+/// A directory under a temporary name, removed when dropped unless it has been renamed.
+struct Building {
+    path: PathBuf,
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the directories in `parent` that calls left which were killed.
+pub(crate) fn remove_leftovers(parent: &Path) -> Result<()> {
+    for path in sorted(parent)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let random = name.strip_prefix(".tmp-").filter(|random| random.len() == 32);
+        let is_ours = random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let Some(metadata) = fs::symlink_metadata(&path).ok().filter(|metadata| is_ours && metadata.is_dir()) else {
+            continue;
+        };
+        let inside = sorted(&path.join(RESERVED)).unwrap_or_default();
+        let is_intent =
+            |path: &&PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"intent-"));
+        let gone = match inside.iter().find(is_intent) {
+            Some(intent) => abandoned(intent).is_some(),
+            // Killed before it wrote one, or not there yet.
+            None => {
+                let now = SystemTime::now();
+                inside.is_empty() && !leases::is_in_flight("", now, metadata.modified().unwrap_or(now))
+            }
+        };
+        if gone {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! Directories of artifacts and their manifests.
+
+use std::path::PathBuf;
+
+use em_core::{
+    artifact::ArtifactDir,
+    manifest::{EntryKind, Manifest},
+    materialize::Materialize,
+    store::Store,
+};
+use pyo3::{prelude::*, types::PyBytes};
+
+use crate::{
+    call::{detached, link_mode, threads, watched},
+    convert::{Buffer, digests, words},
+};
+
+/// Path, type, size in bytes, digest, executable bit, URI.
+type EntryTuple = (String, &'static str, Option<u64>, Option<String>, bool, Option<String>);
+
+fn tuples(manifest: &Manifest) -> Vec<EntryTuple> {
+    let tuple = |(path, kind): (&str, &EntryKind)| {
+        let path = path.to_owned();
+        match kind {
+            EntryKind::File { size, digest, executable } => {
+                (path, "file", Some(*size), Some(digest.to_string()), *executable, None)
+            }
+            EntryKind::Directory => (path, "directory", None, None, false, None),
+            EntryKind::Reference(known) => {
+                (path, "reference", known.size, known.digest.map(|d| d.to_string()), false, Some(known.uri.clone()))
+            }
+        }
+    };
+    manifest.entries().map(tuple).collect()
+}
+
+/// Make an artifact's directory with an empty manifest.
+#[pyfunction]
+pub fn create_artifact(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<()> {
+    detached(py, || ArtifactDir::create(&artifact_dir).map(drop))
+}
+
+/// Read the entries of an artifact's manifest, sorted by path.
+#[pyfunction]
+pub fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Vec<EntryTuple>> {
+    let (_, manifest) = detached(py, || ArtifactDir::open(&artifact_dir)?.manifest())?;
+    Ok(tuples(&manifest))
+}
+
+/// Digest of an artifact's manifest: its version identity.
+#[pyfunction]
+pub fn manifest_digest(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<String> {
+    detached(py, || Ok(ArtifactDir::open(&artifact_dir)?.manifest()?.1.digest().to_string()))
+}
+
+/// Read the canonical bytes of an artifact's manifest.
+#[pyfunction]
+pub fn read_manifest(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Bound<'_, PyBytes>> {
+    let bytes = detached(py, || Ok(ArtifactDir::open(&artifact_dir)?.manifest()?.1.encode()))?;
+    Ok(PyBytes::new(py, &bytes))
+}
+
+/// Check the bytes of a manifest from anywhere and decode their entries, as `read_entries` returns them.
+#[pyfunction]
+pub fn parse_manifest(py: Python<'_>, data: Buffer) -> PyResult<Vec<EntryTuple>> {
+    let manifest = detached(py, || Manifest::decode(data.bytes()))?;
+    Ok(tuples(&manifest))
+}
+
+/// The objects that the bytes of a manifest name, each once: digests, and sizes as u64.
+#[pyfunction]
+pub fn manifest_objects<'py>(py: Python<'py>, data: Buffer) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let objects = detached(py, || Manifest::decode(data.bytes())?.objects())?;
+    let (names, sizes): (Vec<_>, Vec<_>) = objects.into_iter().unzip();
+    Ok((digests(py, &names)?, words(py, &sizes, u64::to_le_bytes)?))
+}
+
+/// Make an artifact's directory from a manifest whose objects the store has; it appears whole or not at all.
+#[pyfunction]
+#[pyo3(signature = (store, artifact_dir, manifest, metadata=None, progress=None))]
+pub fn materialize(
+    py: Python<'_>,
+    store: PathBuf,
+    artifact_dir: PathBuf,
+    manifest: Buffer,
+    metadata: Option<Buffer>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<()> {
+    watched(py, progress, |progress| {
+        let manifest = Manifest::decode(manifest.bytes())?;
+        let (store, link_mode, threads) = (Store::open(&store)?, link_mode()?, threads()?);
+        let call = Materialize { store: &store, progress, threads, link_mode };
+        call.artifact(&artifact_dir, &manifest, metadata.as_ref().map(Buffer::bytes))
+    })
+}
+
+/// Undo what an interrupted add left in an artifact's directory.
+#[pyfunction]
+pub fn recover(py: Python<'_>, store: PathBuf, artifact_dir: PathBuf) -> PyResult<()> {
+    detached(py, || ArtifactDir::open(&artifact_dir)?.recover(&Store::open(&store)?))
+}

@@ -1,0 +1,143 @@
+//! Single objects of a store, and digests.
+
+use std::{
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+use em_core::{
+    Digest, Error,
+    chunk::table::ChunkTable,
+    store::{Store, leases, link},
+};
+use pyo3::{prelude::*, types::PyBytes};
+
+use crate::{
+    call::{detached, link_mode, threads, to_py, watched},
+    convert::{Buffer, Name, digests, words},
+};
+
+/// BLAKE3 digest of a file, the value that `b3sum` prints.
+#[pyfunction]
+#[pyo3(signature = (path, progress=None))]
+pub fn hash_file(py: Python<'_>, path: PathBuf, progress: Option<Py<PyAny>>) -> PyResult<String> {
+    let digest = watched(py, progress, |progress| em_core::ingest::hash_file(&path, threads()?, progress))?;
+    Ok(digest.to_string())
+}
+
+/// BLAKE3 digest of bytes.
+#[pyfunction]
+pub fn digest<'py>(py: Python<'py>, data: Buffer) -> PyResult<Bound<'py, PyBytes>> {
+    let digest = detached(py, || Ok(Digest::of(data.bytes())))?;
+    Ok(PyBytes::new(py, &digest.0))
+}
+
+/// Whether the store has an object of this size; one that was touched is rehashed, and moved away if it is wrong.
+#[pyfunction]
+pub fn usable(py: Python<'_>, store: PathBuf, digest: Name, size: u64) -> PyResult<bool> {
+    watched(py, None, |progress| Store::open(&store)?.usable_unless_cancelled(digest.0, size, progress))
+}
+
+/// The chunks of an object in order: digests, and lengths as u32.
+#[pyfunction]
+pub fn object_chunks<'py>(
+    py: Python<'py>,
+    store: PathBuf,
+    digest: Name,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let chunks = detached(py, || Store::open(&store)?.chunks(digest.0))?;
+    columns(py, chunks)
+}
+
+/// Read and check the bytes of an object's chunk table; None if it has none, being a single chunk or empty.
+#[pyfunction]
+pub fn read_chunk_table<'py>(py: Python<'py>, store: PathBuf, digest: Name) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let table = detached(py, || Store::open(&store)?.read_chunk_table(digest.0))?;
+    Ok(table.map(|(bytes, _)| PyBytes::new(py, &bytes)))
+}
+
+/// Check the bytes of a chunk table from anywhere: size of the object, digests, and lengths as u32.
+#[pyfunction]
+pub fn parse_chunk_table<'py>(
+    py: Python<'py>,
+    data: Buffer,
+) -> PyResult<(u64, Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let table = detached(py, || ChunkTable::decode(data.bytes()))?;
+    let (digests, lengths) = columns(py, table.chunks)?;
+    Ok((table.object_size, digests, lengths))
+}
+
+/// Chunks as two columns.
+pub fn columns<'py>(
+    py: Python<'py>,
+    chunks: Vec<(Digest, u32)>,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let (names, lengths): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
+    Ok((digests(py, &names)?, words(py, &lengths, u32::to_le_bytes)?))
+}
+
+/// Read at most `length` bytes of an object from `offset` on; it is rehashed first if it was touched.
+#[pyfunction]
+pub fn read_object_range<'py>(
+    py: Python<'py>,
+    store: PathBuf,
+    digest: Name,
+    offset: u64,
+    length: u64,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let bytes = detached(py, || Store::open(&store)?.read_range(digest.0, offset, length))?;
+    Ok(PyBytes::new(py, &bytes))
+}
+
+/// Put an object at a path by reflink, else hardlink, else copy, replacing a file there at once.
+#[pyfunction]
+#[pyo3(signature = (store, digest, path, executable=false))]
+pub fn link_object(py: Python<'_>, store: PathBuf, digest: Name, path: PathBuf, executable: bool) -> PyResult<()> {
+    detached(py, || link::link_object(&Store::open(&store)?, digest.0, executable, &path, link_mode()?).map(drop))
+}
+
+/// Keeps `gc` from deleting what a call in flight has seen in the store.
+#[pyclass(frozen, module = "t9k.em._engine")]
+pub struct Lease {
+    taken: Mutex<Option<leases::Lease>>,
+}
+
+impl Lease {
+    fn taken(&self) -> std::sync::MutexGuard<'_, Option<leases::Lease>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl Lease {
+    #[new]
+    fn new(py: Python<'_>, store: PathBuf) -> PyResult<Self> {
+        let lease = detached(py, || leases::Lease::take(&Store::open(&store)?))?;
+        Ok(Self { taken: Mutex::new(Some(lease)) })
+    }
+
+    /// Say that the work goes on, at least every few minutes; cheap enough for each step.
+    fn renew(&self, py: Python<'_>) -> PyResult<()> {
+        let renewed = py.detach(|| self.taken().as_ref().map(leases::Lease::renew));
+        renewed.ok_or_else(|| to_py(py, Error::invalid("the lease was released")))
+    }
+
+    /// Whether it is still held: not released, and by nobody taken for stale.
+    fn is_held(&self, py: Python<'_>) -> bool {
+        py.detach(|| self.taken().as_ref().is_some_and(leases::Lease::is_held))
+    }
+
+    /// End it. Once more does nothing.
+    fn release(&self, py: Python<'_>) {
+        py.detach(|| drop(self.taken().take()));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) {
+        self.release(py);
+    }
+}

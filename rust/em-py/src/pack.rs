@@ -1,0 +1,124 @@
+//! Packs on the client: chunks of a store to packs, and packs to objects of a store.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use em_core::{Digest, Error, pack, store::Store};
+use pyo3::{prelude::*, types::PyBytes};
+
+use crate::{
+    call::{detached, threads, to_py},
+    convert::{Buffer, Name, digests},
+    object::columns,
+};
+
+/// The packs of some chunks of a store's objects, built one by one, by any threads.
+#[pyclass(frozen, module = "t9k.em._engine")]
+pub struct PackPlan {
+    store: Store,
+    plan: pack::plan::PackPlan,
+}
+
+// The default below, which `help` shows only if it is a literal.
+const _: () = assert!(pack::MAX_PACK_BYTES == 67_108_864);
+
+#[pymethods]
+impl PackPlan {
+    #[new]
+    #[pyo3(signature = (store, wanted, limit_bytes=67_108_864))]
+    fn new(py: Python<'_>, store: PathBuf, wanted: Vec<(Name, Vec<u32>)>, limit_bytes: u64) -> PyResult<Self> {
+        detached(py, || {
+            let wanted: Vec<(Digest, Vec<u32>)> =
+                wanted.into_iter().map(|(digest, numbers)| (digest.0, numbers)).collect();
+            let store = Store::open(&store)?;
+            Ok(Self { plan: pack::plan::PackPlan::new(&store, &wanted, limit_bytes)?, store })
+        })
+    }
+
+    fn __len__(&self) -> usize {
+        self.plan.len()
+    }
+
+    /// Build one pack: its bytes, the digests of its chunks, and how many bytes these have.
+    fn build<'py>(&self, py: Python<'py>, index: usize) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>, u64)> {
+        let built = detached(py, || self.plan.build(&self.store, index))?;
+        Ok((PyBytes::new(py, &built.bytes), digests(py, &built.chunks)?, built.raw_bytes))
+    }
+}
+
+/// Objects that are being put together in a store from chunks that come in any order, by any threads.
+#[pyclass(frozen, module = "t9k.em._engine")]
+pub struct Assembly {
+    open: Mutex<Option<Arc<pack::assemble::Assembly>>>,
+}
+
+impl Assembly {
+    fn open(&self, py: Python<'_>) -> PyResult<Arc<pack::assemble::Assembly>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        open.ok_or_else(|| to_py(py, Error::invalid("the assembly was closed")))
+    }
+}
+
+#[pymethods]
+impl Assembly {
+    #[new]
+    fn new(py: Python<'_>, store: PathBuf) -> PyResult<Self> {
+        let open = detached(py, || pack::assemble::Assembly::new(Arc::new(Store::open(&store)?)))?;
+        Ok(Self { open: Mutex::new(Some(Arc::new(open))) })
+    }
+
+    /// Ask for an object, with the bytes of its chunk table if it has one; whether the store has it already.
+    #[pyo3(signature = (digest, size, table=None))]
+    fn add(&self, py: Python<'_>, digest: Name, size: u64, table: Option<Buffer>) -> PyResult<bool> {
+        let open = self.open(py)?;
+        detached(py, || open.add(digest.0, size, table.as_ref().map(Buffer::bytes)))
+    }
+
+    /// The chunks that are missing, in no order: digests, and lengths as u32.
+    fn wanted<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let open = self.open(py)?;
+        let wanted = detached(py, || Ok(open.wanted()))?;
+        columns(py, wanted)
+    }
+
+    /// Take what chunks of an object of the store are wanted; answers their bytes.
+    fn take_from(&self, py: Python<'_>, digest: Name) -> PyResult<u64> {
+        let open = self.open(py)?;
+        detached(py, || open.take_from(digest.0, threads()?))
+    }
+
+    /// Take what chunks of a run of whole records of a pack are wanted.
+    fn take_records(&self, py: Python<'_>, data: Buffer) -> PyResult<()> {
+        let open = self.open(py)?;
+        detached(py, || open.take_records(data.bytes(), threads()?))
+    }
+
+    /// Digests of the objects that were completed since the last call; the store has them.
+    fn completed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        digests(py, &self.open(py)?.completed())
+    }
+
+    /// Say that the download goes on, at least every few minutes without another call.
+    fn renew(&self, py: Python<'_>) -> PyResult<()> {
+        let open = self.open(py)?;
+        py.detach(|| open.renew());
+        Ok(())
+    }
+
+    /// End it: what is not complete leaves nothing behind. Once more does nothing.
+    fn close(&self, py: Python<'_>) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        py.detach(|| drop(open));
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyAny>) {
+        self.close(py);
+    }
+}

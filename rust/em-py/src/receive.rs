@@ -1,0 +1,109 @@
+//! Packs on the server, which has their bytes and no store; and single records.
+
+use std::sync::{Mutex, PoisonError};
+
+use em_core::{
+    Digest,
+    pack::{
+        codec::Decoder,
+        reader::{Entry, Records},
+        receive,
+    },
+};
+use pyo3::{prelude::*, types::PyBytes};
+
+use crate::{
+    call::{detached, to_py},
+    convert::{Buffer, words},
+};
+
+/// Digest (32 bytes), offset of the record (u64), its length (u32), length of the chunk (u32).
+fn row(entry: Entry) -> [u8; 48] {
+    let mut row = [0; 48];
+    row[..32].copy_from_slice(&entry.record.digest.0);
+    row[32..40].copy_from_slice(&entry.offset.to_le_bytes());
+    row[40..44].copy_from_slice(&(entry.record.length() as u32).to_le_bytes());
+    row[44..].copy_from_slice(&entry.record.raw_bytes.to_le_bytes());
+    row
+}
+
+/// Check a pack from anywhere whole, every chunk too: its digest, and a row for each record.
+#[pyfunction]
+#[pyo3(signature = (data, threads=1))]
+pub fn verify_pack<'py>(
+    py: Python<'py>,
+    data: Buffer,
+    threads: usize,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let (digest, index) = detached(py, || {
+        let index = receive::verify(data.bytes(), threads)?;
+        Ok((Digest::of(data.bytes()), index))
+    })?;
+    Ok((PyBytes::new(py, &digest.0), words(py, &index.entries, row)?))
+}
+
+/// A row for each record of a run of whole records; the chunks are not checked.
+#[pyfunction]
+pub fn list_records<'py>(py: Python<'py>, data: Buffer) -> PyResult<Bound<'py, PyBytes>> {
+    let entries = detached(py, || {
+        let (mut records, mut offset, mut entries) = (Records::new(data.bytes()), 0, Vec::new());
+        while let Some((record, _)) = records.next_record()? {
+            entries.push(Entry { record, offset });
+            offset += record.length();
+        }
+        Ok(entries)
+    })?;
+    words(py, &entries, row)
+}
+
+/// Decode the record at an offset and check its chunk: the chunk's digest and bytes.
+#[pyfunction]
+#[pyo3(signature = (data, offset=0))]
+pub fn decode_record<'py>(
+    py: Python<'py>,
+    data: Buffer,
+    offset: u64,
+) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+    let (digest, chunk) = detached(py, || {
+        receive::chunk_at(&mut Decoder::new()?, data.bytes(), offset, |digest, chunk| (digest, chunk.to_vec()))
+    })?;
+    Ok((PyBytes::new(py, &digest.0), PyBytes::new(py, &chunk)))
+}
+
+/// Hashes an object from its chunks in order, wherever they are stored.
+#[pyclass(frozen, module = "t9k.em._engine")]
+pub struct ObjectHasher {
+    hasher: Mutex<receive::ObjectHasher>,
+}
+
+impl ObjectHasher {
+    fn hasher(&self) -> std::sync::MutexGuard<'_, receive::ObjectHasher> {
+        self.hasher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl ObjectHasher {
+    #[new]
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let hasher = receive::ObjectHasher::new().map_err(|error| to_py(py, error))?;
+        Ok(Self { hasher: Mutex::new(hasher) })
+    }
+
+    /// Append the chunks of the records at these offsets of `data`, in this order, each checked.
+    fn push_records(&self, py: Python<'_>, data: Buffer, offsets: Vec<u64>) -> PyResult<()> {
+        detached(py, || self.hasher().push(data.bytes(), &offsets))
+    }
+
+    /// Bytes so far.
+    #[getter]
+    fn size(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.hasher().size_bytes())
+    }
+
+    /// BLAKE3 digest of the bytes so far.
+    fn digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let digest = py.detach(|| self.hasher().digest());
+        PyBytes::new(py, &digest.0)
+    }
+}
