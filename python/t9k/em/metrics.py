@@ -16,7 +16,8 @@ import math
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
@@ -191,6 +192,11 @@ def encode_line(metrics: Mapping[str, Any], step: object, epoch: object, timesta
     return f'- {{"metrics": {{{", ".join(parts)}}}, "at": {at}}}\n'.encode()
 
 
+def timestamp() -> str:
+    """Returns the time as a log line has it: UTC with milliseconds, ``2026-01-01T00:00:00.000Z``."""
+    return f"{datetime.now(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+
+
 class MetricsWriter:
     """Appends lines to one metrics file, each with a single write.
 
@@ -285,6 +291,34 @@ def read_metrics(path: str) -> MetricsRead:
     except OSError as error:
         raise StoreError(f"cannot read the metrics file {path}: {error.strerror}") from error
     return MetricsRead(points, damaged_lines, len(rest))
+
+
+class LazyMetrics(Mapping[str, Sequence[dict[str, dict[str, Any]]]]):
+    """The points of a run by type; each file is read once, when it is asked for."""
+
+    def __init__(self, folder: str) -> None:
+        """Looks for files, and reads none.
+
+        Args:
+            folder: The ``metrics`` directory of a run.
+        """
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".yaml"))
+        self._paths = {name.removesuffix(".yaml"): os.path.join(folder, name) for name in names}
+        self._read: dict[str, Points] = {}
+
+    def __getitem__(self, kind: str) -> Sequence[dict[str, dict[str, Any]]]:
+        if kind not in self._read:
+            self._read[kind] = read_metrics(self._paths[kind]).points
+        return self._read[kind]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __repr__(self) -> str:
+        return f"<metrics of types {', '.join(self._paths)}>"
 
 
 def repair_torn_line(path: str) -> int:

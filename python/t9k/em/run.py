@@ -6,33 +6,20 @@ import atexit
 import os
 import re
 import threading
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from t9k.em.capture import ending, heartbeat, output, system
-from t9k.em.capture.monitor import Monitor
-from t9k.em.capture.snapshot import Snapshot
+from t9k.em.capture import ending, heartbeat
 from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError, TransferError
-from t9k.em.metrics import MetricsWriter, canonical_type, encode_line, read_metrics, repair_torn_line
+from t9k.em.metrics import LazyMetrics, canonical_type, encode_line, timestamp
 from t9k.em.params import Params
+from t9k.em.record import Recorder
 from t9k.em.run_config import read_run_config
-from t9k.em.run_files import check_name, make_run_dir, read_yaml, write_yaml
+from t9k.em.run_files import check_name, make_run_dir, read_yaml
+from t9k.em.warn import warn
 
-_INDEX = {
-    "hyperparameters": "hyperparameters.yaml",
-    "platform": "platform.yaml",
-    "git": "git.yaml",
-    "log": "stdout.log",
-}
-_FILES = ("metadata.yaml", "hyperparameters.yaml", "platform.yaml", "git.yaml", "index.yaml")
 _ALTERNATIVE_NAME = re.compile(r"_\d{6}_\d{6}_[a-z0-9]{6}$")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Run:
@@ -64,14 +51,8 @@ class Run:
         """
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._writers: dict[str, MetricsWriter] = {}
-        self._lost_lines = 0
-        self._owed: set[str] = set()  # files that a full disk keeps from being written
-        self._is_warned = False
+        self._recorder: Recorder | None = None  # of a run that has a directory
         self._is_guest = False
-        self._snapshot: Snapshot | None = None
-        self._monitor: Monitor | None = None
-        self._output: output.OutputCapture | None = None
         self.local = ""
         self.parse_from_dict(
             {
@@ -89,7 +70,7 @@ class Run:
         self.name: str = check_name(metadata.get("name", "default"))
         self.labels: list[str] = list(metadata.get("labels") or [])
         self.description: str = metadata.get("description") or ""
-        self.start_timestamp: str = metadata.get("start_timestamp") or _now()
+        self.start_timestamp: str = metadata.get("start_timestamp") or timestamp()
         self.end_timestamp: str = metadata.get("end_timestamp") or ""
         self.status: str = metadata.get("status") or "Running"
         self.alternative_name: str = metadata.get("alternative_name") or self.name
@@ -120,10 +101,7 @@ class Run:
         them in columns: 1,000,000 of them take 1 s and 40 bytes each.
         """
         folder = os.path.join(self.local, "metrics")
-        if not self.local or not os.path.isdir(folder):
-            return self._metrics
-        kinds = sorted(name.removesuffix(".yaml") for name in os.listdir(folder) if name.endswith(".yaml"))
-        return _LazyMetrics({kind: self._metrics_path(kind) for kind in kinds})
+        return LazyMetrics(folder) if self.local and os.path.isdir(folder) else self._metrics
 
     def to_dict(self) -> dict[str, Any]:
         """Converts Run instance to a dict and returns it."""
@@ -168,20 +146,14 @@ class Run:
                 records how many were lost.
         """
         kind = canonical_type(type)
-        line = encode_line(metrics, step, epoch, _now())
+        line = encode_line(metrics, step, epoch, timestamp())
         if os.getpid() != self._pid:
             return
-        try:
-            self._resume()
-            if self.status != "Running":
-                raise InvalidInputError(f"run {self.alternative_name!r} is {self.status}; load_run continues it")
-            if self.local:
-                (self._writers.get(kind) or self._open_writer(kind)).append(line)
-                return
-        except StoreError as error:
-            with self._lock:
-                self._lost_lines += 1
-            self._warn_once(error)
+        self._resume()
+        if self.status != "Running":
+            raise InvalidInputError(f"run {self.alternative_name!r} is {self.status}; load_run continues it")
+        if self._recorder is not None:
+            self._recorder.append(kind, line)
             return
         at: dict[str, Any] = {"step": step} if epoch is None else {"step": step, "epoch": epoch}
         with self._lock:
@@ -256,72 +228,30 @@ class Run:
             "associations": {side: list(marks) for side, marks in self.associations.items()},
             "remote": list(self.remote),
         }
-        optional = {"process": self._process, "error": self._error, "lost_log_lines": self._lost_lines}
+        optional: dict[str, Any] = {"process": self._process, "error": self._error}
+        if self._recorder is not None:
+            optional["lost_log_lines"] = self._recorder.lost_lines
         return metadata | {key: value for key, value in optional.items() if value}
-
-    def _is_writable(self) -> bool:
-        return bool(self.local) and os.getpid() == self._pid
-
-    def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        if self._is_writable():
-            with self._lock:
-                write_yaml(os.path.join(self.local, name), value)
-
-    def _resume(self) -> None:
-        with self._lock:
-            if self.status == "Crashed" and self._is_writable():
-                self._start()
-
-    def _write_hparams(self) -> None:
-        try:
-            self._resume()
-        except StoreError as error:
-            self._warn_once(error)
-        self._save("hyperparameters.yaml")
 
     def _content(self, name: str) -> Mapping[str, Any]:
         if name == "metadata.yaml":
             return self._metadata()
         if name == "hyperparameters.yaml":
             return self.hparams.to_dict()
-        if name == "index.yaml":
-            files = sorted(file for file in os.listdir(os.path.join(self.local, "metrics")) if file.endswith(".yaml"))
-            return {**_INDEX, "metrics": {file.removesuffix(".yaml"): f"metrics/{file}" for file in files}}
         return self.platform if name == "platform.yaml" else self.git
 
-    def _write_all(self) -> None:
-        for name in _FILES:
-            self._write(name, self._content(name))
-
     def _save(self, name: str) -> None:
-        """Writes a file while training goes on: a full disk warns once, and the file is written later."""
+        if self._recorder is not None:
+            self._recorder.save(name)
+
+    def _write_hparams(self) -> None:
+        self._resume()
+        self._save("hyperparameters.yaml")
+
+    def _save_capture(self, name: str, value: Mapping[str, Any]) -> None:
         with self._lock:
-            try:
-                self._write(name, self._content(name))
-                self._owed.discard(name)
-            except (StoreError, OSError) as error:
-                self._owed.add(name)
-                self._warn_once(error)
-
-    def _save_owed(self) -> None:
-        for name in sorted(self._owed):
-            self._save(name)
-
-    def _warn_once(self, error: Exception) -> None:
-        with self._lock:
-            is_first, self._is_warned = not self._is_warned, True
-        if is_first:
-            warnings.warn(f"{error}; training goes on without this record", RuntimeWarning, stacklevel=4)
-
-    def _metrics_path(self, kind: str) -> str:
-        return os.path.join(self.local, "metrics", f"{kind}.yaml")
-
-    def _open_writer(self, kind: str) -> MetricsWriter:
-        with self._lock:
-            if kind not in self._writers:
-                self._writers[kind] = MetricsWriter(self._metrics_path(kind))
-                self._save("index.yaml")
-            return self._writers[kind]
+            (self.platform if name == "platform" else self.git).update(value)
+            self._save(f"{name}.yaml")
 
     def _mark(self, side: str, resource: Any) -> None:
         name = getattr(resource, "alternative_name", None) or getattr(resource, "name", None)
@@ -338,32 +268,28 @@ class Run:
                 self.associations[side].append(mark)
                 self._save("metadata.yaml")
 
-    def _start(self) -> None:
-        try:
-            heartbeat.beat(self.local)
-        except OSError as error:
-            raise StoreError(f"cannot write to run {self.local}: {error.strerror}") from error
+    def _open(self, path: str) -> Recorder:
+        self.local = path
+        self._recorder = Recorder(path, self._content)
+        return self._recorder
+
+    def _start(self, recorder: Recorder) -> None:
+        recorder.beat()
         self._process = heartbeat.identify()
         self.status, self.end_timestamp, self._error = "Running", "", ""
-        self._write_all()
+        recorder.start()
         atexit.register(self.finish)
         ending.watch(id(self), self._fail)
-        if output.is_wanted():
-            try:
-                self._output = output.OutputCapture(os.path.join(self.local, "stdout.log"))
-            except OSError as error:
-                warnings.warn(f"the output is not captured: {error}", RuntimeWarning, stacklevel=3)
-        self._monitor = Monitor(self.local, self._log_system if system.is_wanted() else None, self._save_owed)
 
-    def _log_system(self, values: Mapping[str, float], step: int) -> None:
-        line = encode_line(values, step, None, _now())
-        if self.status == "Running":
-            (self._writers.get("system") or self._open_writer("system")).append(line)
-
-    def _save_capture(self, name: str, value: Mapping[str, Any]) -> None:
+    def _resume(self) -> None:
+        if self.status != "Crashed" or self._recorder is None or os.getpid() != self._pid:
+            return
         with self._lock:
-            (self.platform if name == "platform" else self.git).update(value)
-            self._save(f"{name}.yaml")
+            if self.status == "Crashed":
+                try:
+                    self._start(self._recorder)
+                except StoreError as error:
+                    self._recorder.warn_once(error)
 
     def _fail(self, reason: str) -> None:
         if self.status == "Running" and os.getpid() == self._pid:
@@ -374,45 +300,17 @@ class Run:
         # Asked first: the lock of a forked child may belong to a thread that it does not have.
         if os.getpid() != self._pid or self.status != "Running":
             return
-        for background in (self._monitor, self._output):
-            if background is not None:
-                background.stop()
-        if self._snapshot is not None:
-            self._snapshot.wait()
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.stop()
         with self._lock:
             if self.status != "Running":
                 return
-            self.status, self.end_timestamp = status, _now()
-            for writer in self._writers.values():
-                writer.close()
-            self._writers.clear()
-            self._save_owed()
+            self.status, self.end_timestamp = status, timestamp()
             if not self._is_guest:
                 self._save("metadata.yaml")
         ending.unwatch(id(self))
         atexit.unregister(self.finish)
-
-
-class _LazyMetrics(Mapping[str, Sequence[dict[str, dict[str, Any]]]]):
-    """Points by type; each file is read once, when it is asked for."""
-
-    def __init__(self, paths: dict[str, str]) -> None:
-        self._paths = paths
-        self._read: dict[str, Sequence[dict[str, dict[str, Any]]]] = {}
-
-    def __getitem__(self, kind: str) -> Sequence[dict[str, dict[str, Any]]]:
-        if kind not in self._read:
-            self._read[kind] = read_metrics(self._paths[kind]).points
-        return self._read[kind]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __repr__(self) -> str:
-        return f"<metrics of types {', '.join(self._paths)}>"
 
 
 def create_run(
@@ -468,10 +366,10 @@ def create_run(
     )
     parent = os.environ.get("EM_RUN_PARENT_DIR") or os.path.join(".em", "runs")
     path, run.alternative_name = make_run_dir(os.path.abspath(parent), name)
-    run.local = path
-    _make_metrics_dir(path)
-    run._start()
-    run._snapshot = Snapshot(run._save_capture)
+    recorder = run._open(path)
+    recorder.make_dirs()
+    run._start(recorder)
+    recorder.collect(run._save_capture)
     return run
 
 
@@ -511,32 +409,12 @@ def load_run(
         except NotFoundError:
             data[key] = {}  # the process died while it created the run
     run = Run(data["metadata"], data["hparams"], None, data["platform"], data["git"])
-    run.local = path
+    recorder = run._open(path)
     if run.status == "Running":
         if heartbeat.is_gone(run._process, path):
-            _make_metrics_dir(path)
-            _repair(run)
+            for file, torn_bytes in recorder.repair().items():
+                warn(f"metrics/{file} of run {run.alternative_name!r} ended in a torn line; {torn_bytes} bytes cut off")
             run.status = "Crashed"
         else:
             run._is_guest = True
     return run
-
-
-def _make_metrics_dir(path: str) -> None:
-    try:
-        os.makedirs(os.path.join(path, "metrics"), exist_ok=True)
-        with open(os.path.join(path, "stdout.log"), "ab"):
-            pass
-    except OSError as error:
-        raise StoreError(f"cannot create the files of run {path}: {error.strerror}") from error
-
-
-def _repair(run: Run) -> None:
-    folder = os.path.join(run.local, "metrics")
-    for name in os.listdir(folder):
-        if name.endswith(".yaml") and (torn_bytes := repair_torn_line(os.path.join(folder, name))):
-            warnings.warn(
-                f"metrics/{name} of run {run.alternative_name!r} ended in a torn line; {torn_bytes} bytes cut off",
-                RuntimeWarning,
-                stacklevel=3,
-            )
