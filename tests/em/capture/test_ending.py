@@ -67,7 +67,7 @@ def test_sigterm_handler_of_the_script_stays(parent: Path) -> None:
         [sys.executable, "-c", code + "os.kill(os.getpid(), 15)\ntime.sleep(20)\n"], capture_output=True, timeout=60
     )
     assert done.returncode == 3
-    assert load_run(_only(parent)).status == "Complete"
+    assert load_run(_only(parent))._error == "exited with code 3"
 
 
 def test_forked_child_is_terminated_by_default_and_leaves_the_run(parent: Path) -> None:
@@ -142,3 +142,52 @@ def test_zombie_counts_as_gone() -> None:
     time.sleep(0.1)
     assert heartbeat.process_start(pid) == ""
     os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("sys.exit(3)", "Failed", "exited with code 3"),
+        ("sys.exit(True)", "Failed", "exited with code True"),
+        ("sys.exit('no data')", "Failed", "exited: no data"),
+        ("import argparse; argparse.ArgumentParser().parse_args(['--nonsense'])", "Failed", "exited with code 2"),
+        ("sys.exit()", "Complete", ""),
+        ("sys.exit(0)", "Complete", ""),
+        ("sys.exit(None)", "Complete", ""),
+        ("exit(0)", "Complete", ""),
+    ],
+)
+def test_exit_code_decides_the_status(parent: Path, code: str, status: str, error: str) -> None:
+    _script(f"def main():\n    r.log('train', {{'a': 1}}, 1)\n    {code}\nmain()\n")
+    run = load_run(_only(parent))
+    assert (run.status, run._error) == (status, error)
+
+
+def test_exit_with_the_result_of_main_is_seen(parent: Path) -> None:
+    code = "import sys\nfrom t9k import em\ndef main():\n    em.create_run()\n    return 4\nsys.exit(main())\n"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 4
+    run = load_run(_only(parent))
+    assert (run.status, run._error) == ("Failed", "exited with code 4")
+
+
+def test_exit_that_is_caught_or_of_a_finished_run_changes_nothing(parent: Path) -> None:
+    done = _script("try:\n    sys.exit(3)\nexcept SystemExit as error:\n    print(error.code)\n")
+    assert (done.returncode, done.stdout) == (0, "3\n")
+    assert load_run(_only(parent)).status == "Complete"
+    done = _script("r.finish(); sys.exit(3)\n")
+    assert done.returncode == 3
+    assert {load_run(str(path)).status for path in parent.iterdir()} == {"Complete"}
+
+
+def test_exit_of_threads_children_and_pickles_is_as_before(parent: Path) -> None:
+    done = _script(
+        "import pickle, threading\n"
+        "thread = threading.Thread(target=sys.exit, args=(3,)); thread.start(); thread.join()\n"
+        "pid = os.fork()\nif not pid: sys.exit(5)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "try:\n    sys.exit(6)\nexcept SystemExit as error:\n"
+        "    copy = pickle.loads(pickle.dumps(error)); error.code = 7\n"
+        "    print(type(copy) is SystemExit, copy.code, error.code, type(error).__name__)\n"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5\nTrue 6 7 SystemExit\n", "")
+    assert load_run(_only(parent)).status == "Complete"
