@@ -9,56 +9,88 @@ from typing import Any
 
 from t9k.em import _engine
 from t9k.em.errors import InvalidInputError, NotFoundError, TransferError, translated
+from t9k.em.fields import Fields
 from t9k.em.progress import Progress
-from t9k.em.run_files import check_name, make_run_dir
+from t9k.em.run_files import check_name, make_run_dir, replace_file
 
 METADATA = os.path.join(".artifact", "metadata.json")
 MAX_METADATA_BYTES = 16 << 20
 
 
 def store_dir() -> str:
-    """The local store: `EM_STORE_DIR`, by default `.em/store`."""
+    """Returns the local store: EM_STORE_DIR, by default ``.em/store``."""
     return os.environ.get("EM_STORE_DIR") or os.path.join(".em", "store")
 
 
 def artifact_parent_dir() -> str:
-    """Where new artifacts go: `EM_ARTIFACT_PARENT_DIR`, by default `.em/artifacts`."""
+    """Returns where new artifacts go: EM_ARTIFACT_PARENT_DIR, by default ``.em/artifacts``."""
     return os.environ.get("EM_ARTIFACT_PARENT_DIR") or os.path.join(".em", "artifacts")
 
 
 class Artifact:
-    """A set of files that a Run inputs or outputs.
+    """A set of files that a Run inputs or outputs; made by `create_artifact` and `load_artifact`.
 
-    Made by `create_artifact` and `load_artifact`. Files are added by content: their bytes go to the local store
-    once, however often they are added, and appear at `<local>/<obj_path>` as read-only links.
+    Files are added by content: their bytes go to the local store once,
+    however often they are added, and appear at ``<local>/<obj_path>`` as
+    read-only links. An add is whole or not at all, whatever ends the process.
 
-    Args:
-        metadata: `name`, `labels`, `description`, `created_timestamp`, `alternative_name`, `remote`, `local`.
-        objects: Entries by obj_path, as `to_dict` gives them. They are what `objects` shows until the artifact
-            has a directory.
+    Attributes:
+        name: Name of the Artifact.
+        labels: Labels of the Artifact.
+        description: Description of the Artifact.
+        created_timestamp: Created timestamp of the Artifact.
+        alternative_name: ``<name>_<YYMMDD>_<HHMMSS>_<6 random characters>``,
+            the name of the local directory.
+        remote: Upload and download history of the Artifact.
+        local: Local directory of the Artifact; empty if it has none.
+
+    Example:
+        >>> from t9k import em
+        >>> artifact = em.create_artifact(name="checkpoints")
+        >>> artifact.add_dir("checkpoints/")
+        >>> run.mark_output(artifact)
     """
 
     def __init__(self, metadata: dict[str, Any], objects: dict[str, dict[str, Any]] | None = None) -> None:
-        self.parse_from_dict({"metadata": metadata, "objects": objects or {}})
+        """Creates an Artifact in memory; `create_artifact` gives it a directory.
 
-    def parse_from_dict(self, data: dict[str, Any]) -> None:
-        """Take metadata and objects from a dict as `to_dict` returns it.
+        Args:
+            metadata: ``name``, ``labels``, ``description``,
+                ``created_timestamp``, ``alternative_name``, ``remote`` and
+                ``local``; only the name must be there.
+            objects: Entries by obj_path, as `to_dict` gives them. They are
+                what ``objects`` shows until the artifact has a directory.
 
         Raises:
             InvalidInputError: A field has another type.
         """
-        metadata = data["metadata"]
-        self.name: str = _checked("name", metadata["name"], str)
-        self.labels: list[str] = _checked_list("labels", metadata, str)
-        self.description: str = _checked("description", metadata.get("description") or "", str)
-        self.created_timestamp: str = _checked("created_timestamp", metadata.get("created_timestamp") or "", str)
-        self.alternative_name: str = _checked("alternative_name", metadata.get("alternative_name") or "", str)
-        self.remote: list[dict[str, str]] = _checked_list("remote", metadata, dict)
-        self.local: str = _checked("local", metadata.get("local") or "", str)
-        self._objects: dict[str, dict[str, Any]] = dict(data.get("objects") or {})
+        self.parse_from_dict({"metadata": metadata, "objects": objects or {}})
+
+    def parse_from_dict(self, data: dict[str, Any]) -> None:
+        """Parses an Artifact instance from a dict as `to_dict` returns it.
+
+        Args:
+            data: ``{"metadata": {…}, "objects": {obj_path: {…}}}``.
+
+        Raises:
+            InvalidInputError: A field has another type.
+        """
+        fields = Fields("an artifact", data.get("metadata"))
+        self.name: str = check_name(fields.text("name"))
+        self.labels: list[str] = fields.texts("labels")
+        self.description: str = fields.text("description")
+        self.created_timestamp: str = fields.text("created_timestamp")
+        self.alternative_name: str = fields.text("alternative_name")
+        self.remote: list[dict[str, str]] = fields.mappings("remote")
+        self.local: str = fields.text("local")
+        self._objects: dict[str, dict[str, Any]] = Fields("an artifact", data).mapping("objects")
 
     def to_dict(self) -> dict[str, Any]:
-        """Metadata and objects as plain values: `{"metadata": {...}, "objects": {obj_path: {...}}}`."""
+        """Converts Artifact instance to a dict and returns it.
+
+        Returns:
+            Plain values: ``{"metadata": {…}, "objects": {obj_path: {…}}}``.
+        """
         return {"metadata": self._metadata() | {"local": self.local}, "objects": self._entries()}
 
     def _metadata(self) -> dict[str, Any]:
@@ -78,35 +110,52 @@ class Artifact:
 
     @property
     def objects(self) -> list[dict[str, str]]:
-        """Entries sorted by path: `path`, `type` (file, directory, reference), and what is known as text."""
+        """Data of objects of the Artifact, sorted by path, every value as text.
+
+        Each has ``path`` and ``type`` (``file``, ``directory`` or
+        ``reference``), and as far as they are known ``size`` in bytes,
+        ``digest`` (BLAKE3), ``executable`` and ``uri``.
+        """
         return [
             {"path": path} | {name: str(value) for name, value in entry.items()}
             for path, entry in sorted(self._entries().items())
         ]
 
     def add_dir(self, dir_path: str, obj_path: str | None = None) -> None:
-        """Add all files below a local directory.
+        """Adds all files under a local directory as objects of the Artifact.
 
-        Symbolic links are followed. All or nothing: on an error the artifact is what it was.
+        Symbolic links are followed. All or nothing: on an error the artifact
+        is what it was.
 
         Args:
             dir_path: The directory.
-            obj_path: Where it goes in the artifact: its own name by default; `'b/'` is `b/<its name>`.
+            obj_path: Where it goes in the artifact: its own name by default;
+                ``'b/'`` is ``b/<its name>``.
 
         Raises:
-            InvalidInputError: A bad obj_path, a special file, a name that is not UTF-8, a loop of links.
+            InvalidInputError: A bad obj_path, a special file, a name that is
+                not UTF-8, a loop of links.
             NotFoundError: There is no such directory.
             ConflictError: A file changed while it was read, twice.
             StoreError: The disk is full, or a file cannot be read.
+
+        Example:
+            >>> artifact.add_dir("a/")  # to <local>/a
+            >>> artifact.add_dir("a/", "b/")  # to <local>/b/a
         """
         self._add(_engine.add_dir, dir_path, obj_path)
 
     def add_file(self, file_path: str, obj_path: str | None = None) -> None:
-        """Add a local file. The same as `add_dir`, for one file.
+        """Adds a local file as an object of the Artifact; all else is as with `add_dir`.
 
         Args:
             file_path: The file.
-            obj_path: Where it goes in the artifact: its own name by default; `'a/'` is `a/<its name>`.
+            obj_path: Where it goes in the artifact: its own name by default;
+                ``'a/'`` is ``a/<its name>``.
+
+        Example:
+            >>> artifact.add_file("1.png")  # to <local>/1.png
+            >>> artifact.add_file("1.png", "a/")  # to <local>/a/1.png
         """
         self._add(_engine.add_file, file_path, obj_path)
 
@@ -124,11 +173,18 @@ class Artifact:
             logger.warning("%d of the paths added to %s cannot be made on Windows", count, self.alternative_name)
 
     def add_reference(self, uri: str, obj_path: str | None = None) -> None:
-        """Add a URI as an entry; nothing is fetched.
+        """Adds a URI as an object reference to the Artifact; nothing is fetched.
 
         Args:
             uri: Where the content is.
-            obj_path: Its path in the artifact: the last part of the URI by default.
+            obj_path: Its path in the artifact: the last part of the URI by
+                default.
+
+        Raises:
+            InvalidInputError: A bad obj_path.
+
+        Example:
+            >>> artifact.add_reference("s3://bucket/data.csv")
         """
         target = _obj_path(uri.split("?")[0].split("#")[0], obj_path)
         with translated():
@@ -136,7 +192,15 @@ class Artifact:
         self._warn(summary)
 
     def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
-        """Upload this Artifact to the server.
+        """Uploads this Artifact to server.
+
+        Args:
+            folder: Path of the Folder it goes to; without a leading ``/`` it
+                is below ``/<current-user>/``.
+            make_folder: Whether to make the Folder and its parents as needed.
+            conflict_strategy: What to do with a taken name: ``'skip'``,
+                ``'error'``, ``'new'`` (the alternative name) or
+                ``'replace'``.
 
         Raises:
             TransferError: There is no connection to a server.
@@ -165,27 +229,8 @@ class Artifact:
         return f"Artifact(name={self.name!r}, local={self.local!r})"
 
 
-def _checked(field: str, value: Any, expected: type) -> Any:
-    """The value, which becomes text of pages and files later."""
-    if not isinstance(value, expected):
-        raise InvalidInputError(f"{field} of an artifact must be {expected.__name__}, not {type(value).__name__}")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise InvalidInputError(f"{field} {value!a} of an artifact is not UTF-8") from None
-    return value
-
-
-def _checked_list(field: str, metadata: dict[str, Any], expected: type) -> list[Any]:
-    values = metadata.get(field) or []
-    if not isinstance(values, list | tuple):
-        raise InvalidInputError(f"{field} of an artifact must be a list, not {type(values).__name__}")
-    return [_checked(field, value, expected) for value in values]
-
-
 def _obj_path(source: str, obj_path: str | None) -> str:
-    """The path in the artifact: the source's own name, or below a path that ends in a slash."""
+    """Returns the path in the artifact: the source's own name, or below a path that ends in a slash."""
     name = os.path.basename(os.path.abspath(source)) if "://" not in source else source.rstrip("/").rpartition("/")[2]
     path = obj_path if obj_path and not obj_path.endswith("/") else (obj_path or "") + name
     try:
@@ -196,10 +241,11 @@ def _obj_path(source: str, obj_path: str | None) -> str:
 
 
 def create_artifact(name: str, labels: Sequence[str] | None = None, description: str = "") -> Artifact:
-    """Create and initialize a new Artifact.
+    """Creates and initializes a new Artifact.
 
-    Its local directory is `<parent>/<alternative_name>`, where the parent is `EM_ARTIFACT_PARENT_DIR` (default
-    `.em/artifacts`) and the alternative name is `<name>_<YYMMDD>_<HHMMSS>_<6 random characters>`.
+    Its local directory is ``<parent>/<alternative_name>``, where the parent is
+    EM_ARTIFACT_PARENT_DIR (default ``.em/artifacts``) and the alternative name
+    is ``<name>_<YYMMDD>_<HHMMSS>_<6 random characters>``.
 
     Args:
         name: Name of the Artifact.
@@ -207,53 +253,48 @@ def create_artifact(name: str, labels: Sequence[str] | None = None, description:
         description: Description of the Artifact.
 
     Returns:
-        An Artifact without entries.
+        An Artifact instance without objects.
 
     Raises:
-        InvalidInputError: The name cannot be part of a directory's name.
+        InvalidInputError: The name cannot be part of a directory's name, or
+            an argument has another type.
         StoreError: The directory cannot be made.
 
     Example:
         >>> from t9k import em
         >>> artifact = em.create_artifact(name="tensorboard_logs")
+        >>> artifact.add_dir("logs/")
     """
     import json
 
-    check_name(name)
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels or []):
-        raise InvalidInputError("labels must be a sequence of strings")
-    directory, alternative_name = make_run_dir(artifact_parent_dir(), name)
-    local = os.path.abspath(directory)
-    metadata = {
-        "name": name,
-        "labels": list(labels or []),
-        "description": description,
-        "created_timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-        "alternative_name": alternative_name,
-        "remote": [],
-        "local": local,
-    }
-    artifact = Artifact(metadata)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    artifact = Artifact({"name": name, "labels": labels, "description": description, "created_timestamp": created})
+    directory, artifact.alternative_name = make_run_dir(artifact_parent_dir(), artifact.name)
+    artifact.local = os.path.abspath(directory)
     with translated():
-        _engine.create_artifact(local)
-    temporary = os.path.join(local, ".artifact", "metadata.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(artifact._metadata(), indent=1, ensure_ascii=False) + "\n")
-    os.replace(temporary, os.path.join(local, METADATA))
+        _engine.create_artifact(artifact.local)
+    text = json.dumps(artifact._metadata(), indent=1, ensure_ascii=False) + "\n"
+    replace_file(os.path.join(artifact.local, METADATA), text)
     return artifact
 
 
 def load_artifact(path: str) -> Artifact:
-    """Load an Artifact from its local directory.
+    """Loads an Artifact from its local directory.
 
     What an interrupted add left there is undone first.
 
     Args:
         path: Local directory of the Artifact.
 
+    Returns:
+        An Artifact instance loaded.
+
     Raises:
         NotFoundError: There is none at that path; it is a RuntimeError too.
         InvalidInputError: Its metadata cannot be read.
+
+    Example:
+        >>> artifact = em.load_artifact(".em/artifacts/logs_260101_120000_a1b2c3")  # doctest: +SKIP
     """
     import json
 

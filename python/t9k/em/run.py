@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from t9k.em.capture import ending, heartbeat
-from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError, TransferError
+from t9k.em.errors import ConflictError, EmError, InvalidInputError, NotFoundError, TransferError
+from t9k.em.fields import Fields
 from t9k.em.metrics import LazyMetrics, canonical_type, encode_line, timestamp
 from t9k.em.params import Params
 from t9k.em.record import Recorder
@@ -53,6 +54,7 @@ class Run:
         self._lock = threading.RLock()
         self._recorder: Recorder | None = None  # of a run that has a directory
         self._is_guest = False
+        self._is_loaded = False  # the first change makes it a run of this process
         self.local = ""
         self.parse_from_dict(
             {
@@ -66,27 +68,29 @@ class Run:
 
     def parse_from_dict(self, data: dict[str, Any]) -> None:
         """Parses a Run instance from a dict as `to_dict` returns it."""
-        metadata = data["metadata"]
-        self.name: str = check_name(metadata.get("name", "default"))
-        self.labels: list[str] = list(metadata.get("labels") or [])
-        self.description: str = metadata.get("description") or ""
-        self.start_timestamp: str = metadata.get("start_timestamp") or timestamp()
-        self.end_timestamp: str = metadata.get("end_timestamp") or ""
-        self.status: str = metadata.get("status") or "Running"
-        self.alternative_name: str = metadata.get("alternative_name") or self.name
-        associations = metadata.get("associations") or {}
+        fields = Fields("a run", data.get("metadata"))
+        self.name: str = check_name(fields.text("name", "default"))
+        self.labels: list[str] = fields.texts("labels")
+        self.description: str = fields.text("description")
+        self.start_timestamp: str = fields.text("start_timestamp", timestamp())
+        self.end_timestamp: str = fields.text("end_timestamp")
+        self.status: str = fields.text("status", "Running")
+        self.alternative_name: str = fields.text("alternative_name", self.name)
+        marks = Fields("a run", fields.mapping("associations"))
         self.associations: dict[str, list[dict[str, str]]] = {
-            side: list(associations.get(side) or []) for side in ("inputs", "outputs")
+            side: marks.mappings(side) for side in ("inputs", "outputs")
         }
-        self.remote: list[dict[str, str]] = list(metadata.get("remote") or [])
-        self._process: dict[str, Any] = dict(metadata.get("process") or {})
-        self._error: str = metadata.get("error") or ""
+        self.remote: list[dict[str, str]] = fields.mappings("remote")
+        self._process: dict[str, Any] = fields.mapping("process")
+        self._error: str = fields.text("error")
+        parts = Fields("a run", data)
         self.hparams = Params(self._write_hparams, data.get("hparams"))
+        metrics = Fields("the metrics of a run", parts.mapping("metrics"))
         self._metrics: dict[str, list[dict[str, dict[str, Any]]]] = {
-            kind: list(points) for kind, points in (data.get("metrics") or {}).items()
+            kind: metrics.mappings(kind) for kind in parts.mapping("metrics")
         }
-        self.platform: dict[str, Any] = dict(data.get("platform") or {})
-        self.git: dict[str, Any] = dict(data.get("git") or {})
+        self.platform: dict[str, Any] = parts.mapping("platform")
+        self.git: dict[str, Any] = parts.mapping("git")
 
     @property
     def params(self) -> Params:
@@ -257,9 +261,9 @@ class Run:
         name = getattr(resource, "alternative_name", None) or getattr(resource, "name", None)
         if not isinstance(name, str):
             raise InvalidInputError(f"a {resource.__class__.__name__} cannot be an input or output of a run")
+        self._resume()
         if self._is_guest:
             raise ConflictError(f"run {self.alternative_name!r} belongs to another process, which must mark it")
-        self._resume()
         mark = {"type": resource.__class__.__name__, "name": name}
         if local := getattr(resource, "local", None):
             mark["local"] = str(local)
@@ -282,14 +286,21 @@ class Run:
         ending.watch(id(self), self._fail)
 
     def _resume(self) -> None:
-        if self.status != "Crashed" or self._recorder is None or os.getpid() != self._pid:
+        if not self._is_loaded or os.getpid() != self._pid:
             return
         with self._lock:
-            if self.status == "Crashed":
-                try:
-                    self._start(self._recorder)
-                except StoreError as error:
-                    self._recorder.warn_once(error)
+            if not self._is_loaded or self._recorder is None:
+                return
+            self._is_loaded = False
+            try:
+                now = read_yaml(os.path.join(self.local, "metadata.yaml"))
+                if now.get("status") == "Running" and not heartbeat.is_gone(now.get("process") or {}, self.local):
+                    self.status, self._is_guest = "Running", True  # another process was first
+                    return
+                self._start(self._recorder)
+            except EmError as error:
+                self.status = "Running"  # in memory: the script logs on, and what is lost is counted
+                self._recorder.warn_once(error)
 
     def _fail(self, reason: str) -> None:
         if self.status == "Running" and os.getpid() == self._pid:
@@ -417,4 +428,5 @@ def load_run(
             run.status = "Crashed"
         else:
             run._is_guest = True
+    run._is_loaded = not run._is_guest
     return run

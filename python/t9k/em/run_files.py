@@ -64,18 +64,13 @@ def make_run_dir(parent: str, name: str) -> tuple[str, str]:
     raise StoreError(f"cannot find a free run directory name in {parent}")
 
 
-def write_yaml(path: str, value: Mapping[str, Any]) -> None:
-    """Replaces a file by the value's YAML, at once: readers see the old or the new file.
+def replace_file(path: str, text: str) -> None:
+    """Replaces a file's contents at once: readers see the old or the new file.
 
     Raises:
         StoreError: The file cannot be written; the old one is unchanged.
     """
-    import yaml  # not at import time: it costs more than everything else here
-
     temporary = f"{path}.tmp-{os.getpid()}-{threading.get_ident()}-{_RANDOM.getrandbits(32):08x}"
-    # The C emitter, where the package has it, is ten times as fast on a list of packages.
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    text = yaml.dump(dict(value), Dumper=dumper, sort_keys=False, allow_unicode=True)
     try:
         try:
             with open(temporary, "x", encoding="utf-8") as file:
@@ -87,6 +82,15 @@ def write_yaml(path: str, value: Mapping[str, Any]) -> None:
             raise
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_yaml(path: str, value: Mapping[str, Any]) -> None:
+    """Replaces a file by the value's YAML, as `replace_file` does."""
+    import yaml  # not at import time: it costs more than everything else here
+
+    # The C emitter, where the package has it, is ten times as fast on a list of packages.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    replace_file(path, yaml.dump(dict(value), Dumper=dumper, sort_keys=False, allow_unicode=True))
 
 
 def read_yaml_node(path: str) -> Any:
