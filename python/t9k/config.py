@@ -68,16 +68,14 @@ def _read_context(path: str) -> dict[str, Any]:
 
 def settings_of(data: bytes) -> dict[str, Any]:
     """Returns the settings of the current context of a file's bytes, none if they are wrong in any way."""
-    import yaml
+    from t9k.em.errors import InvalidInputError
+    from t9k.em.run_files import parse_yaml
 
-    if len(data) > MAX_FILE_BYTES or b"\n" not in data:
+    if len(data) > MAX_FILE_BYTES:
         return {}
     try:
-        # Aliases are how a small file explodes.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader)):
-            return {}
-        document = _dict(yaml.safe_load(data))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        document = parse_yaml(data, "the configuration")
+    except InvalidInputError:
         return {}
     contexts = document.get("contexts")
     for context in contexts if isinstance(contexts, list) else []:

@@ -143,7 +143,7 @@ def test_config_file_wins_over_arguments(tmp_path: Path) -> None:
     assert (run.name, run.description, run.labels, dict(run.params)) == ("from_file", "kept", ["a"], {"lr": 1})
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a\n", "\u202ea", "x" * 10_000, "..", "\ud800"])
+@pytest.mark.parametrize("name", ["", "a/b", "a\n", "\u202ea", "x" * 10_000, "..", "\ud800", "\u200d", "a\u200fb"])
 def test_names_that_cannot_name_a_directory_are_refused(name: str) -> None:
     with pytest.raises(InvalidInputError, match="name"):
         create_run(name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,35 @@ def test_every_documented_key_is_read(config: Path) -> None:
         ("name: [\n", "not valid YAML"),
         ("hparams: !!python/object/apply:os.getcwd []\n", ":1: could not determine a constructor"),
         ("hparams:\n  a: &a [1]\n  b: [*a, *a]\n", r":3: alias \*a is not supported"),
-        ("hparams: " + "[" * 5000 + "\n", "nested|not valid"),
+        ("hparams: " + "[" * 5000 + "\n", ":1: nested more than 100 levels"),
+        ("hparams: {1: a, '1': b}\n", ":1: hyperparameter 'hparams' has two keys that both read '1'"),
+        ("a: 1\n---\nb: 2\n", ":2: not valid YAML"),
+        ("name: a\nhparams:\n  key: !!binary aGVsbG8=\n", ":2: hyperparameter 'hparams.key' has a value of type bytes"),
+        ("name: a\nhparams:\n  n: " + "1:" * 100_000 + "1\n", ":3: number of 200001 characters"),
+        ("hparams: {<<: [1]}\n", ":1: expected a mapping for merging"),
+        ("hparams: {[1]: 2}\n", ":1: found unhashable key"),
+        ("labels: [1]\n", ":1: labels must be a list of texts"),
+        ("labels: [null]\n", "labels must be a list of texts"),
+        ("name: a/b\n", ":1: name 'a/b' cannot name a directory"),
+        ("name: [a]\n", ":1: name must be text"),
+        ("name: 3\n", ":1: name must be text, not '3'"),
+        ("name:\n", ":1: name must be text"),
+        ("hparams: [a]\n", ":1: hparams must be a mapping"),
+        ("hparams: 1\n", ":1: hparams must be a mapping"),
+        ("description: [a]\n", ":1: description must be text"),
+        ("auto_upload: 'yes'\n", ":1: auto_upload must be true or false"),
+        ("auto_upload: 1\n", ":1: auto_upload must be true or false"),
+        ("folder: 1\n", ":1: folder must be text"),
+        ("make_folder: maybe\n", ":1: make_folder must be true or false"),
+        ("conflict_strategy: [new]\n", ":1: conflict_strategy must be skip, error, new or replace"),
+        ("Name: a\n", "did you mean 'name'"),
+        ("hyperparams: {}\n", "did you mean 'hparams'"),
+        ("label: []\n", "did you mean 'labels'"),
+        ("desc: a\n", "did you mean 'description'"),
+        ("autoupload: true\n", "did you mean 'auto_upload'"),
+        ("folders: a\n", "did you mean 'folder'"),
+        ("makefolder: true\n", "did you mean 'make_folder'"),
+        ("conflict-strategy: new\n", "did you mean 'conflict_strategy'"),
     ],
 )
 def test_wrong_config_names_file_line_and_way_out(config: Path, text: str, message: str) -> None:
@@ -58,10 +87,35 @@ def test_empty_missing_and_huge_files(config: Path) -> None:
         read_run_config(str(config))
     config.write_text("")
     assert read_run_config(str(config)) == {}
-    with config.open("wb") as file:
-        file.truncate(MAX_YAML_BYTES + 1)
-    with pytest.raises(InvalidInputError, match="larger"):
-        read_run_config(str(config))
+    for size_bytes in (MAX_YAML_BYTES + 1, 1 << 30):
+        with config.open("wb") as file:
+            file.truncate(size_bytes)
+        with pytest.raises(InvalidInputError, match="larger"):
+            read_run_config(str(config))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a: [" + b"[]," * 200_000 + b"]", "more than 200000 keys and values"),
+        (b"".join(b" " * depth + b"a:\n" for depth in range(200)), ":101: nested more than 100 levels"),
+        (b"a: " + b"1" * 100_000, ":1: number of 100000 characters"),
+        (b"a: 2020-99-99", "month must be in"),
+        (b"a: \xff\xfe", "not valid YAML"),
+        (bytes(range(256)), "not valid YAML"),
+        (b"- 1", "a mapping of keys"),
+    ],
+)
+def test_hostile_yaml_is_refused_before_it_costs_memory(config: Path, data: bytes, message: str) -> None:
+    config.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInputError, match=message):
+            read_yaml(str(config))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 32 << 20
 
 
 def test_write_yaml_replaces_and_leaves_no_temporary(config: Path) -> None:

@@ -186,7 +186,9 @@ def test_read_only_parent_is_an_error_at_create(tmp_path: Path, monkeypatch: pyt
         subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
 
-@pytest.mark.parametrize("name", ["é中文🚀", "a b", "-rf", "$(x)", "a\u0301", "%s", "'\"`", "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["é中文🚀", "a b", "-rf", "$(x)", "a\u0301", "%s", "'\"`", "x" * 200, "👩\u200d💻", "می\u200cشود"]
+)
 def test_odd_names_and_texts_round_trip(name: str) -> None:
     run = create_run(name=name, labels=["\u202e", "\n", "\x00", "🚀"], description="\ud7ff\x85\u2028: [*a")
     run.log("train", {name: 1}, 1)

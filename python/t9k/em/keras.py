@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from t9k.em.integrations.guard import guarded
 from t9k.em.integrations.plain import label_of, numbers, plain_params
 from t9k.em.integrations.rank import run_of_rank
 from t9k.em.run import Run
@@ -93,6 +94,7 @@ class EMFitCallback(_Hooks):
         self._step = 0
         self._epoch = 1
 
+    @guarded
     def on_train_begin(self, logs: _Logs = None) -> None:
         self._step = trained_steps(self.model) or self._step
         self._run.hparams.update(compiled_params(self.model))
@@ -100,11 +102,13 @@ class EMFitCallback(_Hooks):
     def on_epoch_begin(self, epoch: int, logs: _Logs = None) -> None:
         self._epoch = epoch + 1
 
+    @guarded
     def on_train_batch_end(self, batch: int, logs: _Logs = None) -> None:
         self._step += 1
         if self._step % self._every_steps == 0:
             self._log("train", numbers(logs or {}))
 
+    @guarded
     def on_epoch_end(self, epoch: int, logs: _Logs = None) -> None:
         known = numbers(logs or {})
         train = {name: value for name, value in known.items() if not name.startswith("val_")}
@@ -141,6 +145,7 @@ class EMEvalCallback(_Hooks):
     def on_train_end(self, logs: _Logs = None) -> None:
         self._is_fitting = False
 
+    @guarded
     def on_test_end(self, logs: _Logs = None) -> None:
         metrics = numbers(logs or {})
         if metrics and not self._is_fitting:

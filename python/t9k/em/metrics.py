@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
+from t9k.em.run_files import is_file_name
 
 if TYPE_CHECKING:
     from t9k.em.points import Points
@@ -88,12 +89,7 @@ def canonical_type(name: object) -> str:
     known = TYPE_ALIASES.get(name)
     if known is not None:
         return known
-    try:
-        size_bytes = len(name.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidInputError(f"metrics type {name!r} is not valid Unicode") from error
-    bad = not name or name[0] == "." or "/" in name or "\\" in name or not name.isprintable()
-    if bad or size_bytes > MAX_TYPE_BYTES:
+    if not is_file_name(name, MAX_TYPE_BYTES):
         raise InvalidInputError(
             f"metrics type {name[:80]!r} cannot name a file: use 1 to {MAX_TYPE_BYTES} bytes of "
             "printable text without slashes that does not start with a dot"

@@ -12,6 +12,7 @@ from t9k.em.capture.monitor import Monitor
 from t9k.em.capture.snapshot import Snapshot
 from t9k.em.errors import StoreError
 from t9k.em.metrics import MetricsWriter, encode_line, repair_torn_line, timestamp
+from t9k.em.process import current_pid
 from t9k.em.run_files import write_yaml
 from t9k.em.warn import warn
 
@@ -47,7 +48,7 @@ class Recorder:
         self.path = path
         self.lost_lines = 0
         self._content = content
-        self._pid = os.getpid()
+        self._pid = current_pid()
         self._lock = threading.RLock()
         self._writers: dict[str, MetricsWriter] = {}
         self._owed: set[str] = set()
@@ -120,7 +121,7 @@ class Recorder:
 
     def save(self, name: str) -> None:
         """Replaces one of `FILES`; if the disk is full, later."""
-        if os.getpid() != self._pid:
+        if current_pid() != self._pid:
             return
         with self._lock:
             try:

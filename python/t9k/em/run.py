@@ -15,6 +15,7 @@ from t9k.em.errors import ConflictError, EmError, InvalidInputError, NotFoundErr
 from t9k.em.fields import Fields
 from t9k.em.metrics import LazyMetrics, canonical_type, encode_line, timestamp
 from t9k.em.params import Params
+from t9k.em.process import current_pid
 from t9k.em.record import Recorder
 from t9k.em.run_config import read_run_config
 from t9k.em.run_files import check_name, make_run_dir, read_yaml
@@ -50,7 +51,7 @@ class Run:
             platform: Platform information of the Run.
             git: Git information of the Run.
         """
-        self._pid = os.getpid()
+        self._pid = current_pid()
         self._lock = threading.RLock()
         self._recorder: Recorder | None = None  # of a run that has a directory
         self._is_guest = False
@@ -151,7 +152,7 @@ class Run:
         """
         kind = canonical_type(type)
         line = encode_line(metrics, step, epoch, timestamp())
-        if os.getpid() != self._pid:
+        if current_pid() != self._pid:
             return
         self._resume()
         if self.status != "Running":
@@ -286,7 +287,7 @@ class Run:
         ending.watch(id(self), self._fail)
 
     def _resume(self) -> None:
-        if not self._is_loaded or os.getpid() != self._pid:
+        if not self._is_loaded or current_pid() != self._pid:
             return
         with self._lock:
             if not self._is_loaded or self._recorder is None:
@@ -303,13 +304,13 @@ class Run:
                 self._recorder.warn_once(error)
 
     def _fail(self, reason: str) -> None:
-        if self.status == "Running" and os.getpid() == self._pid:
+        if self.status == "Running" and current_pid() == self._pid:
             self._error = reason[-4000:]
             self._finish("Failed")
 
     def _finish(self, status: str) -> None:
         # Asked first: the lock of a forked child may belong to a thread that it does not have.
-        if os.getpid() != self._pid or self.status != "Running":
+        if current_pid() != self._pid or self.status != "Running":
             return
         recorder = self._recorder
         if recorder is not None:

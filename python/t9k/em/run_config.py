@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from t9k.em.errors import InvalidInputError
-from t9k.em.run_files import node_value, read_yaml_node
+from t9k.em.params import to_plain
+from t9k.em.run_files import check_name, node_value, read_yaml_node
 
 
 def _is_labels(value: object) -> bool:
@@ -26,6 +27,13 @@ _KEYS: dict[str, tuple[str, Callable[[object], bool]]] = {
         lambda value: value in ("skip", "error", "new", "replace"),
     ),
 }
+
+
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "name": check_name,
+    "hparams": lambda value: to_plain(value, "hparams"),
+}
+"""What else must be right, beyond the type: found here, where file and line are known."""
 
 
 def read_run_config(path: str) -> dict[str, Any]:
@@ -59,5 +67,9 @@ def read_run_config(path: str) -> dict[str, Any]:
         value = node_value(path, value_node)
         if not is_valid(value):
             raise InvalidInputError(f"{where}: {key} must be {expected}, not {str(value)[:80]!r}")
+        try:
+            _CHECKS.get(key, bool)(value)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where}: {error}") from error
         config[key] = value
     return config

@@ -8,7 +8,7 @@ import random
 import string
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
@@ -16,15 +16,36 @@ from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
 MAX_YAML_BYTES = 16 << 20
 """A hand-written or small YAML file that is larger is refused unread."""
 
+MAX_YAML_NODES = 200_000
+"""A node takes about 700 bytes of memory until it is a value; a long list of packages has 10,000."""
+
+MAX_YAML_DEPTH = 100
+"""Deeper nesting would end in the interpreter's or the C library's stack."""
+
+MAX_NUMBER_CHARS = 4300
+"""Python's own limit of digits; YAML's numbers to the base of 60 take quadratic time: 2 MB of them 220 s."""
+
 MAX_NAME_BYTES = 200
 """Leaves room for the date and the random letters in a file name of 255 bytes."""
 
+_NUMBER_CHARS = frozenset("0123456789abcdefxoABCDEF_:.+-")
 _LETTERS = string.ascii_lowercase + string.digits
 _RANDOM = random.SystemRandom()  # scripts seed the shared generator, and forks inherit it
 
 
+def is_file_name(text: str, max_bytes: int) -> bool:
+    """Tells whether a text can be a part of a path: nothing hidden, no slashes, no direction marks.
+
+    The two joiners that emoji and Persian and Indic scripts are written with
+    are unprintable for Python, and allowed.
+    """
+    visible = text.replace("\u200c", "").replace("\u200d", "")
+    is_plain = visible.isprintable() and "/" not in text and "\\" not in text
+    return bool(visible) and visible[0] != "." and is_plain and len(text.encode()) <= max_bytes
+
+
 def check_name(name: object) -> str:
-    """Returns the name of a Run if it can name a directory.
+    """Returns the name of a Run or an Artifact if it can name a directory.
 
     Raises:
         InvalidInputError: It is not text, too long, or has slashes or
@@ -32,8 +53,7 @@ def check_name(name: object) -> str:
     """
     if not isinstance(name, str):
         raise InvalidInputError(f"name must be text, not {type(name).__name__}")
-    bad = not name or name[0] == "." or "/" in name or "\\" in name or not name.isprintable()
-    if bad or len(name.encode()) > MAX_NAME_BYTES:
+    if not is_file_name(name, MAX_NAME_BYTES):
         raise InvalidInputError(
             f"name {name[:80]!r} cannot name a directory: use 1 to {MAX_NAME_BYTES} bytes of "
             "printable text without slashes that does not start with a dot"
@@ -101,11 +121,9 @@ def read_yaml_node(path: str) -> Any:
 
     Raises:
         NotFoundError: There is no such file.
-        InvalidInputError: Too large, not YAML, or with aliases.
+        InvalidInputError: Too large, not YAML, or hostile.
         StoreError: It cannot be read.
     """
-    import yaml
-
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_YAML_BYTES + 1)
@@ -113,20 +131,42 @@ def read_yaml_node(path: str) -> Any:
         raise NotFoundError(f"there is no file {path}") from error
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    return _parse_node(data, path)
+
+
+def _parse_node(data: bytes, path: str) -> Any:
+    import yaml
+
     if len(data) > MAX_YAML_BYTES:
         raise InvalidInputError(f"{path} is larger than {MAX_YAML_BYTES} bytes")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # Aliases are how a small file explodes; our own files have none.
-        for event in yaml.parse(data, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise InvalidInputError(f"{path}:{_line(event.start_mark)}: alias *{event.anchor} is not supported")
-        return yaml.compose(data, Loader=yaml.SafeLoader)
+        _check_events(path, yaml.parse(data, Loader=loader))
+        return yaml.compose(data, Loader=loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InvalidInputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from error
-    except RecursionError as error:
-        raise InvalidInputError(f"{path}: nested too deeply") from error
+    except (RecursionError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path}: not valid YAML: {error}") from error
+
+
+def _check_events(path: str, events: Iterable[Any]) -> None:
+    """Refuses what would take much memory or stack, while it is still a stream."""
+    import yaml
+
+    depth = 0
+    for count, event in enumerate(events):
+        if isinstance(event, yaml.AliasEvent):  # how a small file explodes; our own files have none
+            raise InvalidInputError(f"{path}:{_line(event.start_mark)}: alias *{event.anchor} is not supported")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_YAML_DEPTH:
+            raise InvalidInputError(f"{path}:{_line(event.start_mark)}: nested more than {MAX_YAML_DEPTH} levels")
+        is_long = isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_NUMBER_CHARS
+        if is_long and (event.tag or event.implicit[0]) and set(event.value) <= _NUMBER_CHARS:
+            raise InvalidInputError(f"{path}:{_line(event.start_mark)}: number of {len(event.value)} characters")
+        if count > MAX_YAML_NODES:
+            raise InvalidInputError(f"{path}: more than {MAX_YAML_NODES} keys and values")
 
 
 def node_value(path: str, node: Any) -> Any:
@@ -154,7 +194,23 @@ def read_yaml(path: str) -> dict[str, Any]:
         InvalidInputError: It is too large, hostile, or no mapping.
         StoreError: It cannot be read.
     """
-    node = read_yaml_node(path)
+    return _mapping(read_yaml_node(path), path)
+
+
+def parse_yaml(data: bytes, path: str) -> dict[str, Any]:
+    """Reads bytes that hold a YAML mapping, as `read_yaml` does a file's.
+
+    Args:
+        data: The bytes.
+        path: What they are called in errors.
+
+    Raises:
+        InvalidInputError: They are too many, hostile, or no mapping.
+    """
+    return _mapping(_parse_node(data, path), path)
+
+
+def _mapping(node: Any, path: str) -> dict[str, Any]:
     if node is None:
         return {}
     value = node_value(path, node)

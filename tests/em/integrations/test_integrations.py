@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from t9k.em.artifact import Artifact
+from t9k.em.errors import StoreError
 from t9k.em.integrations import framework_base
 from t9k.em.integrations.lightgbm import EMCallback as LightGbmCallback
 from t9k.em.integrations.lightning import EMLogger
@@ -22,6 +23,7 @@ from t9k.em.integrations.sklearn import log_estimator
 from t9k.em.integrations.torch import checkpoint
 from t9k.em.integrations.transformers import EMCallback as TransformersCallback
 from t9k.em.integrations.xgboost import EMCallback as XgboostCallback
+from t9k.em.keras import EMEvalCallback
 from t9k.em.run import Run
 
 
@@ -265,3 +267,41 @@ def test_other_rank_writes_nothing(run: Run, workdir: Path, monkeypatch: pytest.
     assert run.metrics == {}
     assert len(run.hparams) == 0
     assert _artifacts(workdir) == []
+
+
+def test_failing_record_is_one_warning_and_no_error_of_the_hook(
+    run: Run, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workdir / "file").touch()
+    monkeypatch.setenv("EM_ARTIFACT_PARENT_DIR", str(workdir / "file" / "artifacts"))
+    logger = EMLogger(run, checkpoints="all")
+    with pytest.warns(RuntimeWarning, match="after_save_checkpoint failed: cannot create .*training goes on") as caught:  # noqa: PT031
+        logger.after_save_checkpoint(_checkpoints(workdir))
+        logger.after_save_checkpoint(_checkpoints(workdir))
+        logger.finalize("success")
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    callback = TransformersCallback(run, checkpoints=True)
+    (workdir / "out" / "checkpoint-4").mkdir(parents=True)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=4, epoch=1.5)
+    with pytest.warns(RuntimeWarning, match="on_save failed"):
+        callback.on_save(_Arguments(), state, None)
+    with pytest.raises(StoreError):  # asked for by the script itself, which must hear of it
+        checkpoint(run, _Module())
+
+
+def test_run_that_was_finished_too_early_does_not_end_the_training(run: Run) -> None:
+    run.finish()
+    env = SimpleNamespace(
+        iteration=1, begin_iteration=0, params={}, evaluation_result_list=[("training", "l2", 1.0, 0)]
+    )
+    hooks = [
+        lambda: XgboostCallback(run).after_iteration(None, 1, {"train": {"rmse": [1.0]}}),
+        lambda: LightGbmCallback(run)(env),
+        lambda: OptunaCallback(run)(_Study(), SimpleNamespace(values=[0.1], number=1, params={})),
+        lambda: EMLogger(run).log_metrics({"loss": 1.0}, step=1),
+        lambda: EMEvalCallback(run).on_test_end({"loss": 1.0}),
+    ]
+    for hook in hooks:
+        with pytest.warns(RuntimeWarning, match="is Complete"):
+            assert not hook()

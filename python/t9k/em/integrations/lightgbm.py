@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from t9k.em.integrations.guard import guarded
 from t9k.em.integrations.plain import numbers, plain_params
 from t9k.em.integrations.rank import run_of_rank
 from t9k.em.integrations.split import type_of_data
@@ -34,6 +35,7 @@ class EMCallback:
     def __init__(self, run: Run) -> None:
         self._run = run_of_rank(run)
 
+    @guarded
     def __call__(self, env: Any) -> None:
         if env.iteration == env.begin_iteration:
             self._run.hparams.update(plain_params(env.params or {}))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from t9k.em.artifact import create_artifact
 from t9k.em.integrations.framework_base import class_with_base
+from t9k.em.integrations.guard import guarded
 from t9k.em.integrations.plain import numbers, plain_params
 from t9k.em.integrations.rank import is_rank_zero, run_of_rank
 from t9k.em.integrations.split import by_type
@@ -84,12 +85,14 @@ class EMLogger:
     def group_separator(self) -> str:
         return "/"
 
+    @guarded
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         known = numbers(metrics)
         epoch = known.pop("epoch", None)
         for kind, values in by_type(known).items():
             self._run.log(kind, values, step=step or 0, epoch=None if epoch is None else int(epoch))
 
+    @guarded
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         self._run.hparams.update(plain_params(vars(params) if isinstance(params, Namespace) else params))
 
@@ -99,12 +102,14 @@ class EMLogger:
     def save(self) -> None:
         """Does nothing: each call of ``log_metrics`` has written its line."""
 
+    @guarded
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         if checkpoint_callback not in self._checkpoint_callbacks:
             self._checkpoint_callbacks.append(checkpoint_callback)
         if self._checkpoints == "all":
             self._add_new()
 
+    @guarded
     def finalize(self, status: str) -> None:
         if self._checkpoints == "kept":
             self._add_new()

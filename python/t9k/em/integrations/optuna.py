@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from t9k.em.integrations.guard import guarded
 from t9k.em.integrations.plain import numbers, plain_params
 from t9k.em.integrations.rank import run_of_rank
 from t9k.em.run import Run
@@ -32,6 +33,7 @@ class EMCallback:
     def __init__(self, run: Run) -> None:
         self._run = run_of_rank(run)
 
+    @guarded
     def __call__(self, study: Any, trial: Any) -> None:
         if trial.values is None:  # pruned without a report, or failed
             return

@@ -40,6 +40,10 @@ def checkpoint(
 
     Returns:
         The artifact; None on ranks other than 0.
+
+    Raises:
+        StoreError: The disk is full. A callback would warn and go on; what
+            the script asks for itself is not left out quietly.
     """
     state: dict[str, Any] = {"model": _unwrapped(model).state_dict(), "step": step, **extra}
     if optimizer is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from t9k.em.artifact import create_artifact
 from t9k.em.integrations.framework_base import class_with_base
+from t9k.em.integrations.guard import guarded
 from t9k.em.integrations.plain import numbers, plain_params
 from t9k.em.integrations.rank import run_of_rank
 from t9k.em.run import Run
@@ -42,6 +43,7 @@ class EMCallback:
         self._run = run_of_rank(run)
         self._checkpoints = checkpoints
 
+    @guarded
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
@@ -51,6 +53,7 @@ class EMCallback:
             params["model"] = to_dict()
         self._run.hparams.update(plain_params(params))
 
+    @guarded
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
@@ -60,6 +63,7 @@ class EMCallback:
         for kind, values in _by_type(known).items():
             self._run.log(kind, values, step=state.global_step, epoch=epoch)
 
+    @guarded
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
         if not self._checkpoints or not state.is_world_process_zero or not os.path.isdir(folder):

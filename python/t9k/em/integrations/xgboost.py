@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from t9k.em.integrations.framework_base import class_with_base
+from t9k.em.integrations.guard import guarded
 from t9k.em.integrations.plain import numbers
 from t9k.em.integrations.rank import run_of_rank
 from t9k.em.integrations.split import type_of_data
@@ -38,6 +39,7 @@ class EMCallback:
         super().__init__()
         self._run = run_of_rank(run)
 
+    @guarded
     def after_iteration(self, model: Any, epoch: int, evals_log: Mapping[str, Mapping[str, Any]]) -> bool:
         for data, history in evals_log.items():
             values: dict[str, Any] = {}
