@@ -7,13 +7,13 @@ from typing import Any
 
 from t9k.em.errors import InvalidInputError
 
-_WORDS: dict[type, str] = {str: "text", dict: "a mapping"}
+_WORDS: dict[type, str] = {str: "text", int: "a whole number", dict: "a mapping"}
 
 
 class Fields:
     """The fields of one mapping, each checked as it is read: they become text of pages and files later.
 
-    A field that is missing or None reads as an empty text, list or mapping.
+    A field that is missing or None reads as an empty text, list or mapping, or as 0.
     """
 
     def __init__(self, what: str, values: Any) -> None:
@@ -36,6 +36,10 @@ class Fields:
     def texts(self, field: str) -> list[str]:
         """Returns a list of texts; one text is not a list of its letters."""
         return self._list(field, str)
+
+    def count(self, field: str) -> int:
+        """Returns a whole number, 0 if there is none."""
+        return int(self._checked(field, self._values.get(field) or 0, int))
 
     def mapping(self, field: str) -> dict[str, Any]:
         """Returns a copy of a mapping."""

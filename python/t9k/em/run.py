@@ -84,6 +84,7 @@ class Run:
         self.remote: list[dict[str, str]] = fields.mappings("remote")
         self._process: dict[str, Any] = fields.mapping("process")
         self._error: str = fields.text("error")
+        self._lost_lines = fields.count("lost_log_lines")
         parts = Fields("a run", data)
         self.hparams = Params(self._write_hparams, data.get("hparams"))
         metrics = Fields("the metrics of a run", parts.mapping("metrics"))
@@ -233,9 +234,8 @@ class Run:
             "associations": {side: list(marks) for side, marks in self.associations.items()},
             "remote": list(self.remote),
         }
-        optional: dict[str, Any] = {"process": self._process, "error": self._error}
-        if self._recorder is not None:
-            optional["lost_log_lines"] = self._recorder.lost_lines
+        lost = self._lost_lines + (self._recorder.lost_lines if self._recorder is not None else 0)
+        optional = {"process": self._process, "error": self._error, "lost_log_lines": lost}
         return metadata | {key: value for key, value in optional.items() if value}
 
     def _content(self, name: str) -> Mapping[str, Any]:
