@@ -75,7 +75,6 @@ def test_log_call_is_one_system_call(tmp_path: Path) -> None:
         pytest.skip("strace is not installed")
     code = (
         "r = create_run()\nr.log('train', {'loss': 1.0}, 0)\n"
-        "r._recorder._snapshot.wait()\n"  # a thread that wants the interpreter costs calls of futex
         "os.write(2, b'BEGIN')\n"
         "for i in range(1000): r.log('train', {'loss': 0.5, 'acc': 1, 'lr': 1e-5, 'a': 1.5, 'b': 2}, i, epoch=1)\n"
         "os.write(2, b'END')\n"
@@ -86,6 +85,8 @@ def test_log_call_is_one_system_call(tmp_path: Path) -> None:
     command = ["strace", "-o", str(trace), sys.executable, "-c", head + code]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     calls = trace.read_text().partition("BEGIN")[2].partition("END")[0].splitlines()[1:-1]
+    # A thread of the run that wants the interpreter meanwhile is handed it by futex.
+    calls = [call for call in calls if not call.startswith("futex(")]
     assert len(calls) == 1000
     assert all(call.startswith("write(") and '\\"metrics\\"' in call for call in calls)
 
