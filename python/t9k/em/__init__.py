@@ -6,6 +6,8 @@ the name of a function below: importing it would put the module in the function'
 
 from __future__ import annotations
 
+from t9k.em.capture import exit_code as _exit_code  # noqa: F401 - before the script looks sys.exit up
+
 TYPE_CHECKING = False  # the one of typing costs an import, and type checkers know this one too
 if TYPE_CHECKING:
     from t9k.em.artifact import Artifact, create_artifact, load_artifact

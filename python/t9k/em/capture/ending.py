@@ -1,24 +1,20 @@
 """How a process ends, told to its runs: an uncaught exception, SIGTERM, or an exit code.
 
-The hooks are installed with the first run of a process and only where nobody
-else has decided: a signal handler of the script stays, and the exception hook
-before ours is called first. ``sys.exit`` is wrapped when this module is
-imported, because ``sys.exit(main())`` looks it up before ``main`` makes a run.
-The interpreter tells nobody why it exits, not even ``atexit``; an exit that is
-raised by name, ``raise SystemExit(1)``, is therefore not heard of.
+Installed with the first run of a process and only where nobody else has
+decided: a signal handler of the script stays, and the exception hook before
+ours is called first.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+
+from t9k.em.capture import exit_code
 
 Fail = Callable[[str], None]
 
@@ -49,48 +45,9 @@ def unwatch(key: int) -> None:
     _fails.pop(key, None)
 
 
-_CODE: Any = vars(SystemExit)["code"]
-
-
-class _Exit(SystemExit):
-    """What ``sys.exit`` raises: it knows when the interpreter itself reads its code, which nothing has caught then."""
-
-    @property
-    def code(self) -> Any:
-        code = _CODE.__get__(self)
-        try:
-            sys._getframe(1)
-        except ValueError:  # no Python code is running any more
-            with contextlib.suppress(Exception):  # of a code that cannot be compared or written
-                if code is None or code == 0:
-                    return code
-                _tell(f"exited with code {code}" if isinstance(code, int) else f"exited: {code}")
-        return code
-
-    @code.setter
-    def code(self, value: Any) -> None:
-        _CODE.__set__(self, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SystemExit, self.args
-
-
-_Exit.__name__ = _Exit.__qualname__ = "SystemExit"
-
-
-def _wrap_exit() -> None:
-    original = sys.exit
-
-    @functools.wraps(original)
-    def exit(status: Any = None, /) -> NoReturn:
-        try:
-            original(status)
-        except SystemExit as error:
-            if threading.current_thread() is not threading.main_thread():
-                raise  # threading silences exactly this class
-            raise _Exit(*error.args) from None
-
-    sys.exit = exit
+def _on_exit(code: object) -> None:
+    if code is not None and code != 0:
+        _tell(f"exited with code {code}" if isinstance(code, int) else f"exited: {code}")
 
 
 def _install() -> None:
@@ -103,6 +60,7 @@ def _install() -> None:
         _tell("".join(format_exception(kind, error, trace)))
 
     sys.excepthook = hook
+    exit_code.listen(_on_exit)
     is_main = threading.current_thread() is threading.main_thread()
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _on_sigterm)
@@ -129,6 +87,3 @@ def _tell(reason: str) -> None:
             fail(reason)
         except Exception:  # the process ends; the other runs must still hear of it
             continue
-
-
-_wrap_exit()
