@@ -99,6 +99,6 @@ def test_hash_walks_directories_and_equals_blake3(run) -> None:
 
 def test_errors_are_one_line_and_exit_1(run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        main(["show", "nowhere"])
+        main(["ls", "nowhere"])
     assert exit_info.value.code == 1
     assert capsys.readouterr().err == "Error: no artifact at 'nowhere'\n"

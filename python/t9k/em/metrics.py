@@ -274,7 +274,7 @@ def read_metrics(path: str) -> MetricsRead:
             while block := file.read(_BLOCK_BYTES):
                 end = block.rfind(b"\n") + 1
                 if end:
-                    damaged_lines += _decode_lines(rest + block[:end], points)
+                    damaged_lines += decode_lines(rest + block[:end], points)
                     rest = block[end:]
                     continue
                 rest += block
@@ -340,7 +340,7 @@ def repair_torn_line(path: str) -> int:
         raise StoreError(f"cannot repair the metrics file {path}: {error.strerror}") from error
 
 
-def _decode_lines(data: bytes, points: Points) -> int:
+def decode_lines(data: bytes, points: Points) -> int:
     """Appends the points of whole lines, and returns how many were damaged."""
     from t9k.em.points import decode_block
 

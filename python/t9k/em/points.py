@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, overload
 
 Point = dict[str, dict[str, Any]]
 
+_BATCH_POINTS = 10_000
 _STAMP_CHARS = 24  # 2026-01-01T00:00:00.000Z
 
 
@@ -146,6 +147,15 @@ def _pieces(line: bytes, width: int) -> list[bytes] | None:
     return pieces if pieces[-1] == b'"}}\n' else None
 
 
+class Columns(NamedTuple):
+    """Some consecutive points in columns of one length, with None where something was not logged."""
+
+    metrics: Mapping[str, Sequence[Any]]
+    steps: Sequence[Any]
+    epochs: Sequence[Any]
+    timestamps: Sequence[Any]
+
+
 class Points(Sequence[Point]):
     """The points of one type, in the order of their logging; equal to the list of them.
 
@@ -238,3 +248,30 @@ class Points(Sequence[Point]):
                 values = part.steps if name == "step" else part.epochs if name == "epoch" else None
                 column.extend([None] * len(part) if values is None else values)
         return column
+
+    def batches(self) -> Iterator[Columns]:
+        """Yields all points in batches of columns, for what must not hold them all as objects.
+
+        Values that no log call writes, such as text, are None.
+        """
+        for part in self._parts:
+            if isinstance(part, Block):
+                stamps = [
+                    part.stamps[start : start + _STAMP_CHARS] for start in range(0, len(part.stamps), _STAMP_CHARS)
+                ]
+                epochs = [None] * len(part) if part.epochs is None else part.epochs
+                yield Columns(dict(zip(part.names, part.values, strict=True)), part.steps, epochs, stamps)
+            else:
+                for start in range(0, len(part), _BATCH_POINTS):
+                    yield _columns(part[start : start + _BATCH_POINTS])
+
+
+def _columns(points: list[Point]) -> Columns:
+    names = dict.fromkeys(name for point in points for name in point["metrics"])
+    metrics = {name: [_checked(point["metrics"].get(name), (int, float)) for point in points] for name in names}
+    steps, epochs = ([_checked(point["at"].get(name), (int,)) for point in points] for name in ("step", "epoch"))
+    return Columns(metrics, steps, epochs, [_checked(point["at"].get("timestamp"), (str,)) for point in points])
+
+
+def _checked(value: Any, kinds: tuple[type, ...]) -> Any:
+    return value if type(value) in kinds else None

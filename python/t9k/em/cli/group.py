@@ -13,10 +13,14 @@ from t9k.em.cli.escape import printable
 from t9k.em.cli.exits import INTERRUPTED, exit_code
 
 SECTIONS: dict[str, dict[str, str]] = {
+    "Runs": {
+        "runs": "List local runs.",
+        "show": "Show a run or an artifact.",
+        "tail": "Follow a live run.",
+    },
     "Artifacts": {
         "add": "Add directories and files to a new artifact.",
         "ls": "List local artifacts, or the entries of one.",
-        "show": "Show an artifact.",
         "diff": "Compare the paths and bytes of two artifacts.",
         "hash": "Print BLAKE3 digests as b3sum does.",
     },
