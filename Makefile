@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench demo test test-frameworks docs lint build openapi
+.PHONY: bench demo test test-frameworks docs lint build openapi wheel
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -44,6 +44,15 @@ lint: build
 	$(BIN)/ruff format --check python tests docs benches
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# The wheel as users install it, with the server's extra, in an environment of its own.
+wheel: build
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	$(BIN)/python tests/wheel_listing.py dist/*.whl
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet -c constraints.txt "$$(echo dist/*.whl)[server]"
+	cd dist && ../.venv-wheel/bin/em --help >/dev/null && ../.venv-wheel/bin/aistore --help >/dev/null && ../.venv-wheel/bin/aistore --data data migrate
 
 openapi: build
 	$(BIN)/python -c 'import json, pathlib; from t9k.aistore.api.app import document; pathlib.Path("docs/openapi.json").write_text(json.dumps(document(), indent=1) + "\n")'
