@@ -114,6 +114,12 @@ def link_object(store: str, digest: bytes, path: str, executable: bool = False) 
     to check. The object is rehashed first if it was touched.
     """
 
+def link_entry(store: str, digest: bytes, root: str, path: str, executable: bool = False) -> None:
+    """Put an object at an entry's path below a directory, making directories and following no symbolic link on the way.
+
+    `path` is checked as the path of any entry is. Otherwise as `link_object`.
+    """
+
 @final
 class Lease:
     """Keeps `gc` from deleting what a call in flight has seen in the store.

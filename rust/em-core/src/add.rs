@@ -181,11 +181,11 @@ impl Add<'_> {
         let mut parents = HashSet::new();
         for path in targets.iter().filter_map(|target| target.rsplit_once('/')).map(|(parent, _)| parent) {
             if parents.insert(path) {
-                make_dirs(root, path, created)?;
+                make_dirs(root, path, |made| created.directory(made))?;
             }
         }
         for path in directories {
-            make_dirs(root, path, created)?;
+            make_dirs(root, path, |made| created.directory(made))?;
         }
         let inner = self.artifact.inner();
         let linker = Linker::new(self.store, &inner, self.link_mode);
@@ -265,6 +265,10 @@ struct Created {
 }
 
 impl Created {
+    fn directory(&self, path: &Path) {
+        lock(&self.directories).push(path.to_owned());
+    }
+
     fn remove(self, root: &Path, plan: &Plan<'_>) {
         for &index in &*lock(&self.files) {
             let _ = fs::remove_file(root.join(&plan.targets[index]));
@@ -276,13 +280,13 @@ impl Created {
     }
 }
 
-/// Makes the directories of `path` below `root`, refusing symbolic links on the way.
-fn make_dirs(root: &Path, path: &str, created: &Created) -> Result<()> {
+/// Makes the directories of `path` below `root`, refusing symbolic links on the way; `made` gets the new ones.
+pub(crate) fn make_dirs(root: &Path, path: &str, mut made: impl FnMut(&Path)) -> Result<()> {
     let mut directory = root.to_path_buf();
     for component in path.split('/') {
         directory.push(component);
         match fs::create_dir(&directory) {
-            Ok(()) => lock(&created.directories).push(directory.clone()),
+            Ok(()) => made(&directory),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let metadata = fs::symlink_metadata(&directory).map_err(|e| Error::io("stat", &directory, e))?;
                 if !metadata.is_dir() {

@@ -16,7 +16,7 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -106,7 +106,9 @@ impl ArtifactDir {
         let inner = self.inner();
         let entries = match fs::read_dir(&inner) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
             Err(error) => return Err(Error::io("list", &inner, error)),
         };
         let mut numbers = Vec::new();
@@ -137,7 +139,7 @@ impl ArtifactDir {
                     return Ok((generation, manifest));
                 }
                 // Replaced by a newer one between listing and opening.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(Error::io("read", &path, error)),
             }
         }
@@ -162,7 +164,7 @@ impl ArtifactDir {
             let _ = fs::remove_file(&temp);
             let taken = error.raw_os_error() == Some(Errno::EXIST.raw_os_error());
             // A `gc` without a grace period took the temporary file for a leftover.
-            let collected = error.kind() == std::io::ErrorKind::NotFound && self.inner().is_dir();
+            let collected = error.kind() == ErrorKind::NotFound && self.inner().is_dir();
             return if taken || collected { Ok(false) } else { Err(Error::io("write", &path, error)) };
         }
         // If the number was free because its manifest had been superseded and removed, or if that cannot be

@@ -19,16 +19,17 @@ use std::{
 use rustix::io::Errno;
 
 use crate::{
-    Error, Kind, Result,
+    Digest, Error, Kind, Result,
+    add::make_dirs,
     artifact::{ArtifactDir, METADATA, RESERVED, abandoned},
     cancel::Progress,
     gc::register_root,
     manifest::{EntryKind, Manifest},
-    parallel,
+    names, parallel,
     store::{
         Store,
         leases::{self, Lease},
-        link::{LinkMode, Linker},
+        link::{LinkMode, Linker, link_object},
         temp_name,
     },
     verify::sorted,
@@ -142,6 +143,23 @@ impl Materialize<'_> {
             },
         )
     }
+}
+
+/// Puts one object at an entry's path below `root`, replacing a file. Makes the directories on the way and follows no
+/// symbolic link below `root`.
+pub fn entry(
+    store: &Store,
+    digest: Digest,
+    root: &Path,
+    path: &str,
+    executable: bool,
+    forced: Option<LinkMode>,
+) -> Result<()> {
+    names::check(path)?;
+    if let Some((parent, _)) = path.rsplit_once('/') {
+        make_dirs(root, parent, |_| ())?;
+    }
+    link_object(store, digest, executable, &root.join(path), forced).map(drop)
 }
 
 /// Whether `root` is an artifact with these entries. Something else that is no empty directory is a `Conflict`.

@@ -31,8 +31,8 @@ mod _engine {
     };
     #[pymodule_export]
     use super::object::{
-        Lease, digest, hash_file, link_object, object_chunks, parse_chunk_table, read_chunk_table, read_object_range,
-        usable,
+        Lease, digest, hash_file, link_entry, link_object, object_chunks, parse_chunk_table, read_chunk_table,
+        read_object_range, usable,
     };
     #[pymodule_export]
     use super::pack::{Assembly, PackPlan};

@@ -8,6 +8,7 @@ use std::{
 use em_core::{
     Digest, Error,
     chunk::table::ChunkTable,
+    materialize,
     store::{Store, leases, link},
 };
 use pyo3::{prelude::*, types::PyBytes};
@@ -94,6 +95,20 @@ pub fn read_object_range<'py>(
 #[pyo3(signature = (store, digest, path, executable=false))]
 pub fn link_object(py: Python<'_>, store: PathBuf, digest: Name, path: PathBuf, executable: bool) -> PyResult<()> {
     detached(py, || link::link_object(&Store::open(&store)?, digest.0, executable, &path, link_mode()?).map(drop))
+}
+
+/// Put an object at an entry's path below a directory, making directories and following no symbolic link on the way.
+#[pyfunction]
+#[pyo3(signature = (store, digest, root, path, executable=false))]
+pub fn link_entry(
+    py: Python<'_>,
+    store: PathBuf,
+    digest: Name,
+    root: PathBuf,
+    path: &str,
+    executable: bool,
+) -> PyResult<()> {
+    detached(py, || materialize::entry(&Store::open(&store)?, digest.0, &root, path, executable, link_mode()?))
 }
 
 /// Keeps `gc` from deleting what a call in flight has seen in the store.

@@ -98,7 +98,10 @@ impl Store {
         match self.presence(digest, size_bytes)? {
             Presence::Missing => Ok(false),
             Presence::Sealed => Ok(true),
-            Presence::Suspect => self.rehash(digest, progress),
+            // Its bytes may be right and the size that somebody states for them wrong.
+            Presence::Suspect => {
+                Ok(self.rehash(digest, progress)? && self.size(digest).is_ok_and(|size| size == size_bytes))
+            }
         }
     }
 
