@@ -1,4 +1,4 @@
-"""Readers of the store's formats written from `docs/formats.md` alone, on the `blake3` and `xxhash` packages."""
+"""Readers of the formats written from `docs/formats.md` alone, on the `blake3`, `xxhash` and `zstandard` packages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import blake3
 import xxhash
+import zstandard
 
 
 def digest(data: bytes) -> str:
@@ -36,6 +37,79 @@ def chunk_table(data: bytes) -> ChunkTable:
     assert len(body) == 20 + 36 * count
     records = struct.iter_unpack("<32sI", body[20:])
     return ChunkTable(chunker, size, [(name.hex(), length) for name, length in records])
+
+
+@dataclass
+class PackRecord:
+    offset: int
+    codec: int
+    digest: str
+    chunk: bytes
+
+
+def pack(data: bytes) -> list[PackRecord]:
+    """Every chunk of a pack, decoded."""
+    body = checked(data, b"EMPACK\0\0")
+    assert len(data) <= 64 << 20
+    signed, checksum = body[:-8], body[-8:]
+    (count,) = struct.unpack("<I", signed[-4:])
+    footer = signed[len(signed) - 4 - 41 * count :]
+    assert xxhash.xxh3_64_intdigest(footer) == int.from_bytes(checksum, "little")
+    records, at = [], 0
+    for fields in struct.iter_unpack("<BII32s", footer[:-4]):
+        assert struct.unpack_from("<BII32s", body, at) == fields
+        codec, stored_length, length, name = fields
+        stored = body[at + 41 : at + 41 + stored_length]
+        chunk = unpacked(codec, stored, length)
+        assert digest(chunk) == name.hex()
+        records.append(PackRecord(12 + at, codec, name.hex(), chunk))
+        at += 41 + stored_length
+    assert at + len(footer) + 8 == len(body)
+    assert 1 <= count == len({record.digest for record in records})
+    return records
+
+
+def unpacked(codec: int, stored: bytes, length: int) -> bytes:
+    assert 1 <= length <= 2 << 20
+    if codec == 0:
+        assert len(stored) == length
+        return stored
+    assert 1 <= len(stored) < length
+    return frame(stored, length) if codec == 1 else planes(stored, length)
+
+
+def frame(stored: bytes, length: int) -> bytes:
+    """One zstd frame that tells its content size."""
+    assert zstandard.frame_content_size(stored) == length
+    reader = zstandard.ZstdDecompressor().decompressobj()
+    raw = reader.decompress(stored)
+    assert reader.eof
+    assert reader.unused_data == b""
+    assert len(raw) == length
+    return raw
+
+
+def planes(stored: bytes, length: int) -> bytes:
+    flags, phase = stored[:2]
+    width, rotated = 1 << (flags & 3), bool(flags & 4)
+    assert flags < 8
+    assert width > 1
+    assert phase < width
+    lengths = struct.unpack_from(f"<{width}I", stored, 2)
+    at = 2 + 4 * width + phase
+    head, count = stored[at - phase : at], (length - phase) // width
+    assert count >= 1
+    elements = [0] * count
+    for place, stored_length in enumerate(lengths):
+        plane = stored[at : at + stored_length]
+        at += stored_length
+        for index, byte in enumerate(plane if stored_length == count else frame(plane, count)):
+            elements[index] |= byte << (8 * place)
+    if rotated:
+        elements = [element >> 1 | (element & 1) << (8 * width - 1) for element in elements]
+    tail = stored[at:]
+    assert len(tail) == length - phase - width * count
+    return head + b"".join(element.to_bytes(width, "little") for element in elements) + tail
 
 
 def manifest(data: bytes) -> dict[str, dict[str, object]]:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
+import oracle
 import pytest
+import xxhash
 from t9k.em import _engine
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 ROW = "<32sQII"
+SAFETENSORS = {"bf16": "BF16", "<f2": "F16", "<f4": "F32", "<f8": "F64", "<i2": "I16", "<u2": "U16"} | {
+    "<i4": "I32",
+    "<u4": "U32",
+    "<i8": "I64",
+    "<u8": "U64",
+}
 
 
 def bf16_weights(count: int, seed: int = 0) -> bytes:
@@ -155,3 +169,271 @@ def test_packs_built_and_taken_by_threads_give_every_object(sender: Sender, tmp_
             thread.join()
         assert len(assembly.completed()) == 32 * len(sender.objects())
     assert all(_engine.usable(store, digest, size) for digest, size in sender.objects())
+
+
+def values(dtype: str, count: int = 150_000) -> numpy.ndarray:
+    """Numbers as they are in checkpoints: small floats, and integers that are far from filling their type."""
+    generator = numpy.random.default_rng(1)
+    if dtype == "bf16":
+        return numpy.frombuffer(bf16_weights(count, seed=1), "<u2")
+    if numpy.dtype(dtype).kind == "f":
+        return (0.02 * generator.standard_normal(count)).astype(dtype)
+    return generator.integers(0, 2 ** (numpy.dtype(dtype).itemsize * 3), count).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "<f2", "<f4", "<f8", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8"])
+def test_numbers_of_every_width_are_packed_as_planes_that_the_oracle_reads(dtype: str, tmp_path: Path) -> None:
+    store, artifact, array = str(tmp_path / "store"), str(tmp_path / "artifact"), values(dtype)
+    header = {"w": {"dtype": SAFETENSORS[dtype], "shape": [len(array)], "data_offsets": [0, array.nbytes]}}
+    text = json.dumps(header).encode()
+    (tmp_path / "file").write_bytes(len(text).to_bytes(8, "little") + text + array.tobytes())
+    _engine.create_artifact(artifact)
+    _engine.add_file(store, artifact, str(tmp_path / "file"), "file")
+    digests, _ = _engine.manifest_objects(_engine.read_manifest(artifact))
+    plan = _engine.PackPlan(store, [(digests, numbers(store, digests))])
+    pack, _, raw_bytes = plan.build(0)
+    read = oracle.pack(pack)
+    assert b"".join(record.chunk for record in read) == (tmp_path / "file").read_bytes()
+    # The header is a chunk of its own and too short to save anything.
+    assert [record.codec for record in read if len(record.chunk) > 1000] == [2] * len(read[1:])
+    assert len(pack) < 0.92 * raw_bytes
+
+
+def test_oracle_reads_the_fixture_and_the_engine_agrees() -> None:
+    data = (Path(__file__).parents[1] / "fixtures" / "pack-v1.bin").read_bytes()
+    read = oracle.pack(data)
+    assert {record.codec for record in read} == {0, 1, 2}
+    rows = list(struct.iter_unpack(ROW, _engine.verify_pack(data)[1]))
+    assert [(bytes.fromhex(r.digest), r.offset, len(r.chunk)) for r in read] == [
+        (row[0], row[1], row[3]) for row in rows
+    ]
+    for record in read:
+        assert _engine.decode_record(data, record.offset) == (bytes.fromhex(record.digest), record.chunk)
+    run = data[rows[0][1] : rows[-1][1] + rows[-1][2]]
+    shifted = [(row[0], row[1] - rows[0][1], *row[2:]) for row in rows]
+    assert list(struct.iter_unpack(ROW, _engine.list_records(run))) == shifted
+
+
+def test_object_hashed_from_records_of_several_packs_is_the_object(sender: Sender) -> None:
+    places: dict[bytes, tuple[bytes, int]] = {}
+    for pack in sender.packs(limit_bytes=3 << 20):
+        for name, offset, *_ in struct.iter_unpack(ROW, _engine.verify_pack(pack)[1]):
+            places[name] = pack, offset
+    for digest, size in sender.objects():
+        hasher = _engine.ObjectHasher()
+        for chunk in split(_engine.object_chunks(sender.store, digest)[0]):
+            pack, offset = places[chunk]
+            hasher.push_records(pack, [offset])
+        assert (hasher.size, hasher.digest()) == (size, digest)
+
+
+def test_damaged_pack_is_refused_wherever_the_bit_is_flipped(sender: Sender) -> None:
+    pack = bytearray(sender.packs(limit_bytes=3 << 20)[0])
+    for at in [*range(0, 100), *range(100, len(pack), 49_999), *range(len(pack) - 100, len(pack))]:
+        pack[at] ^= 4
+        with pytest.raises(_engine.EngineError) as caught:
+            _engine.verify_pack(pack, threads=2)
+        assert caught.value.kind == "integrity"
+        pack[at] ^= 4
+    _engine.verify_pack(pack)
+
+
+def test_resealed_pack_with_a_wrong_chunk_is_refused_by_its_digest(sender: Sender) -> None:
+    pack = bytearray(sender.packs()[0])
+    row = next(row for row in struct.iter_unpack(ROW, _engine.verify_pack(pack)[1]) if row[2] > 1000)
+    pack[row[1] + 900] ^= 1
+    pack[-8:] = xxhash.xxh3_64_intdigest(pack[:-8]).to_bytes(8, "little")
+    with pytest.raises(_engine.EngineError, match=row[0].hex()) as caught:
+        _engine.verify_pack(pack)
+    assert caught.value.kind == "integrity"
+
+
+def test_flipped_bit_in_a_run_leaves_its_chunk_wanted(sender: Sender, tmp_path: Path) -> None:
+    with _engine.Assembly(str(tmp_path / "to")) as assembly:
+        for digest, size in sender.objects():
+            assembly.add(digest, size, _engine.read_chunk_table(sender.store, digest))
+        wanted = len(assembly.wanted()[0])
+        for pack in sender.packs():
+            run = bytearray(records(pack))
+            run[-1] ^= 1
+            with pytest.raises(_engine.EngineError) as caught:
+                assembly.take_records(run)
+            assert caught.value.kind == "integrity"
+            assert 0 < len(assembly.wanted()[0]) < wanted
+            assembly.take_records(records(pack))
+        assert assembly.wanted() == (b"", b"")
+
+
+def test_damaged_object_is_named_when_it_is_packed_and_moved_away(sender: Sender) -> None:
+    digest, size = max(sender.objects(), key=lambda entry: entry[1])
+    path = Path(sender.store, "objects", digest.hex()[:2], digest.hex()[2:])
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\0wrong\0")
+    plan = sender.plan()
+    assert len(plan) == 1
+    with pytest.raises(_engine.EngineError, match=digest.hex()[2:]) as caught:
+        plan.build(0)
+    assert caught.value.kind == "integrity"
+    assert not _engine.usable(sender.store, digest, size)
+    assert list(Path(sender.store, "trash").iterdir())
+
+
+def test_chunks_are_taken_from_objects_that_the_store_has(sender: Sender, tmp_path: Path) -> None:
+    sizes = dict(sender.objects())
+    assert len(set(sizes.values())) == len(sizes)
+    by_size = {size: digest for digest, size in sizes.items()}
+    weights, shifted = by_size[6_000_000], by_size[2_000_005]
+    store = str(tmp_path / "to")
+    _engine.create_artifact(str(tmp_path / "artifact"))
+    _engine.add_file(store, str(tmp_path / "artifact"), str(sender.source / "weights.bin"), "w")
+    with _engine.Assembly(store) as assembly:
+        assert assembly.add(weights, 6_000_000) is True
+        assert assembly.add(shifted, 2_000_005, _engine.read_chunk_table(sender.store, shifted)) is False
+        before = len(assembly.wanted()[0])
+        taken = assembly.take_from(weights)
+        assert taken > 1_000_000
+        assert len(assembly.wanted()[0]) < before / 2
+
+
+def test_hostile_bytes_are_typed_errors(sender: Sender, tmp_path: Path) -> None:
+    table = _engine.read_chunk_table(sender.store, max(sender.objects(), key=lambda entry: entry[1])[0])
+    assert table is not None
+    size, digests, lengths = _engine.parse_chunk_table(table)
+    assert size == sum(struct.unpack(f"<{len(lengths) // 4}I", lengths))
+    assert len(digests) == 8 * len(lengths)
+    assembly = _engine.Assembly(str(tmp_path / "to"))
+    for call in [
+        lambda: _engine.parse_manifest(b""),
+        lambda: _engine.parse_manifest(sender.manifest[:-1]),
+        lambda: _engine.manifest_objects(b"EMMANIF\0" * 100),
+        lambda: _engine.parse_chunk_table(table[:-1]),
+        lambda: _engine.parse_chunk_table(table.replace(b"EMCHUNK", b"EMCHUNX")),
+        lambda: _engine.verify_pack(b"\0" * 1000),
+        lambda: _engine.verify_pack(b"", threads=1 << 40),
+        lambda: _engine.list_records(b"\1" * 50),
+        lambda: _engine.decode_record(b"", 0),
+        lambda: _engine.decode_record(b"\0" * 41, 2**64 - 1),
+        lambda: _engine.ObjectHasher().push_records(b"", [0]),
+        lambda: assembly.add(b"x" * 32, 1 << 60),
+        lambda: assembly.add(b"x" * 32, 1 << 60, table),
+        lambda: assembly.add(b"x" * 32, 0),
+        lambda: assembly.take_records(b"\7" * 100),
+    ]:
+        with pytest.raises(_engine.EngineError) as caught:
+            call()
+        assert caught.value.kind == "integrity"
+    for call in [
+        lambda: _engine.usable(sender.store, b"short", 1),
+        lambda: _engine.PackPlan(sender.store, [], 1000),
+        lambda: _engine.PackPlan(sender.store, [(sender.objects()[0][0], [1 << 20])]),
+        lambda: sender.plan().build(99),
+    ]:
+        with pytest.raises(_engine.EngineError) as caught:
+            call()
+        assert caught.value.kind == "invalid_input"
+    for overflow in [-1, 2**64]:
+        with pytest.raises(OverflowError):
+            _engine.decode_record(b"", overflow)
+    with pytest.raises(BufferError):
+        _engine.digest(memoryview(b"abcd")[::2])
+    with pytest.raises(TypeError):
+        _engine.digest("text")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, lambda b: numpy.frombuffer(b, "<u2")])
+def test_any_buffer_is_read(kind: Callable[[bytes], Buffer]) -> None:
+    assert _engine.digest(kind(b"1234")) == bytes.fromhex(oracle.digest(b"1234"))
+    assert _engine.digest(kind(b"")) == bytes.fromhex(oracle.digest(b""))
+
+
+def test_bytearray_cannot_be_resized_while_it_is_read(sender: Sender) -> None:
+    pack = bytearray(sender.packs()[0])
+    started, refused = threading.Event(), []
+
+    def shrink() -> None:
+        started.set()
+        while not done.is_set():
+            try:
+                pack.append(0)
+                pack.pop()
+            except BufferError as error:
+                refused.append(error)
+
+    done, thread = threading.Event(), threading.Thread(target=shrink)
+    thread.start()
+    started.wait()
+    try:
+        while not refused:
+            _engine.digest(pack)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_closed_assembly_and_released_lease_say_so(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    lease = _engine.Lease(store)
+    assert lease.is_held()
+    assert len(list(Path(store, "leases").iterdir())) == 1
+    with lease as entered:
+        assert entered is lease
+        lease.renew()
+    assert not lease.is_held()
+    lease.release()
+    with pytest.raises(_engine.EngineError, match="released"):
+        lease.renew()
+    with _engine.Assembly(store) as assembly:
+        assembly.renew()
+        assert len(list(Path(store, "leases").iterdir())) == 1
+    assembly.close()
+    with pytest.raises(_engine.EngineError, match="closed"):
+        assembly.wanted()
+    assert list(Path(store, "leases").iterdir()) == []
+
+
+def test_lease_keeps_gc_from_what_no_manifest_names(sender: Sender) -> None:
+    _engine.gc(sender.store, 0, False)
+    digest, size = sender.objects()[0]
+    shutil.rmtree(sender.artifact)
+    with _engine.Lease(sender.store):
+        _engine.gc(sender.store, 0, False)
+        assert _engine.usable(sender.store, digest, size)
+    _engine.gc(sender.store, 0, False)
+    assert not _engine.usable(sender.store, digest, size)
+
+
+def test_materialize_refuses_other_content_and_damaged_manifests(sender: Sender, tmp_path: Path) -> None:
+    store, target = str(tmp_path / "to"), tmp_path / "artifact"
+    with pytest.raises(_engine.EngineError, match="lacks object") as caught:
+        _engine.materialize(store, str(target), sender.manifest)
+    assert caught.value.kind == "not_found"
+    assemble(sender, store)
+    with pytest.raises(_engine.EngineError) as caught:
+        _engine.materialize(store, str(target), sender.manifest[:-1])
+    assert caught.value.kind == "integrity"
+    assert not target.exists()
+    for _ in range(2):
+        _engine.materialize(store, str(target), sender.manifest, progress=lambda *counts: None)
+    _engine.add_reference(str(target), "more", "https://example.org")
+    with pytest.raises(_engine.EngineError, match="another content") as caught:
+        _engine.materialize(store, str(target), sender.manifest)
+    assert caught.value.kind == "conflict"
+
+
+def test_objects_and_entries_are_linked_one_by_one(sender: Sender, tmp_path: Path) -> None:
+    digest, size = sender.objects()[0]
+    path = tmp_path / "one"
+    path.write_text("before")
+    _engine.link_object(sender.store, digest, str(path))
+    assert path.read_bytes() == _engine.read_object_range(sender.store, digest, 0, size)
+    _engine.link_object(sender.store, digest, str(path), executable=True)
+    assert os.access(path, os.X_OK)
+    _engine.link_entry(sender.store, digest, str(tmp_path), "deep/er/one")
+    assert (tmp_path / "deep/er/one").read_bytes() == path.read_bytes()
+    (tmp_path / "out").symlink_to("/")
+    for name in ("../one", "out/one", "/one"):
+        with pytest.raises(_engine.EngineError) as caught:
+            _engine.link_entry(sender.store, digest, str(tmp_path), name)
+        assert caught.value.kind == "invalid_input"
