@@ -16,6 +16,7 @@ from t9k.aistore.clock import new_id
 from t9k.aistore.db.tables import accounts, tree
 from t9k.aistore.services import Services, open_services
 from t9k.aistore.settings import Settings
+from uploads import Content, Uploader, digest, pack_of
 
 OK, UNKNOWN, FORBIDDEN, NO_KEY = "ok", 404, 403, 401
 
@@ -74,6 +75,31 @@ class World:
         body = {"path": f"/owner/shared/{self.fresh()}"}
         return str(self.as_owner("POST", "/folders", json=body)["id"])
 
+    def new_artifact(self, versions: int = 1) -> str:
+        """Id of a new artifact below the shared folder, with one chunk in a pack."""
+        uploader, name = Uploader(self.client, self.owner), self.fresh()
+        place = {"folder": "/owner/shared", "name": name, "alternative_name": None, "conflict_strategy": "error"}
+        made = uploader.upload(Content({"a": [ARTIFACT_CHUNK]}), placement=place)
+        for number in range(1, versions):
+            more = uploader.commit(Content({f"b{number}": [ARTIFACT_CHUNK]}), artifact_id=made["node"]["id"])
+            assert more.status_code == 201
+        return str(made["node"]["id"])
+
+    def commit(self) -> dict[str, Any]:
+        """The arguments of a commit of an empty artifact into the shared folder."""
+        sent: dict[str, Any] = {}
+
+        class Recorder(Uploader):
+            def call(self, method: str, path: str, **arguments: Any) -> Any:
+                sent.update(arguments)
+
+        place = {"folder": "/owner/shared", "name": self.fresh(), "conflict_strategy": "error"}
+        Recorder(self.client, self.owner).commit(Content({}), key=self.fresh(), placement=place)
+        return sent
+
+
+ARTIFACT_CHUNK = b"the only chunk"
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -126,6 +152,17 @@ Request = tuple[str, str, dict[str, Any]]
 
 Build = Callable[[World], Request]
 
+
+def artifact_path(world: World) -> str:
+    return str(world.as_owner("GET", f"/nodes/{world.new_artifact()}")["path"])
+
+
+def aliased(world: World) -> str:
+    node_id = world.new_artifact()
+    world.as_owner("PUT", f"/artifacts/{node_id}/aliases/best", json={"version": 1})
+    return node_id
+
+
 OPERATIONS: dict[str, tuple[str, Build]] = {
     "healthz": ("anybody", lambda world: ("GET", "^/healthz", {})),
     "readyz": ("anybody", lambda world: ("GET", "^/readyz", {})),
@@ -137,6 +174,58 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
     "post_folder": (
         "edit",
         lambda world: ("POST", "/folders", {"json": {"path": f"/owner/shared/{world.fresh()}"}}),
+    ),
+    "plan_upload": ("a key that writes", lambda world: ("POST", "/artifacts/plan", {"content": bytes(40)})),
+    "find_missing": ("a key that writes", lambda world: ("POST", "/artifacts/missing", {"content": bytes(32)})),
+    "put_pack": (
+        "a key that writes",
+        lambda world: ("PUT", f"/packs/{digest(pack_of([b'x'])).hex()}", {"content": pack_of([b"x"])}),
+    ),
+    "commit_artifact": ("edit", lambda world: ("POST", "/artifacts/commit", world.commit())),
+    "get_artifact": (
+        "view",
+        lambda world: ("GET", "/artifacts", {"params": {"path": artifact_path(world)}}),
+    ),
+    "get_version": ("view", lambda world: ("GET", f"/artifacts/{world.new_artifact()}", {})),
+    "list_versions": ("view", lambda world: ("GET", f"/artifacts/{world.new_artifact()}/versions", {})),
+    "get_manifest": ("view", lambda world: ("GET", f"/artifacts/{world.new_artifact()}/manifest", {})),
+    "describe_objects": (
+        "view",
+        lambda world: ("POST", f"/artifacts/{world.new_artifact()}/objects", {"content": digest(ARTIFACT_CHUNK)}),
+    ),
+    "locate_chunks": (
+        "view",
+        lambda world: ("POST", f"/artifacts/{world.new_artifact()}/locate", {"content": digest(ARTIFACT_CHUNK)}),
+    ),
+    "get_pack": (
+        "view",
+        lambda world: (
+            "GET",
+            f"/packs/{digest(pack_of([ARTIFACT_CHUNK])).hex()}",
+            {"params": {"artifact": world.new_artifact()}},
+        ),
+    ),
+    "put_alias": (
+        "edit",
+        lambda world: ("PUT", f"/artifacts/{world.new_artifact()}/aliases/best", {"json": {"version": 1}}),
+    ),
+    "delete_alias": (
+        "edit",
+        lambda world: ("DELETE", f"/artifacts/{aliased(world)}/aliases/best", {}),
+    ),
+    "pin_version": (
+        "edit",
+        lambda world: ("PATCH", f"/artifacts/{world.new_artifact()}/versions/1", {"json": {"pinned": True}}),
+    ),
+    "delete_version": ("edit", lambda world: ("DELETE", f"/artifacts/{world.new_artifact(2)}/versions/1", {})),
+    "get_retention": ("view", lambda world: ("GET", f"/artifacts/{world.new_artifact()}/retention", {})),
+    "put_retention": (
+        "edit",
+        lambda world: (
+            "PUT",
+            f"/artifacts/{world.new_artifact()}/retention",
+            {"json": {"keep_last": 3, "ttl_s": None}},
+        ),
     ),
 }
 """What each operation needs of its caller, and a request of it that the owner may make."""

@@ -28,6 +28,9 @@ from t9k.aistore.api.app import document, make_app
 from t9k.aistore.db.tables.accounts import api_keys
 from t9k.aistore.services import Services, open_services
 from t9k.aistore.settings import Settings
+from t9k.protocol import PACK_TYPE
+
+schemathesis.serializer.alias(PACK_TYPE, "application/octet-stream")
 
 SNAPSHOT = Path(__file__).parents[2] / "docs" / "openapi.json"
 EXAMPLES = int(os.environ.get("AISTORE_FUZZ_EXAMPLES", "40"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from t9k.protocol import KINDS
 
 
@@ -13,7 +16,10 @@ class Refusal(Exception):
         message: What happened to what.
         hint: What the caller can do about it, or None.
         status: HTTP status, where the kind's usual one says too little.
+        members: What a program needs to know beside that; members of `api.problems.Problem`.
     """
+
+    members: Mapping[str, object] = MappingProxyType({})
 
     def __init__(self, kind: str, message: str, *, hint: str | None = None, status: int | None = None) -> None:
         super().__init__(message)

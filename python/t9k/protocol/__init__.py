@@ -41,7 +41,17 @@ MAX_PLAN_OBJECTS = 100_000
 MAX_MISSING_CHUNKS = 1_000_000
 """Chunks that one `missing` request asks for (32 MB)."""
 
+MAX_LOCATE_CHUNKS = 100_000
+"""Chunks that one `locate` request asks for (3.2 MB, answered by 4.4 MB)."""
+
+LEASE_HEADER = "EM-Lease"
+LEASE_BYTES = 20
+"""A lease is this many small letters and digits."""
+
 MAX_MANIFEST_BYTES = 1 << 30
+MAX_COMMIT_BYTES = 2 << 30
+"""JSON, manifest and chunk tables of one commit."""
+
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4096
 MAX_DEPTH = 64

@@ -11,15 +11,18 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import Lifespan
 
-from t9k.aistore.api import metrics, nodes, problems, session
+from t9k.aistore.api import artifacts, metrics, nodes, packs, problems, session
+from t9k.aistore.api.bodies import Room
 from t9k.aistore.api.middleware import Envelope
 from t9k.aistore.services import Services
-from t9k.protocol import API_PREFIX
+from t9k.protocol import API_PREFIX, MAX_PACK_BYTES
 
-ROUTERS = [session.router, nodes.router]
+ROUTERS = [session.router, nodes.router, artifacts.router, packs.router]
 """All routers below the API's prefix."""
 
-STREAMING = re.compile(rf"{API_PREFIX}/(packs/.*|artifacts/.*|runs/[^/]*/(metrics/.*|log))")
+STREAMING = re.compile(
+    rf"{API_PREFIX}/(packs/.*|artifacts/(plan|missing|commit|[^/]*/(objects|locate))|runs/[^/]*/(metrics/.*|log))"
+)
 """Paths of routes that read their bodies piece by piece, each with a cap of its own."""
 
 
@@ -34,6 +37,7 @@ def make_app(services: Services) -> FastAPI:
 
     app = _routed(lifespan)
     app.state.services = services
+    app.state.room = Room((services.settings.packs_in_flight + 1) * MAX_PACK_BYTES)
     app.state.metrics = metrics.RequestMetrics()
     app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING)
     return app

@@ -43,6 +43,8 @@ class Problem(BaseModel):
     kind: str
     hint: str | None = None
     request_id: str | None = None
+    missing: list[str] | None = None
+    missing_manifest: bool | None = None
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -52,7 +54,9 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {**described, "description": "Problem"} for status in sorted({*everywhere, *statuses})}
 
 
-def problem(request: Request, status: int, kind: str, detail: str, hint: str | None = None) -> Response:
+def problem(
+    request: Request, status: int, kind: str, detail: str, hint: str | None = None, **members: object
+) -> Response:
     """A response that says what went wrong."""
     document = {
         "type": problem_type(kind),
@@ -62,6 +66,7 @@ def problem(request: Request, status: int, kind: str, detail: str, hint: str | N
         "kind": kind,
         "hint": hint,
         "request_id": request.scope.get("request_id"),
+        **members,
     }
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if status in (429, 503):
@@ -74,7 +79,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, error: Refusal) -> Response:
-        return problem(request, error.status, error.kind, error.message, error.hint)
+        return problem(request, error.status, error.kind, error.message, error.hint, **error.members)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -23,7 +23,7 @@ class LocalBlobStore:
         self._root = root
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
+    def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> bool:
         """See `BlobStore`. Two syncs: of the file, and of the directory that gets its name."""
         path = self._path(key)
         if path.exists():

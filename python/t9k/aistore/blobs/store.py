@@ -21,7 +21,7 @@ class BlobStore(Protocol):
     (``ENOSPC`` for a full store).
     """
 
-    def put_if_absent(self, key: str, data: bytes | memoryview) -> bool:
+    def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> bool:
         """Stores a blob, durable when this returns; answers whether it was new. The first of two wins."""
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:

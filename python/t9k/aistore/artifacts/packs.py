@@ -1,0 +1,166 @@
+"""Packs: taken in whole and checked, given out in ranges."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from t9k.aistore import engine
+from t9k.aistore.accounts.caller import Caller
+from t9k.aistore.artifacts import leases
+from t9k.aistore.artifacts.versions import Version, find_version
+from t9k.aistore.blobs.store import BlobStore
+from t9k.aistore.clock import new_id, now_us
+from t9k.aistore.db import Database, packs
+from t9k.aistore.db import leases as lease_rows
+from t9k.aistore.db.nodes import Connection
+from t9k.aistore.errors import Refusal, integrity, not_found
+
+CHECK_THREADS = min(4, os.cpu_count() or 1)
+"""Of one pack. Measured (`benches/server_packs.py`): receiving takes one core, so few packs must use the others."""
+
+BLOCK_BYTES = 1 << 20
+"""What is read at once of a pack that is given out."""
+
+
+def blob_key(kind: str) -> str:
+    """A key that was never used: two uploads of the same bytes never share a blob, nor does a late delete hit one."""
+    name = new_id()
+    return f"{kind}/{name[-2:]}/{name}"
+
+
+def receive(
+    database: Database,
+    blobs: BlobStore,
+    caller: Caller,
+    lease: str | None,
+    digest: bytes,
+    data: bytearray,
+    lease_s: int,
+) -> tuple[bool, str]:
+    """Takes in a pack, durable when this returns; whether it is new, and the lease that keeps it.
+
+    Every chunk is decoded and hashed before anything is stored. The bytes are stored before the rows that name them.
+
+    Raises:
+        Refusal: A chunk, the pack's form or its digest is wrong (`integrity`); the lease has ended (`conflict`).
+    """
+    records = packs.records_of(_verified(digest, data))
+
+    def look(connection: Connection) -> bool:
+        domain = lease_rows.domain_id(connection, caller.domain)
+        return domain is not None and packs.by_digest(connection, domain, digest) is not None
+
+    key = None
+    if not database.read(look):
+        key = blob_key("packs")
+        blobs.put_if_absent(key, data)
+
+    def work(connection: Connection) -> tuple[bool, str] | None:
+        domain = lease_rows.make_domain(connection, caller.domain)
+        held = leases.hold(connection, caller, domain, lease, lease_s)
+        pack = packs.by_digest(connection, domain, digest)
+        if pack is None:
+            if key is None:
+                return None
+            pack_id = packs.insert(connection, domain, digest, key, len(data), now_us())
+        else:
+            pack_id = pack.id
+            packs.acquit(connection, pack_id, now_us())
+        packs.put_chunks(connection, domain, pack_id, records)
+        lease_rows.protect(connection, held, [pack_id])
+        return pack is None, held
+
+    try:
+        stored = database.write(work)
+        if stored is None:  # it was collected between the look and the transaction
+            key = blob_key("packs")
+            blobs.put_if_absent(key, data)
+            stored = database.write(work)
+    except Refusal:
+        discard(blobs, key)
+        raise  # after any other error the rows may be there: the collector finds out
+    assert stored is not None  # the transaction had a key
+    if not stored[0]:
+        discard(blobs, key)
+    return stored
+
+
+def discard(blobs: BlobStore, key: str | None) -> None:
+    """Deletes a blob that no row names; where that fails it is left to the collector."""
+    if key is not None:
+        with suppress(OSError):
+            blobs.delete(key)
+
+
+def _verified(digest: bytes, data: bytearray) -> bytes:
+    try:
+        found, rows = engine.verify_pack(data, CHECK_THREADS)
+    except engine.EngineError as error:
+        raise integrity(error.message, error.hint) from None
+    if found != digest:
+        raise integrity(f"the pack's digest is {found.hex()} and not {digest.hex()}")
+    return rows
+
+
+@dataclass(frozen=True)
+class PackView:
+    """A pack as readers of one version see it: records that the version does not have are zeros."""
+
+    blob_key: str
+    size_bytes: int
+    pack_id: int
+    manifest_id: int
+
+
+def find_pack(connection: Connection, caller: Caller, node_id: str, number: int | None, digest: bytes) -> PackView:
+    """A pack that may have chunks of a version that the caller may see.
+
+    Raises:
+        Refusal: There is no such version, or the domain of its manifest has no such pack.
+    """
+    version: Version = find_version(connection, caller, node_id, number)
+    pack = packs.by_digest(connection, version.domain_id, digest)
+    if pack is None:
+        raise _no_pack(digest)
+    return PackView(pack.blob_key, pack.size_bytes, pack.id, version.manifest_id)
+
+
+def _no_pack(digest: bytes) -> Refusal:
+    return not_found(f"the version has no chunk in pack {digest.hex()}")
+
+
+def find_spans(connection: Connection, view: PackView, digest: bytes, start: int, end: int) -> list[tuple[int, int]]:
+    """What a version has of a range of a pack.
+
+    Raises:
+        Refusal: Nothing.
+    """
+    spans = packs.spans(connection, view.pack_id, view.manifest_id, start, end)
+    if not spans:
+        raise _no_pack(digest)
+    return spans
+
+
+def read_blocks(
+    blobs: BlobStore, view: PackView, spans: list[tuple[int, int]], start: int, end: int
+) -> Iterator[bytes]:
+    """The bytes of a range in blocks; those outside of `spans` are zeros. Holds one block."""
+    for first in range(start, end, BLOCK_BYTES):
+        behind = min(first + BLOCK_BYTES, end)
+        shown = [(max(a, first), min(b, behind)) for a, b in spans if a < behind and b > first]
+        if shown == [(first, behind)]:
+            yield _exactly(blobs.get(view.blob_key, first, behind - first), behind - first, view)
+            continue
+        block = bytearray(behind - first)
+        for a, b in shown:
+            block[a - first : b - first] = _exactly(blobs.get(view.blob_key, a, b - a), b - a, view)
+        yield bytes(block)
+
+
+def _exactly(data: bytes, length: int, view: PackView) -> bytes:
+    if len(data) != length:
+        raise OSError(f"blob {view.blob_key} is shorter than the database says: see `aistore check`")
+    return data

@@ -1,0 +1,97 @@
+"""`plan` and `missing`: what an upload need not send. Both answer for the caller's domain only."""
+
+from __future__ import annotations
+
+from t9k.aistore.accounts.caller import Caller
+from t9k.aistore.artifacts import leases
+from t9k.aistore.clock import now_us
+from t9k.aistore.db import Database, bulk, objects, packs
+from t9k.aistore.db import leases as lease_rows
+from t9k.aistore.db.nodes import Connection
+from t9k.aistore.errors import invalid
+from t9k.protocol import DIGEST_BYTES, MAX_MISSING_CHUNKS, MAX_PLAN_OBJECTS
+
+_PLAN_ROW_BYTES = DIGEST_BYTES + 8
+
+
+def plan(database: Database, caller: Caller, body: bytes | bytearray) -> bytes:
+    """Tells which objects are unknown, as a bitmap.
+
+    Known is only what the server has hashed whole. It stays known for as long as a lease, whatever is deleted.
+
+    Args:
+        database: To look into.
+        caller: Whose domain is asked.
+        body: Digest and size (u64) of each object.
+
+    Raises:
+        Refusal: The body is no such list, or too long.
+    """
+    count, rest = divmod(len(body), _PLAN_ROW_BYTES)
+    if rest or count > MAX_PLAN_OBJECTS:
+        raise invalid(f"plan takes digest and size (40 bytes) of at most {MAX_PLAN_OBJECTS} objects")
+    rows = bulk.split(body, _PLAN_ROW_BYTES)
+    digests = [row[:DIGEST_BYTES] for row in rows]
+    sizes = [int.from_bytes(row[DIGEST_BYTES:], "little") for row in rows]
+
+    def look(connection: Connection) -> tuple[dict[int, int], list[int]]:
+        domain = lease_rows.domain_id(connection, caller.domain)
+        if domain is None:
+            return {}, []
+        found = objects.complete(connection, domain, digests)
+        known = {row.position: row.id for row in found if row.size_bytes == sizes[row.position]}
+        return known, objects.unreached(connection, list(set(known.values())))
+
+    known, unreached = database.read(look)
+    if unreached:
+        # No manifest keeps these. Those that the collector has not taken yet stay for as long as a lease.
+        alive = database.write(lambda connection: objects.vouch(connection, unreached, now_us()))
+        gone = set(unreached) - alive
+        known = {position: number for position, number in known.items() if number not in gone}
+    return _bitmap(count, known)
+
+
+def missing(database: Database, caller: Caller, lease: str | None, body: bytes | bytearray, lease_s: int) -> bytes:
+    """Tells which chunks are missing: a lease, then a bitmap. What is there stays while the lease lives.
+
+    Args:
+        database: To look into.
+        caller: Whose domain is asked.
+        lease: Of an earlier answer, to be renewed; None takes a new one.
+        body: Digests of the chunks.
+        lease_s: How long a lease lives after its last use.
+
+    Raises:
+        Refusal: The body is no list of digests, or too long; there is no such lease (any more).
+    """
+    count, rest = divmod(len(body), DIGEST_BYTES)
+    if rest or count > MAX_MISSING_CHUNKS:
+        raise invalid(f"missing takes at most {MAX_MISSING_CHUNKS} digests of {DIGEST_BYTES} bytes")
+    digests = bulk.split(body)
+
+    def look(connection: Connection) -> dict[int, int]:
+        domain = lease_rows.domain_id(connection, caller.domain)
+        if domain is None:
+            return {}
+        return {row.position: row.pack_id for row in packs.present(connection, domain, digests)}
+
+    there = database.read(look)
+    in_packs = set(there.values())
+
+    def take(connection: Connection) -> tuple[str, set[int]]:
+        domain = lease_rows.make_domain(connection, caller.domain)
+        held = leases.hold(connection, caller, domain, lease, lease_s)
+        return held, lease_rows.protect(connection, held, in_packs)
+
+    held, alive = database.write(take)
+    return held.encode() + _bitmap(count, {at for at, pack_id in there.items() if pack_id in alive})
+
+
+def _bitmap(count: int, there: dict[int, int] | set[int]) -> bytes:
+    """Bit i is 1 unless i is there; bits behind the last are 0."""
+    bits = bytearray(b"\xff" * ((count + 7) // 8))
+    if count % 8:
+        bits[-1] = (1 << count % 8) - 1
+    for position in there:
+        bits[position >> 3] &= ~(1 << (position & 7))
+    return bytes(bits)

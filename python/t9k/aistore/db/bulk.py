@@ -1,0 +1,68 @@
+"""Many values in one statement, alike on both databases.
+
+A table of values is a parameter: one JSON text on SQLite, whose variables are limited, and arrays on PostgreSQL. A
+statement that joins it runs once for a batch, however many rows that has.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.engine import Connection
+
+BATCH_ROWS = 20_000
+"""Rows of one statement: 1.3 MB of JSON for digests."""
+
+
+def table_of(connection: Connection, **columns: tuple[type[sa.types.TypeEngine[Any]], Sequence[Any]]) -> sa.Subquery:
+    """A table of values, its columns by name, and `position`, which counts rows from 0.
+
+    Args:
+        connection: Tells which database it is for.
+        columns: Type (LargeBinary, BigInteger or Text) and values of each; all of one length.
+    """
+    if connection.dialect.name == "sqlite":
+        return _json_table(columns)
+    arrays = [sa.cast(sa.literal(list(values), ARRAY(kind)), ARRAY(kind)) for kind, values in columns.values()]
+    derived = [sa.column(name, kind) for name, (kind, _) in columns.items()]
+    rows = sa.func.unnest(*arrays).table_valued(*derived, with_ordinality="ordinality", name="batch").render_derived()
+    selected = [rows.c[name] for name in columns]
+    return sa.select(*selected, (rows.c.ordinality - 1).label("position")).subquery("batch")
+
+
+def _json_table(columns: dict[str, tuple[type[sa.types.TypeEngine[Any]], Sequence[Any]]]) -> sa.Subquery:
+    encoded = [
+        [value.hex() for value in values] if kind is sa.LargeBinary else list(values)
+        for kind, values in columns.values()
+    ]
+    is_single = len(encoded) == 1
+    text = json.dumps(encoded[0] if is_single else list(zip(*encoded, strict=True)), separators=(",", ":"))
+    each = sa.func.json_each(sa.literal(text)).table_valued("key", "value", name="each")
+    selected: list[sa.ColumnElement[Any]] = []
+    for index, (name, (kind, _)) in enumerate(columns.items()):
+        value: Any = each.c.value if is_single else sa.func.json_extract(each.c.value, f"$[{index}]")
+        value = sa.func.unhex(value, type_=sa.LargeBinary) if kind is sa.LargeBinary else sa.type_coerce(value, kind)
+        selected.append(value.label(name))
+    return sa.select(*selected, each.c.key.label("position")).subquery("batch")
+
+
+def split(digests: bytes | bytearray | memoryview, size: int = 32) -> list[bytes]:
+    """Values of a fixed number of bytes that lie one behind the other."""
+    data = bytes(digests)
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def batches(digests: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """Parts of a list that one statement takes, each with the index of its first."""
+    for start in range(0, len(digests), BATCH_ROWS):
+        yield start, digests[start : start + BATCH_ROWS]
+
+
+def insert(connection: Connection, table: sa.Table) -> Any:
+    """An INSERT with ``on_conflict_do_nothing`` and ``on_conflict_do_update``, which both databases have."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
