@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import time
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
 
 import click
 
 from t9k.em.cli.escape import printable
+from t9k.em.runs.values import json_value, to_float
 
 
 def echo_json(value: object) -> None:
     """Prints one JSON document; numbers that JSON lacks become the texts NaN, Infinity and -Infinity."""
-    click.echo(json.dumps(json_value(value), ensure_ascii=False))
-
-
-def json_value(value: Any) -> Any:
-    """Returns the value with floats that JSON cannot hold as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: json_value(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [json_value(part) for part in value]
-    return value
+    # Escaped for terminals, where text could turn the direction of writing.
+    click.echo(json.dumps(json_value(value), ensure_ascii=is_terminal()))
 
 
 def size_text(size_bytes: int) -> str:
@@ -44,7 +33,7 @@ def size_text(size_bytes: int) -> str:
 
 def number_text(value: float) -> str:
     """A number in at most seven characters or so; integers whole."""
-    return str(value) if isinstance(value, int) and abs(value) < 10**15 else f"{float(value):.5g}"
+    return str(value) if isinstance(value, int) and abs(value) < 10**15 else f"{to_float(value):.5g}"
 
 
 def moment_text(seconds: float | None) -> str:

@@ -17,6 +17,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "runs": "List local runs.",
         "show": "Show a run or an artifact.",
         "tail": "Follow a live run.",
+        "compare": "Show what differs between runs.",
+        "export": "Write metrics as CSV, Parquet, JSON or TensorBoard events.",
     },
     "Artifacts": {
         "add": "Add directories and files to a new artifact.",

@@ -8,6 +8,7 @@ from array import array
 from dataclasses import dataclass
 
 from t9k.em.points import Points
+from t9k.em.runs.values import to_float
 
 # fmt: off
 _LOWER_IS_BETTER = frozenset({
@@ -82,18 +83,11 @@ def metric_series(points: Points, *, with_times: bool = False) -> dict[str, Seri
                 continue
             for value, step, time in zip(column, batch.steps, batch.timestamps, strict=True):
                 if value is not None:
-                    series.values.append(_float(value))
-                    series.steps.append(math.nan if step is None else _float(step))
+                    series.values.append(to_float(value))
+                    series.steps.append(math.nan if step is None else to_float(step))
                     if with_times:
                         series.times_text.append(time)
     return found
-
-
-def _float(number: float) -> float:
-    try:
-        return float(number)
-    except OverflowError:  # an integer beyond 1.8e308
-        return math.inf if number > 0 else -math.inf
 
 
 _BLOCKS, _BLOCKS_ASCII = "▁▂▃▄▅▆▇█", "_.-=+*%#"

@@ -1,0 +1,58 @@
+"""`em compare`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from t9k.em.cli.console import count_text, echo_json, echo_table, number_text
+from t9k.em.cli.verb import Verb, json_option
+
+_BEST = "*"
+
+
+@click.command(
+    "compare", cls=Verb, examples=["em compare mnist_261123_1015 mnist_261123_1130", "em compare a b c --json"]
+)
+@click.argument("runs", nargs=-1, required=True)
+@json_option
+def command(runs: tuple[str, ...], as_json: bool) -> None:
+    """Show what differs between runs: state, labels, commit, parameters, last and best values.
+
+    The best value of all runs has a * behind it, where the metric's name tells which way is better (loss, accuracy).
+    """
+    from t9k.em.cli.places import run_record
+    from t9k.em.runs.comparison import compare_runs
+
+    if len(runs) < 2:
+        raise click.UsageError("name two or more runs")
+    found = compare_runs([run_record(run) for run in runs])
+    if as_json:
+        echo_json(asdict(found))
+        return
+    rows = [[key, *map(_value_text, values)] for key, values in found.fields.items()]
+    for metric in found.metrics:
+        name = f"{metric.kind}/{metric.name}"
+        rows.append([f"{name} last", *map(_value_text, metric.last)])
+        if any(value is not None for value in metric.best):
+            marked = [
+                _value_text(value) + (_BEST if index in metric.winners else "")
+                for index, value in enumerate(metric.best)
+            ]
+            rows.append([f"{name} best", *marked])
+    echo_table(
+        ["", *found.names],
+        rows,
+        colors=lambda row, column, cell: "green" if column and cell.endswith(_BEST) else None,
+    )
+    if found.equal_params:
+        click.secho(f"{count_text(found.equal_params, 'parameter')} equal in all", dim=True)
+
+
+def _value_text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return number_text(value)
+    return value if isinstance(value, str) else repr(value)
