@@ -69,6 +69,11 @@ def pack(data: bytes) -> list[PackRecord]:
     return records
 
 
+def pack_digest(data: bytes) -> str:
+    (count,) = struct.unpack("<I", data[-20:-16])
+    return digest(data[len(data) - 20 - 41 * count : -16])
+
+
 def unpacked(codec: int, stored: bytes, length: int) -> bytes:
     assert 1 <= length <= 2 << 20
     if codec == 0:

@@ -30,3 +30,8 @@ def test_memory_of_a_large_file_stays_far_below_its_size() -> None:
     for mib in figures["memory"]["mib_above_import"].values():
         assert isinstance(mib, float)
         assert mib < 32
+
+
+def test_packs_reports_both_sides() -> None:
+    rows = run("packs.py", "--size", "40000000", "--rounds", "1")["packs"]["rows"]
+    assert {"cp", "build", "verify", "BLAKE3 of the packs", "assemble", "materialize"} <= set(rows)

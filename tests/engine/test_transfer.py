@@ -132,7 +132,7 @@ def test_artifact_through_packs_to_another_store_is_the_same(sender: Sender, tmp
             assert plan.build(index)[0] == pack
             lease.renew()
             name, rows = _engine.verify_pack(pack, threads=2)
-            assert name == _engine.digest(pack)
+            assert name == _engine.pack_digest(pack)
             unpacked = list(struct.iter_unpack(ROW, rows))
             assert b"".join(row[0] for row in unpacked) == chunks
             assert sum(row[3] for row in unpacked) == raw_bytes
@@ -203,7 +203,9 @@ def test_oracle_reads_the_fixture_and_the_engine_agrees() -> None:
     data = (Path(__file__).parents[1] / "fixtures" / "pack-v1.bin").read_bytes()
     read = oracle.pack(data)
     assert {record.codec for record in read} == {0, 1, 2}
-    rows = list(struct.iter_unpack(ROW, _engine.verify_pack(data)[1]))
+    name, packed = _engine.verify_pack(data)
+    assert name == _engine.pack_digest(data) == bytes.fromhex(oracle.pack_digest(data))
+    rows = list(struct.iter_unpack(ROW, packed))
     assert [(bytes.fromhex(r.digest), r.offset, len(r.chunk)) for r in read] == [
         (row[0], row[1], row[3]) for row in rows
     ]
@@ -312,6 +314,8 @@ def test_hostile_bytes_are_typed_errors(sender: Sender, tmp_path: Path) -> None:
         lambda: _engine.parse_chunk_table(table.replace(b"EMCHUNK", b"EMCHUNX")),
         lambda: _engine.verify_pack(b"\0" * 1000),
         lambda: _engine.verify_pack(b"", threads=1 << 40),
+        lambda: _engine.pack_digest(b""),
+        lambda: _engine.pack_digest(b"\1" * 50),
         lambda: _engine.list_records(b"\1" * 50),
         lambda: _engine.decode_record(b"", 0),
         lambda: _engine.decode_record(b"\0" * 41, 2**64 - 1),

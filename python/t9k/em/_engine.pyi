@@ -214,6 +214,13 @@ def verify_pack(data: Buffer, threads: int = 1) -> tuple[bytes, bytes]:
     record, bytes of the chunk. Rows are in the order of the pack, and no chunk is there twice.
     """
 
+def pack_digest(data: Buffer) -> bytes:
+    """The digest that names a pack: that of its footer, which is checked; the chunks are not.
+
+    It tells every chunk with its place and length, so packs of one name are interchangeable even if they were compressed
+    otherwise. `verify_pack` answers the same.
+    """
+
 def list_records(data: Buffer) -> bytes:
     """A row for each record of a run of whole records; the chunks are not checked.
 

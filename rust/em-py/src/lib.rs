@@ -37,7 +37,7 @@ mod _engine {
     #[pymodule_export]
     use super::pack::{Assembly, PackPlan};
     #[pymodule_export]
-    use super::receive::{ObjectHasher, decode_record, list_records, verify_pack};
+    use super::receive::{ObjectHasher, decode_record, list_records, pack_digest, verify_pack};
     #[pymodule_export]
     use super::report::{diff, gc, usage, verify};
 }

@@ -3,10 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use em_core::{
-    Digest,
+    Error,
     pack::{
         codec::Decoder,
-        reader::{Entry, Records},
+        reader::{Entry, Index, Records, Tail},
         receive,
     },
 };
@@ -35,11 +35,18 @@ pub fn verify_pack<'py>(
     data: Buffer,
     threads: usize,
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-    let (digest, index) = detached(py, || {
-        let index = receive::verify(data.bytes(), threads)?;
-        Ok((Digest::of(data.bytes()), index))
-    })?;
-    Ok((PyBytes::new(py, &digest.0), words(py, &index.entries, row)?))
+    let index = detached(py, || receive::verify(data.bytes(), threads))?;
+    Ok((PyBytes::new(py, &index.digest.0), words(py, &index.entries, row)?))
+}
+
+/// The digest that names a pack: that of its footer, which is checked; the chunks are not.
+#[pyfunction]
+pub fn pack_digest<'py>(py: Python<'py>, data: Buffer) -> PyResult<Bound<'py, PyBytes>> {
+    let tail = detached(py, || Index::from_tail(data.bytes(), data.bytes().len() as u64))?;
+    match tail {
+        Tail::Index(index) => Ok(PyBytes::new(py, &index.digest.0)),
+        Tail::Needs(_) => Err(to_py(py, Error::integrity("not a pack: too short"))),
+    }
 }
 
 /// A row for each record of a run of whole records; the chunks are not checked.

@@ -19,6 +19,9 @@ use crate::{Digest, Error, Result};
 /// Where the chunks of a pack are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
+    /// BLAKE3 of the footer's records and count: the name of the pack. It tells all chunks, their places and lengths, and
+    /// only not how each is compressed, which may differ between packs of one name.
+    pub digest: Digest,
     /// In the order of the pack, which has no gaps.
     pub entries: Vec<Entry>,
 }
@@ -68,11 +71,11 @@ impl Index {
             return Err(damaged("the footer's checksum does not match"));
         }
         let (records, _) = footer[start as usize..].as_chunks();
-        Self::of(records, end).map(Tail::Index)
+        Self::of(records, end, Digest::of(signed)).map(Tail::Index)
     }
 
     /// The index of these records, which Must fill the pack from its header to `end`.
-    fn of(records: &[[u8; RECORD_BYTES as usize]], end: u64) -> Result<Self> {
+    fn of(records: &[[u8; RECORD_BYTES as usize]], end: u64, digest: Digest) -> Result<Self> {
         let mut entries = Vec::with_capacity(records.len());
         let mut digests = HashSet::with_capacity(records.len());
         let (mut offset, mut raw_bytes) = (HEADER_BYTES, 0);
@@ -91,7 +94,7 @@ impl Index {
         if raw_bytes > MAX_RAW_BYTES {
             return Err(damaged("the chunks are longer than a pack may hold"));
         }
-        Ok(Self { entries })
+        Ok(Self { digest, entries })
     }
 }
 
