@@ -16,7 +16,7 @@ from t9k.aistore.clock import new_id
 from t9k.aistore.db.tables import accounts, tree
 from t9k.aistore.services import Services, open_services
 from t9k.aistore.settings import Settings
-from uploads import Content, Uploader, digest, pack_of
+from uploads import Content, Uploader, digest, pack_name, pack_of
 
 OK, UNKNOWN, FORBIDDEN, NO_KEY = "ok", 404, 403, 401
 
@@ -179,7 +179,7 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
     "find_missing": ("a key that writes", lambda world: ("POST", "/artifacts/missing", {"content": bytes(32)})),
     "put_pack": (
         "a key that writes",
-        lambda world: ("PUT", f"/packs/{digest(pack_of([b'x'])).hex()}", {"content": pack_of([b"x"])}),
+        lambda world: ("PUT", f"/packs/{pack_name(pack_of([b'x'])).hex()}", {"content": pack_of([b"x"])}),
     ),
     "commit_artifact": ("edit", lambda world: ("POST", "/artifacts/commit", world.commit())),
     "get_artifact": (
@@ -201,7 +201,7 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
         "view",
         lambda world: (
             "GET",
-            f"/packs/{digest(pack_of([ARTIFACT_CHUNK])).hex()}",
+            f"/packs/{pack_name(pack_of([ARTIFACT_CHUNK])).hex()}",
             {"params": {"artifact": world.new_artifact()}},
         ),
     ),

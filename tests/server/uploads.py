@@ -42,6 +42,12 @@ def pack_of_records(records: list[bytes], footer: list[bytes] | None = None, cou
     return signed(body)
 
 
+def pack_name(pack: bytes) -> bytes:
+    """The digest of a pack's footer, or of something if it is no pack."""
+    count = int.from_bytes(pack[-20:-16], "little")
+    return digest(pack[max(0, len(pack) - 20 - 41 * count) : -16])
+
+
 def table_of(chunks: list[bytes]) -> bytes:
     """The chunk table of the object that these chunks are."""
     rows = b"".join(digest(chunk) + struct.pack("<I", len(chunk)) for chunk in chunks)
@@ -124,7 +130,7 @@ class Uploader:
         return [chunk for at, chunk in enumerate(chunks) if bits[at >> 3] >> (at & 7) & 1]
 
     def put(self, pack: bytes, name: bytes | None = None) -> Any:
-        name = digest(pack) if name is None else name
+        name = pack_name(pack) if name is None else name
         response = self.call("PUT", f"/packs/{name.hex()}", content=pack, headers=self._lease)
         if response.status_code < 300:
             self.lease = response.json()["lease"]

@@ -217,8 +217,8 @@ def verify_pack(data: Buffer, threads: int = 1) -> tuple[bytes, bytes]:
 def pack_digest(data: Buffer) -> bytes:
     """The digest that names a pack: that of its footer, which is checked; the chunks are not.
 
-    It tells every chunk with its place and length, so packs of one name are interchangeable even if they were compressed
-    otherwise. `verify_pack` answers the same.
+    It tells every chunk with its place and length, so packs of one name are interchangeable even if they were
+    compressed otherwise. `verify_pack` answers the same.
     """
 
 def list_records(data: Buffer) -> bytes:
