@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench demo test test-frameworks docs lint build openapi wheel
+.PHONY: bench demo test test-frameworks test-tensorflow test-torch docs lint build openapi wheel
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -21,11 +21,24 @@ test: build
 	cargo test --workspace --quiet
 	$(BIN)/python -m pytest -q
 
-# Integrations against the real packages, in an environment of their own (about 1 GB).
+# Integrations against the real packages, in environments of their own: about 1 GB, 0.7 GB (and Debian's package of
+# PyTorch for the CPU, 643 MB, because PyPI's is 5 GB) and 1.6 GB.
+WITH_FRAMEWORK := PYTHONPATH=$(CURDIR)/python
 test-frameworks: build
 	test -d .venv-frameworks || $(PYTHON) -m venv .venv-frameworks
 	.venv-frameworks/bin/python -m pip install --quiet -r constraints-frameworks.txt
-	PYTHONPATH=$(CURDIR)/python .venv-frameworks/bin/python -m pytest -q -W default tests/em/integrations tests/em/test_docs.py
+	$(WITH_FRAMEWORK) .venv-frameworks/bin/python -m pytest -q -W default tests/em/integrations tests/em/test_docs.py tests/em/test_points.py
+
+test-torch: build
+	@/usr/bin/python3 -c 'import torch' || { echo "apt-get install python3-torch python3-venv" >&2; exit 1; }
+	test -d .venv-torch || /usr/bin/python3 -m venv --system-site-packages .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --no-deps -r constraints-torch.txt
+	$(WITH_FRAMEWORK) .venv-torch/bin/python -m pytest -q -W default tests/em/integrations tests/em/test_docs.py
+
+test-tensorflow: build
+	test -d .venv-tensorflow || $(PYTHON) -m venv .venv-tensorflow
+	.venv-tensorflow/bin/python -m pip install --quiet -r constraints-tensorflow.txt
+	$(WITH_FRAMEWORK) .venv-tensorflow/bin/python -m pytest -q -W default tests/em/integrations/test_*_real.py
 
 bench: build
 	$(BIN)/python benches/add.py

@@ -75,6 +75,8 @@ def test_example_leaves_one_complete_run(example: Path, workdir: Path) -> None:
     if absent := _missing(example.read_text(encoding="utf-8")):
         pytest.skip(f"needs {', '.join(sorted(absent))}")
     done = subprocess.run([sys.executable, str(example)], check=False, capture_output=True, text=True, timeout=300)
+    if "mutable default <class 'torch.distributed._shard" in done.stderr:
+        pytest.skip("this PyTorch is too old for this Python")
     assert done.returncode == 0, done.stderr
     (folder,) = (workdir / ".em" / "runs").iterdir()
     assert "status: Complete" in (folder / "metadata.yaml").read_text()

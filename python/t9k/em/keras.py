@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from t9k.em.errors import InvalidInputError
 from t9k.em.integrations.guard import guarded
 from t9k.em.integrations.plain import label_of, numbers, plain_params
 from t9k.em.integrations.rank import run_of_rank
+from t9k.em.metrics import to_number
 from t9k.em.run import Run
 
 __all__ = ["EMEvalCallback", "EMFitCallback"]
@@ -157,8 +159,9 @@ def trained_steps(model: Any) -> int:
     iterations = getattr(getattr(model, "optimizer", None), "iterations", None)
     value = getattr(iterations, "value", iterations)
     try:
-        return int(value() if callable(value) else value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        # Not int(): below tf.distribute the value is a variable with a copy on each device.
+        return int(to_number("iterations", value() if callable(value) else value))
+    except InvalidInputError:
         return 0
 
 

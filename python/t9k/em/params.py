@@ -321,13 +321,17 @@ def _mapping(value: object) -> dict[str, Any]:
     return _convert_mapping(value, "", 0)
 
 
+_TF_NAMES = {"CollectiveAllReduceStrategy": "MultiWorkerMirroredStrategy"}
+"""Classes whose public name in ``tf.distribute`` is another one."""
+
+
 def _parse_tf_strategy(strategy: Any) -> dict[str, Any]:
     replicas = getattr(strategy, "num_replicas_in_sync", None)
     if replicas is None:
         raise InvalidInputError(f"dist_tf_strategy is a {_type_name(strategy)}, not a tf.distribute strategy")
     return {
         "framework": "tensorflow",
-        "strategy": type(strategy).__name__,
+        "strategy": _TF_NAMES.get(type(strategy).__name__, type(strategy).__name__),
         "num_replicas_in_sync": int(replicas),
     }
 

@@ -35,7 +35,7 @@ def test_fit_and_evaluate_are_recorded(run: Run, model: Any) -> None:
     for kind, steps in {"train": [1, 2, 3, 4], "val": [2, 4], "test": [4]}.items():
         assert [point["at"]["step"] for point in run.metrics[kind]] == steps
         assert set(run.metrics[kind][0]["metrics"]) >= names
-    assert run.hparams["optimizer"]["name"] == "adam"
+    assert run.hparams["optimizer"]["name"].startswith("adam")  # Keras numbers the names of one process
     assert run.hparams["optimizer"]["learning_rate"]["class_name"] == "ExponentialDecay"
     assert run.hparams["loss"] == "mse"
     assert run.hparams["metrics"] == ["mae", "root_mean_squared_error"]
