@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib.util
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from t9k import em
 from t9k.em.integrations.rank import RANK_VARIABLES
 from t9k.em.run import Run
 
@@ -68,6 +70,21 @@ def test_blocks_of_page_run(page: Path, workdir: Path) -> None:
         if isinstance(value, Run):
             value.finish()
     assert missing <= {"keras", "torch", "xgboost", "lightgbm", "sklearn", "optuna"}
+
+
+@pytest.mark.parametrize("name", sorted(em.__all__))
+def test_examples_of_help_run(name: str, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_CAPTURE", "0")
+    for folder, file in (("a", "1.png"), ("logs", "events"), (".", "1.png")):
+        Path(folder).mkdir(exist_ok=True)
+        Path(folder, file).write_bytes(b"bytes")
+    Path("run_config.yaml").write_text("name: cnn_keras\nlabels: [Keras]\n")
+    for test in doctest.DocTestFinder().find(getattr(em, name), name):
+        run = em.create_run()
+        test.globs |= {"em": em, "Params": em.Params, "run": run, "artifact": em.create_artifact(name="help")}
+        assert doctest.DocTestRunner().run(test).failed == 0
+        run.finish()
+    assert name in {"login", "logout", "upload"} or ">>>" in (getattr(em, name).__doc__ or "")
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)

@@ -294,7 +294,7 @@ def load_artifact(path: str) -> Artifact:
         InvalidInputError: Its metadata cannot be read.
 
     Example:
-        >>> artifact = em.load_artifact(".em/artifacts/logs_260101_120000_a1b2c3")  # doctest: +SKIP
+        >>> loaded = em.load_artifact(artifact.local)
     """
     import json
 

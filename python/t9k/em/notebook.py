@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from t9k.em.run import Run
 
 MAX_ROWS = 50
 MAX_TEXT_CHARS = 200
@@ -36,3 +39,22 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, obje
         else:
             rows.append((f"{prefix}{key}", value))
     return rows
+
+
+def run_table(run: Run) -> str:
+    """Returns a run's status, hyperparameters and last metrics as a table."""
+    known = {
+        "status": run.status,
+        "started": run.start_timestamp,
+        "ended": run.end_timestamp,
+        "labels": ", ".join(run.labels),
+        "description": run.description,
+        "local": run.local,
+        "lost log calls": run._metadata().get("lost_log_lines"),
+    }
+    rows: list[tuple[str, object]] = [(key, value) for key, value in known.items() if value]
+    rows += flatten(run.hparams.to_dict(), "hparams.")
+    for kind, points in run.metrics.items():
+        if len(points):
+            rows += [(f"{kind}.{name}", value) for name, value in points[-1]["metrics"].items()]
+    return table(f"Run {run.alternative_name}", rows)

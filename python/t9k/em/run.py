@@ -25,13 +25,39 @@ _ALTERNATIVE_NAME = re.compile(r"_\d{6}_\d{6}_[a-z0-9]{6}$")
 
 
 class Run:
-    """Implementation of Run, a run of a specific model for certain ML task.
+    """A run of a specific model for a certain ML task; made by `create_run` and `load_run`.
 
-    A forked child keeps the object, but neither writes nor finishes the run.
+    Its directory is complete and readable at every moment, whatever ends the
+    process. A full disk is one warning, and training goes on; how many log
+    calls are missing is in the metadata. Safe between threads. A forked child
+    keeps the object, but neither writes nor finishes the run.
+
+    Works as a context manager: the end of the block finishes the run, and an
+    exception that leaves it marks the run Failed and goes on.
 
     Attributes:
+        name: Name of the Run.
+        labels: Labels of the Run.
+        description: Description of the Run.
+        start_timestamp: Start timestamp of the Run, UTC.
+        end_timestamp: End timestamp of the Run; empty while it is Running.
+        status: ``Running``, ``Complete``, ``Failed`` (an uncaught exception,
+            SIGTERM, an exit code) or ``Crashed`` (the process went away).
+        alternative_name: ``<name>_<YYMMDD>_<HHMMSS>_<6 random characters>``,
+            the name of the local directory.
+        associations: Input and output resources of the Run: ``inputs`` and
+            ``outputs``.
         hparams: Hyperparameters of the Run; ``params`` is the same object.
+        platform: Platform information of the Run, soon after it began.
+        git: Git information of the Run, soon after it began.
+        remote: Upload and download history of the Run.
         local: Local directory of the Run; empty if it has none.
+
+    Example:
+        >>> with em.create_run(name="mnist", hparams={"lr": 0.1}) as run:
+        ...     run.log("train", {"loss": 0.5}, step=1)
+        >>> run.status
+        'Complete'
     """
 
     def __init__(
@@ -50,6 +76,9 @@ class Run:
             metrics: Metrics of the Run, by type.
             platform: Platform information of the Run.
             git: Git information of the Run.
+
+        Raises:
+            InvalidInputError: A field has another type.
         """
         self._pid = current_pid()
         self._lock = threading.RLock()
@@ -68,7 +97,15 @@ class Run:
         )
 
     def parse_from_dict(self, data: dict[str, Any]) -> None:
-        """Parses a Run instance from a dict as `to_dict` returns it."""
+        """Parses a Run instance from a dict as `to_dict` returns it.
+
+        Args:
+            data: ``metadata``, ``hparams``, ``metrics``, ``platform`` and
+                ``git``; only the metadata must be there.
+
+        Raises:
+            InvalidInputError: A field has another type.
+        """
         fields = Fields("a run", data.get("metadata"))
         self.name: str = check_name(fields.text("name", "default"))
         self.labels: list[str] = fields.texts("labels")
@@ -110,7 +147,7 @@ class Run:
         return LazyMetrics(folder) if self.local and os.path.isdir(folder) else self._metrics
 
     def to_dict(self) -> dict[str, Any]:
-        """Converts Run instance to a dict and returns it."""
+        """Converts Run instance to a dict of plain values and returns it, its metrics included."""
         return {
             "metadata": self._metadata(),
             "hparams": self.hparams.to_dict(),
@@ -147,9 +184,14 @@ class Run:
             epoch: Number of the epoch that the metrics belong to.
 
         Raises:
-            InvalidInputError: A name or value is of a wrong kind. A full disk
-                raises nothing: the first lost line warns, and `finish`
-                records how many were lost.
+            InvalidInputError: A name or value is of a wrong kind, or the run
+                has ended. A full disk raises nothing: the first lost line
+                warns, and `finish` records how many were lost.
+
+        Example:
+            >>> run.log(type="train", metrics={"loss": 0.5, "accuracy": 0.9}, step=100, epoch=1)
+            >>> run.metrics["train"][-1]["metrics"]["loss"]
+            0.5
         """
         kind = canonical_type(type)
         line = encode_line(metrics, step, epoch, timestamp())
@@ -168,20 +210,50 @@ class Run:
     def finish(self, *args: Any, **kwargs: Any) -> None:
         """Marks the run Complete; again, or in a forked child, it does nothing.
 
-        Arguments are accepted for the original interface and ignored.
+        It is also called at the end of the process.
+
+        Args:
+            args: Accepted for the original interface, and ignored.
+            kwargs: Likewise.
         """
         self._finish("Complete")
 
     def mark_input(self, resource: Any) -> None:
-        """Marks an Artifact, Model or Dataset as an input of this Run."""
+        """Marks an Artifact, Model or Dataset as an input of this Run; again, it does nothing.
+
+        Args:
+            resource: An Artifact, or a Model, Dataset, Branch, Tag or Commit
+                of the asset hub.
+
+        Raises:
+            InvalidInputError: It is something else.
+            ConflictError: The run belongs to another process that lives.
+        """
         self._mark("inputs", resource)
 
     def mark_output(self, resource: Any) -> None:
-        """Marks an Artifact, Model or Dataset as an output of this Run."""
+        """Marks an Artifact, Model or Dataset as an output of this Run; again, it does nothing.
+
+        Args:
+            resource: An Artifact, or a Model, Dataset, Branch, Tag or Commit
+                of the asset hub.
+
+        Raises:
+            InvalidInputError: It is something else.
+            ConflictError: The run belongs to another process that lives.
+        """
         self._mark("outputs", resource)
 
     def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
-        """Uploads this Run to server.
+        """Uploads this Run to server, and its Artifacts that are not there yet.
+
+        Args:
+            folder: Path of the Folder it goes to; without a leading ``/`` it
+                is below ``/<current-user>/``.
+            make_folder: Whether to make the Folder and its parents as needed.
+            conflict_strategy: What to do with a taken name: ``'skip'``,
+                ``'error'``, ``'new'`` (the alternative name) or
+                ``'replace'``.
 
         Raises:
             TransferError: There is no connection to a server.
@@ -192,22 +264,9 @@ class Run:
         return f"<Run {self.alternative_name!r}: {self.status}, {self.local or 'in memory'}>"
 
     def _repr_html_(self) -> str:
-        from t9k.em.notebook import flatten, table
+        from t9k.em.notebook import run_table
 
-        known = {
-            "status": self.status,
-            "started": self.start_timestamp,
-            "ended": self.end_timestamp,
-            "labels": ", ".join(self.labels),
-            "description": self.description,
-            "local": self.local,
-        }
-        rows: list[tuple[str, object]] = [(key, value) for key, value in known.items() if value]
-        rows += flatten(self.hparams.to_dict(), "hparams.")
-        for kind, points in self.metrics.items():
-            if len(points):
-                rows += [(f"{kind}.{name}", value) for name, value in points[-1]["metrics"].items()]
-        return table(f"Run {self.alternative_name}", rows)
+        return run_table(self)
 
     def __enter__(self) -> Run:
         return self
@@ -336,31 +395,64 @@ def create_run(
     make_folder: bool = False,
     conflict_strategy: str = "new",
 ) -> Run:
-    """Creates and initializes a new Run under EM_RUN_PARENT_DIR (default .em/runs).
+    """Creates and initializes a new Run.
+
+    Its directory is ``<parent>/<alternative_name>``, where the parent is
+    EM_RUN_PARENT_DIR (default ``.em/runs``).
 
     Platform, git state and packages are collected after this has returned.
     Output goes to ``stdout.log`` too, unless EM_CAPTURE is 0, up to
     EM_CAPTURE_MAX_BYTES (64 MiB). The machine's use is logged each 10 s as
-    type ``system``, unless EM_SYSTEM_METRICS is 0. An uncaught exception or
-    SIGTERM marks the Run Failed; a process that goes away leaves it Crashed.
+    type ``system``, unless EM_SYSTEM_METRICS is 0. An uncaught exception,
+    SIGTERM or an exit code other than 0 marks the Run Failed; a process that
+    goes away leaves it Crashed.
 
     Args:
-        config_path: Local path of the Run config file, whose values take
+        config_path: Local path of the Run config file: YAML with any of the
+            keys that the following arguments are named by. Its values take
             precedence over the arguments.
         name: Name of the Run.
         hparams: Initial hyperparameters of the Run.
         labels: Labels of the Run.
         description: Description of the Run.
-        auto_upload: Whether to upload the Run automatically.
-        folder: Path of the Folder to which the Run is uploaded.
-        make_folder: Whether to make a missing Folder.
-        conflict_strategy: 'skip', 'error', 'new' or 'replace'.
+        auto_upload: Whether to upload the Run and its data automatically and
+            asynchronously. If False, the following arguments are not used.
+        folder: Path of the Folder to which the Run is uploaded; without a
+            leading ``/`` it is below ``/<current-user>/``.
+        make_folder: Whether to make the Folder and its parents as needed.
+        conflict_strategy: What to do with a taken name: ``'skip'``,
+            ``'error'``, ``'new'`` (the alternative name) or ``'replace'``.
+
+    Returns:
+        A Run instance created and initialized.
 
     Raises:
-        InvalidInputError: An argument or the config file is wrong.
+        InvalidInputError: An argument is wrong; or the config file, whose
+            line the message names, and the key that may have been meant.
         NotFoundError: There is no config file.
         StoreError: The directory cannot be created.
         TransferError: ``auto_upload`` without a server.
+
+    Example:
+        >>> from t9k import em
+        >>> run = em.create_run(name="cnn_keras", hparams={"batch_size": 32, "epochs": 1}, labels=["Keras"])
+        >>> run.params.epochs
+        1
+        >>> run.finish()
+
+        The same from a file ``run_config.yaml``::
+
+            name: cnn_keras
+            hparams:
+              batch_size: 32
+              epochs: 1
+            labels:
+            - Keras
+            description: Train a simple CNN model that classifies images of handwritten digits.
+
+        >>> run = em.create_run(config_path="./run_config.yaml")
+        >>> run.labels
+        ['Keras']
     """
     config = read_run_config(config_path) if config_path is not None else {}
     name = check_name(config.get("name", name))
@@ -392,17 +484,36 @@ def load_run(
     make_folder: bool = False,
     conflict_strategy: str = "new",
 ) -> Run:
-    """Loads a Run from its local directory; an unfinished one is continued.
+    """Loads a Run from its local directory; the first change continues it.
 
-    A run whose process went away without `finish` is repaired, with a warning
-    if a torn line was cut off, and is Crashed until the first change, which
-    makes it a run of this process. Beside a live process that owns the run,
-    `log` appends, but `finish` leaves the run to its owner.
+    A run whose process went away without `finish` is Crashed, and repaired,
+    with a warning if a torn line was cut off. The first `Run.log`, change of
+    a hyperparameter or mark makes a loaded run, ended or Crashed, a run of
+    this process: Running, until it ends. Beside a live process that owns the
+    run, `Run.log` appends, but `Run.finish` leaves the run to its owner.
+
+    Args:
+        path: Local directory of the Run.
+        auto_upload: Whether to upload the Run and its data automatically and
+            asynchronously. If False, the following arguments are not used.
+        folder: Path of the Folder to which the Run is uploaded; without a
+            leading ``/`` it is below ``/<current-user>/``.
+        make_folder: Whether to make the Folder and its parents as needed.
+        conflict_strategy: What to do with a taken name: ``'skip'``,
+            ``'error'``, ``'new'`` (the alternative name) or ``'replace'``.
+
+    Returns:
+        A Run instance loaded.
 
     Raises:
-        NotFoundError: The path is nowhere.
+        NotFoundError: The path is nowhere; it is a RuntimeError too.
         InvalidInputError: The files are not those of a run.
         TransferError: ``auto_upload`` without a server.
+
+    Example:
+        >>> loaded = em.load_run(run.local)
+        >>> loaded.hparams.to_dict() == run.hparams.to_dict()
+        True
     """
     if auto_upload:
         raise TransferError("auto_upload needs a server: not logged in")
