@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from harness import Account, make_account
+from run_records import batch
 from starlette.testclient import TestClient
 from t9k.aistore.accounts.users import add_key
 from t9k.aistore.api.app import document, make_app
@@ -16,6 +17,7 @@ from t9k.aistore.clock import new_id
 from t9k.aistore.db.tables import accounts, tree
 from t9k.aistore.services import Services, open_services
 from t9k.aistore.settings import Settings
+from t9k.protocol.metric_batch import encode_batch
 from uploads import Content, Uploader, digest, pack_name, pack_of
 
 OK, UNKNOWN, FORBIDDEN, NO_KEY = "ok", 404, 403, 401
@@ -97,8 +99,18 @@ class World:
         Recorder(self.client, self.owner).commit(Content({}), key=self.fresh(), placement=place)
         return sent
 
+    def new_run(self) -> dict[str, Any]:
+        """Node of a new run in the shared folder."""
+        node: dict[str, Any] = self.as_owner("POST", "/runs", json=new_run(self.fresh()))["node"]
+        return node
+
 
 ARTIFACT_CHUNK = b"the only chunk"
+
+
+def new_run(name: str) -> dict[str, Any]:
+    """The body that makes a run in the shared folder."""
+    return {"client_id": name, "placement": {"folder": "/owner/shared", "name": name}}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +183,25 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
     "get_node_at": ("view", lambda world: ("GET", "/nodes", {"params": {"path": "/owner/shared"}})),
     "get_node": ("view", lambda world: ("GET", f"/nodes/{world.folder_id}", {})),
     "list_children": ("view", lambda world: ("GET", f"/nodes/{world.folder_id}/children", {})),
+    "post_run": ("edit", lambda world: ("POST", "/runs", {"json": new_run(world.fresh())})),
+    "get_run_at": ("view", lambda world: ("GET", "/runs", {"params": {"path": world.new_run()["path"]}})),
+    "get_run": ("view", lambda world: ("GET", f"/runs/{world.new_run()['id']}", {})),
+    "patch_run": ("edit", lambda world: ("PATCH", f"/runs/{world.new_run()['id']}", {"json": {"git": {}}})),
+    "post_heartbeat": ("edit", lambda world: ("POST", f"/runs/{world.new_run()['id']}/heartbeat", {})),
+    "put_edges": ("edit", lambda world: ("PUT", f"/runs/{world.new_run()['id']}/edges", {"json": {"inputs": []}})),
+    "put_log": (
+        "edit",
+        lambda world: ("PUT", f"/runs/{world.new_run()['id']}/log", {"params": {"offset": 0}, "content": b"x"}),
+    ),
+    "get_log": ("view", lambda world: ("GET", f"/runs/{world.new_run()['id']}/log", {})),
+    "put_metrics": (
+        "edit",
+        lambda world: (
+            "PUT",
+            f"/runs/{world.new_run()['id']}/metrics/train/0",
+            {"params": {"session": "s"}, "content": encode_batch(batch(0, 1, loss=[1.0]))},
+        ),
+    ),
     "post_folder": (
         "edit",
         lambda world: ("POST", "/folders", {"json": {"path": f"/owner/shared/{world.fresh()}"}}),

@@ -22,6 +22,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
+from t9k.aistore.db.group_commit import GroupCommit
+
 T = TypeVar("T")
 
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -48,6 +50,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = threading.Lock()
         self.engine = self._sqlite(pool_size) if self.is_sqlite else self._postgresql(pool_size)
+        self._group = GroupCommit(self.write)
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Runs `work` on one snapshot of the database."""
@@ -76,6 +79,13 @@ class Database:
                     raise
                 time.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 6)))
         raise AssertionError("unreachable")
+
+    def write_together(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, in one transaction with what other threads write this way at the same time.
+
+        For small and frequent writes, which then share one sync of the disk. `work` must bear to run twice.
+        """
+        return self._group.run(work)
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT with ``on_conflict_do_nothing`` and ``on_conflict_do_update``, which both databases have."""

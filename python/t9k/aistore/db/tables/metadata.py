@@ -24,3 +24,14 @@ Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 
 # JSON as text, in the order it came; a query never looks into it.
 Json = sa.JSON(none_as_null=True)
+
+
+class Number(sa.types.TypeDecorator[float]):
+    """A double whose NaN is null: SQLite has none, and PostgreSQL would sort it above infinity."""
+
+    impl = sa.Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: sa.Dialect) -> float | None:
+        """NaN goes in as null."""
+        return None if value is None or value != value else float(value)

@@ -1,0 +1,126 @@
+"""Batches of metrics: each once, whatever comes in which order; and what hostile ones do."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+
+import pytest
+import sqlalchemy as sa
+from harness import Account
+from run_records import batch, new_run, put
+from starlette.testclient import TestClient
+from t9k.aistore.db import Database
+from t9k.aistore.db.tables.runs import metric_blocks
+from t9k.protocol.metric_batch import MAX_BATCH_BYTES, encode_batch
+
+ONE = encode_batch(batch(0, 1, loss=[1.0]))
+
+
+def stored(database: Database, run_id: str) -> int:
+    query = sa.select(sa.func.count()).where(metric_blocks.c.node_id == run_id)
+    return int(database.read(lambda connection: connection.execute(query).scalar_one()))
+
+
+def test_repeated_batch_is_stored_once(api: TestClient, ada: Account, database: Database) -> None:
+    run_id = new_run(api, ada)
+    assert put(api, ada, run_id, "train", 0, ONE).status_code == 201
+    again = put(api, ada, run_id, "train", 0, batch(5, 2, other=[1.0, 2.0]))
+    assert (again.status_code, again.json()) == (200, {"stored": False})
+    assert put(api, ada, run_id, "train", 0, ONE, session="s2").status_code == 201
+    assert put(api, ada, run_id, "val", 0, ONE).status_code == 201
+    assert stored(database, run_id) == 3
+
+
+def raw(points: int, names: int, rest: bytes = b"") -> bytes:
+    return struct.pack("<II", points, names) + rest
+
+
+def named(*names: bytes) -> bytes:
+    columns = b"".join(struct.pack("<H", len(name)) + name + bytes(8) for name in names)
+    return raw(1, len(names), bytes(24) + columns)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\1",
+        raw(0, 0),
+        raw(0, 1, bytes(100)),
+        raw(1, 0, bytes(24)),
+        raw(2**32 - 1, 2**32 - 1, bytes(100)),
+        raw(100_000, 1, bytes(100)),
+        raw(1, 10_000, bytes(100)),
+        raw(1, 1, bytes(24)),
+        ONE[:-1],
+        ONE + b"\0",
+        named(b"a", b"a"),
+        named(b""),
+        named(b"\xff"),
+        named(b"\xed\xa0\x80"),
+        named(b"a\0b"),
+        named(b"x" * 1025),
+        raw(1, 1, bytes(24) + b"\xff\xff" + b"x" * 100),
+    ],
+)
+def test_batch_that_lies_is_refused_whole(api: TestClient, ada: Account, database: Database, data: bytes) -> None:
+    run_id = new_run(api, ada)
+    response = put(api, ada, run_id, "train", 0, data)
+    assert response.status_code == 400, response.text
+    assert response.json()["kind"] == "invalid_input"
+    assert stored(database, run_id) == 0
+
+
+def test_batch_beyond_the_cap_is_too_large(api: TestClient, ada: Account) -> None:
+    assert put(api, ada, new_run(api, ada), "train", 0, bytes(MAX_BATCH_BYTES + 1)).status_code == 413
+
+
+@pytest.mark.parametrize("kind", [".hidden", "a%5Cb", "%00", "x" * 201, "%e2%80%ae", "a%0ab"])
+def test_type_that_cannot_be_one_is_refused(api: TestClient, ada: Account, kind: str) -> None:
+    assert put(api, ada, new_run(api, ada), kind, 0, ONE).status_code == 400
+
+
+def test_extreme_steps_times_and_names_are_stored(api: TestClient, ada: Account) -> None:
+    run_id = new_run(api, ada)
+    extreme = batch(0, 2, **{"x" * 1024: [float("inf"), float("-inf")], "损失": [float("nan"), 5e-324]})
+    for column in (extreme.steps, extreme.epochs, extreme.times_us):
+        column[0], column[1] = -(2**63), 2**63 - 1
+    assert put(api, ada, run_id, "eigener Typ", 2**53, extreme).status_code == 201
+    assert put(api, ada, run_id, "train", 2**53 + 1, extreme).status_code == 400
+
+
+def test_values_of_a_batch_survive_the_wire() -> None:
+    from t9k.protocol.metric_batch import NOT_LOGGED_BITS, decode_batch
+
+    bits = [NOT_LOGGED_BITS, 0x7FF8000000000000, 0xFFF8000000000002, 0x7FF0000000000000, 0x8000000000000000, 1]
+    column = array("d")
+    column.frombytes(array("Q", bits).tobytes())
+    sent = batch(-3, len(bits), a=[])
+    sent.values["a"] = column
+    found = decode_batch(encode_batch(sent))
+    assert found.values["a"].tobytes() == column.tobytes()
+    assert (found.steps, found.epochs, found.times_us) == (sent.steps, sent.epochs, sent.times_us)
+
+
+def test_second_batch_adds_to_what_is_known(api: TestClient, ada: Account, database: Database) -> None:
+    from t9k.aistore.db import metrics
+
+    run_id = new_run(api, ada)
+    nan, inf = float("nan"), float("inf")
+    batches = [
+        (1, batch(10, 2, loss=[1.0, nan], acc=[inf, 0.5])),
+        (0, batch(0, 2, loss=[9.0, -1.0], late=[nan, nan])),
+        (1, batch(50, 1, loss=[100.0])),  # again, and of other content: nothing
+    ]
+    for sequence, content in batches:
+        assert put(api, ada, run_id, "train", sequence, content).status_code < 300
+    rows = database.read(lambda connection: metrics.series_of(connection, run_id, "train"))
+    found = {name: (row.number, row.logged, row.last, row.last_step, row.min, row.max) for name, row in rows.items()}
+    assert found == {
+        "loss": (0, 4, None, 11, -1.0, 9.0),
+        "acc": (1, 2, 0.5, 11, 0.5, inf),
+        "late": (2, 2, None, 1, None, None),
+    }
+    kind = database.read(lambda connection: metrics.type_of(connection, run_id, "train"))
+    assert (kind.points, kind.first_step, kind.last_step) == (4, 0, 11)
