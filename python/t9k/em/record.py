@@ -18,7 +18,7 @@ from t9k.em.warn import warn
 
 FILES = ("metadata.yaml", "hyperparameters.yaml", "platform.yaml", "git.yaml", "index.yaml")
 
-_INDEX = {
+INDEX = {
     "hyperparameters": "hyperparameters.yaml",
     "platform": "platform.yaml",
     "git": "git.yaml",
@@ -159,7 +159,7 @@ class Recorder:
 
     def _index(self) -> dict[str, Any]:
         files = sorted(file for file in os.listdir(os.path.join(self.path, "metrics")) if file.endswith(".yaml"))
-        return {**_INDEX, "metrics": {file.removesuffix(".yaml"): f"metrics/{file}" for file in files}}
+        return {**INDEX, "metrics": {file.removesuffix(".yaml"): f"metrics/{file}" for file in files}}
 
     def _save_owed(self) -> None:
         for name in sorted(self._owed):

@@ -19,6 +19,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "tail": "Follow a live run.",
         "compare": "Show what differs between runs.",
         "export": "Write metrics as CSV, Parquet, JSON or TensorBoard events.",
+        "import": "Make runs of what TensorBoard or mlflow recorded.",
     },
     "Artifacts": {
         "add": "Add directories and files to a new artifact.",

@@ -156,6 +156,8 @@ def find_records(parent: str) -> tuple[list[RunRecord], list[str]]:
     """
     records, problems = [], []
     for name in sorted(os.listdir(parent) if os.path.isdir(parent) else []):
+        if name.startswith("."):  # an import that goes on
+            continue
         try:
             records.append(read_record(os.path.join(parent, name)))
         except NotFoundError:
