@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from t9k.em.cli.escape import printable
+from t9k.em.cli.output_file import replaced
 from t9k.em.cli.verb import Verb
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _export(selection: Selection, form: str, output: str | None) -> None:
     elif form == "parquet":
         from t9k.em.runs.export_parquet import write_parquet
 
-        with _replaced(str(output)) as temporary:
+        with replaced(str(output)) as temporary:
             write_parquet(selection, temporary)
     else:
         from t9k.em.runs.export_csv import write_csv
@@ -79,19 +79,6 @@ def _export(selection: Selection, form: str, output: str | None) -> None:
 
         with _text_output(output) as file:
             (write_csv if form == "csv" else write_json)(selection, file)
-
-
-@contextlib.contextmanager
-def _replaced(path: str) -> Iterator[str]:
-    """Gives a path beside, which takes the place of the file when all went well."""
-    temporary = f"{path}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 class _Terminal:
@@ -107,5 +94,5 @@ def _text_output(path: str | None) -> Iterator[IO[str]]:
     if path is None:
         yield _Terminal() if sys.stdout.isatty() else sys.stdout  # type: ignore[misc]
         return
-    with _replaced(path) as temporary, open(temporary, "x", encoding="utf-8", newline="") as file:
+    with replaced(path) as temporary, open(temporary, "x", encoding="utf-8", newline="") as file:
         yield file

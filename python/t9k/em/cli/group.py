@@ -18,6 +18,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "show": "Show a run or an artifact.",
         "tail": "Follow a live run.",
         "compare": "Show what differs between runs.",
+        "plot": "Plot metrics in the terminal, or to SVG or PNG.",
         "export": "Write metrics as CSV, Parquet, JSON or TensorBoard events.",
         "import": "Make runs of what TensorBoard or mlflow recorded.",
     },
