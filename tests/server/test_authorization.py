@@ -39,6 +39,10 @@ EXPECTED: dict[str, dict[str, str | int]] = {
     | dict.fromkeys(("other", "admin"), UNKNOWN)
     | dict.fromkeys(("viewer", "member", "editor", "reading"), FORBIDDEN)
     | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
+    "own, to read": dict.fromkeys(ROLES, OK)
+    | dict.fromkeys(("other", "admin"), UNKNOWN)
+    | dict.fromkeys(("viewer", "member", "editor"), FORBIDDEN)
+    | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
     "a key that writes": dict.fromkeys(ROLES, OK)
     | dict.fromkeys(("reading",), FORBIDDEN)
     | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
@@ -76,6 +80,18 @@ class World:
         """Id of a new folder below the shared one."""
         body = {"path": f"/owner/shared/{self.fresh()}"}
         return str(self.as_owner("POST", "/folders", json=body)["id"])
+
+    def new_trash(self) -> str:
+        """Id of a folder that was below the shared one and is in the trash."""
+        folder_id = self.new_folder()
+        self.as_owner("DELETE", f"/nodes/{folder_id}")
+        return folder_id
+
+    def new_shared(self) -> str:
+        """Id of a folder below the shared one that is shared with `revoked` too."""
+        folder_id = self.new_folder()
+        self.as_owner("PUT", f"/nodes/{folder_id}/shares/user/revoked", json={"access": "view"})
+        return folder_id
 
     def new_artifact(self, versions: int = 1) -> str:
         """Id of a new artifact below the shared folder, with one chunk in a pack."""
@@ -202,6 +218,35 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
             {"params": {"session": "s"}, "content": encode_batch(batch(0, 1, loss=[1.0]))},
         ),
     ),
+    "get_target": ("view", lambda world: ("GET", f"/nodes/{world.folder_id}/target", {})),
+    "patch_node": ("edit", lambda world: ("PATCH", f"/nodes/{world.new_folder()}", {"json": {"labels": ["a"]}})),
+    "delete_node": ("edit", lambda world: ("DELETE", f"/nodes/{world.new_folder()}", {})),
+    "copy_node": (
+        "edit",
+        lambda world: (
+            "POST",
+            f"/nodes/{world.new_folder()}/copy",
+            {"json": {"parent_id": world.folder_id, "name": world.fresh()}},
+        ),
+    ),
+    "post_shortcut": (
+        "edit",
+        lambda world: (
+            "POST",
+            "/shortcuts",
+            {"json": {"path": f"/owner/shared/{world.fresh()}", "target_id": world.folder_id}},
+        ),
+    ),
+    "list_trash": ("a key that reads", lambda world: ("GET", "/trash", {})),
+    "restore_node": ("edit", lambda world: ("POST", f"/trash/{world.new_trash()}/restore", {})),
+    "purge_node": ("own", lambda world: ("DELETE", f"/trash/{world.new_trash()}", {})),
+    "list_shares": ("own, to read", lambda world: ("GET", f"/nodes/{world.folder_id}/shares", {})),
+    "put_share": (
+        "own",
+        lambda world: ("PUT", f"/nodes/{world.new_folder()}/shares/user/other", {"json": {"access": "view"}}),
+    ),
+    "delete_share": ("own", lambda world: ("DELETE", f"/nodes/{world.new_shared()}/shares/user/revoked", {})),
+    "list_shared": ("a key that reads", lambda world: ("GET", "/shared", {})),
     "post_folder": (
         "edit",
         lambda world: ("POST", "/folders", {"json": {"path": f"/owner/shared/{world.fresh()}"}}),

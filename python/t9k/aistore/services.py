@@ -27,15 +27,14 @@ class Services:
 
 def open_services(settings: Settings, *, schema: bool = True) -> Services:
     """Opens the database, brought to the newest schema unless `schema` is false, and the blob store."""
+    from t9k.aistore import jobs
     from t9k.aistore.blobs.local import LocalBlobStore
     from t9k.aistore.db.schema import upgrade
-    from t9k.aistore.runs.jobs import run_jobs
 
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.url_of_database)
     if schema:
         upgrade(database)
     services = Services(settings, database, LocalBlobStore(settings.data_dir / "blobs"), Background())
-    for job in run_jobs(services.database, settings.crashed_after_s):
-        services.background.add(job)
+    jobs.install(services)
     return services

@@ -11,13 +11,33 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.types import Lifespan
 
-from t9k.aistore.api import artifacts, metrics, nodes, packs, problems, run_metrics, runs, session
+from t9k.aistore.api import (
+    artifacts,
+    metrics,
+    nodes,
+    packs,
+    problems,
+    run_metrics,
+    runs,
+    session,
+    shares,
+    trash,
+)
 from t9k.aistore.api.bodies import Room
 from t9k.aistore.api.middleware import Envelope
 from t9k.aistore.services import Services
 from t9k.protocol import API_PREFIX, MAX_PACK_BYTES
 
-ROUTERS = [session.router, nodes.router, artifacts.router, packs.router, runs.router, run_metrics.router]
+ROUTERS = [
+    session.router,
+    nodes.router,
+    shares.router,
+    trash.router,
+    artifacts.router,
+    packs.router,
+    runs.router,
+    run_metrics.router,
+]
 """All routers below the API's prefix."""
 
 STREAMING = re.compile(

@@ -59,8 +59,14 @@ def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:
     return check
 
 
+async def _anybody_who_reads(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+    if caller.user_id:
+        caller.needs("read")
+    return caller
+
+
 ServicesDep = Annotated[Services, Depends(get_services)]
-AnyCaller = Annotated[Caller, Depends(get_caller)]
+AnyCaller = Annotated[Caller, Depends(_anybody_who_reads)]
 Reader = Annotated[Caller, Depends(_with_scope("read"))]
 Writer = Annotated[Caller, Depends(_with_scope("write"))]
 Admin = Annotated[Caller, Depends(_with_scope("admin"))]

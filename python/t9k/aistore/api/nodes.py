@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from sqlalchemy.engine import Connection
 
 from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
 from t9k.aistore.api.problems import responses
 from t9k.aistore.clock import iso
-from t9k.aistore.tree import folders, listing
+from t9k.aistore.errors import invalid
+from t9k.aistore.tree import changes, copies, folders, listing, shortcuts, trash
 from t9k.aistore.tree.access import node_at, node_for
 from t9k.aistore.tree.placement import Placement
 from t9k.aistore.tree.views import NodeView, view, view_of
@@ -51,6 +53,30 @@ class NodePage(Strict):
 
     nodes: list[Node]
     next: str | None
+
+
+class NodeChange(Strict):
+    """What of a node changes; what is left out stays."""
+
+    name: str | None = None
+    parent_id: str | None = None
+    labels: list[str] | None = None
+    description: str | None = None
+    ignore_case: bool | None = None
+
+
+class NewCopy(Strict):
+    """Where a copy goes; without a name it keeps the original's."""
+
+    parent_id: str
+    name: str | None = None
+
+
+class NewShortcut(Strict):
+    """A shortcut to be made."""
+
+    path: str
+    target_id: str
 
 
 class NewFolder(Strict):
@@ -102,6 +128,24 @@ def answer(response: Response, seen: NodeView) -> Node:
     return node_model(seen)
 
 
+def if_match_versions(
+    if_match: Annotated[str | None, Header(max_length=400, description="ETags, one of them the node's.")] = None,
+) -> frozenset[int] | None:
+    """The versions that `If-Match` names; None is any. A weak tag matches nothing."""
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = [tag.strip() for tag in if_match.split(",")]
+    if not all(_ETAG.fullmatch(tag) for tag in tags):
+        raise invalid("If-Match has no list of ETags", hint='send the ETag as it came, like "3"')
+    return frozenset(int(tag[1:-1]) for tag in tags if _OUR_ETAG.fullmatch(tag))
+
+
+_ETAG = re.compile(r'(W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_OUR_ETAG = re.compile(r'"[0-9]{1,10}"')
+
+IfMatch = Annotated[frozenset[int] | None, Depends(if_match_versions)]
+
+
 @router.get("/nodes", responses=responses())
 def get_node_at(
     caller: AnyCaller, services: ServicesDep, response: Response, path: NodePath, follow: bool = False
@@ -137,6 +181,54 @@ def list_children(
         )
     )
     return NodePage(nodes=[node_model(seen) for seen in page.nodes], next=page.next)
+
+
+@router.get("/nodes/{node_id}/target", responses=responses())
+def get_target(caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId) -> Node:
+    """Get what a shortcut leads to, with the caller's own rights."""
+    seen = services.database.read(
+        lambda connection: view(connection, caller, shortcuts.followed(connection, caller, node_id))
+    )
+    return answer(response, seen)
+
+
+@router.patch("/nodes/{node_id}", responses=responses(409, 412))
+def patch_node(
+    caller: Writer, services: ServicesDep, response: Response, node_id: NodeId, if_match: IfMatch, body: NodeChange
+) -> Node:
+    """Rename, move, label or describe a node."""
+
+    def work(connection: Connection) -> NodeView:
+        changes.change(connection, caller, node_id, changes.Change(**body.model_dump()), if_match)
+        return view_of(connection, caller, node_id)
+
+    return answer(response, services.database.write(work))
+
+
+@router.delete("/nodes/{node_id}", status_code=204, responses=responses(409, 412))
+def delete_node(caller: Writer, services: ServicesDep, node_id: NodeId, if_match: IfMatch) -> None:
+    """Put a node into the trash, with all below it."""
+    services.database.write(lambda connection: trash.delete(connection, caller, node_id, if_match))
+
+
+@router.post("/nodes/{node_id}/copy", status_code=201, responses=responses(409))
+def copy_node(caller: Writer, services: ServicesDep, response: Response, node_id: NodeId, body: NewCopy) -> Node:
+    """Copy a node into a folder, with all below it."""
+
+    def work(connection: Connection) -> NodeView:
+        return view_of(connection, caller, copies.copy(connection, caller, node_id, body.parent_id, body.name))
+
+    return answer(response, services.database.write(work))
+
+
+@router.post("/shortcuts", status_code=201, responses=responses(409))
+def post_shortcut(caller: Writer, services: ServicesDep, response: Response, body: NewShortcut) -> Node:
+    """Make a shortcut."""
+
+    def work(connection: Connection) -> NodeView:
+        return view_of(connection, caller, shortcuts.make_shortcut(connection, caller, body.path, body.target_id))
+
+    return answer(response, services.database.write(work))
 
 
 @router.post("/folders", status_code=201, responses={200: {"model": Node}, **responses(409)})

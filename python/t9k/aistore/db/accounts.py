@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.accounts.keys import NewKey
-from t9k.aistore.db.tables.accounts import api_keys, group_members, users
+from t9k.aistore.db.tables.accounts import api_keys, audit, group_members, groups, users
 
 _KEY_AND_USER = (
     sa.select(
@@ -77,3 +77,13 @@ def insert_key(
         "expires_us": expires_us,
     }
     connection.execute(sa.insert(api_keys).values(row))
+
+
+def insert_audit(connection: Connection, row: dict[str, Any]) -> None:
+    """Adds a row to the audit trail."""
+    connection.execute(sa.insert(audit).values(row))
+
+
+def group_by_name(connection: Connection, name: str) -> Row[Any] | None:
+    """The group of this name."""
+    return connection.execute(sa.select(groups).where(groups.c.name == name)).first()

@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from t9k.aistore.db.subtrees import ENDED_US
 from t9k.aistore.db.tables.tree import nodes
 
 ORDERS = {
@@ -47,3 +48,12 @@ def children_query(
 def order_values(row: Row[Any], order: str) -> list[Any]:
     """What the next page follows."""
     return [row._mapping[column] for column in ORDERS[order]]
+
+
+def trashed(connection: Connection, owner_id: str, after: Sequence[Any] | None, limit: int) -> list[Row[Any]]:
+    """What was deleted from a user's tree and can be restored, the latest first."""
+    columns = (nodes.c.trashed_us, nodes.c.id)
+    query = sa.select(nodes).where(nodes.c.owner_id == owner_id, nodes.c.trashed_us > ENDED_US)
+    if after is not None:
+        query = query.where(sa.tuple_(*columns) < sa.tuple_(*after))
+    return list(connection.execute(query.order_by(*(column.desc() for column in columns)).limit(limit)))

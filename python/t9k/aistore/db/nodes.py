@@ -14,24 +14,7 @@ from t9k.aistore.clock import new_id
 from t9k.aistore.db.tables.tree import labels, nodes, shares
 from t9k.protocol import MAX_DEPTH
 
-__all__ = [
-    "Connection",
-    "NewNode",
-    "ancestors",
-    "by_id",
-    "child",
-    "folder_extent",
-    "insert",
-    "is_below",
-    "labels_of",
-    "name_key",
-    "root_of",
-    "set_labels",
-    "shares_of",
-    "sibling_key",
-    "trash",
-    "update",
-]
+__all__ = ["Connection", "NewNode"]
 
 
 @dataclass(frozen=True)
@@ -79,8 +62,13 @@ def insert(connection: Connection, node: NewNode, now_us: int) -> str:
         "created_us": now_us,
         "changed_us": now_us,
     }
-    connection.execute(sa.insert(nodes).values(row))
+    insert_rows(connection, [row])
     return node_id
+
+
+def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Adds whole rows, parents before children."""
+    connection.execute(sa.insert(nodes), list(rows))
 
 
 def update(connection: Connection, node_id: str, now_us: int, **values: Any) -> None:
@@ -120,12 +108,14 @@ def ancestors(connection: Connection, node_id: str) -> list[Row[Any]]:
     return list(connection.execute(_ANCESTORS, {"node_id": node_id}))
 
 
+_ANCESTOR_COLUMNS = (nodes.c.id, nodes.c.parent_id, nodes.c.owner_id, nodes.c.name, nodes.c.trashed_us)
+
+
 def _ancestors() -> sa.Select[Any]:
-    columns = [nodes.c.id, nodes.c.parent_id, nodes.c.owner_id, nodes.c.name, nodes.c.trashed_us]
-    start = sa.select(*columns, sa.literal(0).label("height")).where(nodes.c.id == sa.bindparam("node_id"))
+    start = sa.select(*_ANCESTOR_COLUMNS, sa.literal(0).label("height")).where(nodes.c.id == sa.bindparam("node_id"))
     chain = start.cte("chain", recursive=True)
     above = (
-        sa.select(*columns, chain.c.height + 1)
+        sa.select(*_ANCESTOR_COLUMNS, chain.c.height + 1)
         .join(chain, nodes.c.id == chain.c.parent_id)
         .where(chain.c.height < MAX_DEPTH + 1)
     )
@@ -136,26 +126,20 @@ def _ancestors() -> sa.Select[Any]:
 _ANCESTORS = _ancestors()
 
 
-def is_below(connection: Connection, node_id: str, folder_id: str) -> bool:
-    """Whether a node is the folder or lies in it at any depth."""
-    return any(row.id == folder_id for row in ancestors(connection, node_id))
-
-
-def folder_extent(connection: Connection, folder_id: str) -> tuple[int, int]:
-    """How deep folders lie below this one, and the most bytes that their names add to its path.
-
-    Reads folders only, by the index of kinds: however many runs lie there.
-    """
-    start = sa.select(nodes.c.id, sa.literal(0).label("depth"), sa.literal(0).label("size_bytes"))
-    below = start.where(nodes.c.id == folder_id).cte("below", recursive=True)
-    step = (
-        sa.select(nodes.c.id, below.c.depth + 1, below.c.size_bytes + 1 + sa.func.octet_length(nodes.c.name))
-        .join(below, nodes.c.parent_id == below.c.id)
-        .where(nodes.c.kind == "Folder", nodes.c.trashed_us.is_(None), below.c.depth <= MAX_DEPTH)
+def chains(connection: Connection, node_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    """The `ancestors` of some nodes, in one query."""
+    start = sa.select(*_ANCESTOR_COLUMNS, nodes.c.id.label("origin"), sa.literal(0).label("height"))
+    chain = start.where(nodes.c.id.in_(node_ids)).cte("chain", recursive=True)
+    above = (
+        sa.select(*_ANCESTOR_COLUMNS, chain.c.origin, chain.c.height + 1)
+        .join(chain, nodes.c.id == chain.c.parent_id)
+        .where(chain.c.height < MAX_DEPTH + 1)
     )
-    below = below.union_all(step)
-    row = connection.execute(sa.select(sa.func.max(below.c.depth), sa.func.max(below.c.size_bytes))).one()
-    return row[0], row[1]
+    chain = chain.union_all(above)
+    found: dict[str, list[Row[Any]]] = {node_id: [] for node_id in node_ids}
+    for row in connection.execute(sa.select(chain).order_by(chain.c.origin, chain.c.height)):
+        found[row.origin].append(row)
+    return found
 
 
 def labels_of(connection: Connection, node_ids: Sequence[str]) -> dict[str, list[str]]:

@@ -10,11 +10,13 @@ what the caller may not see, is `not_found`. It never points to another shortcut
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import nodes
+from t9k.aistore.db.subtrees import ENDED_US
 from t9k.aistore.errors import forbidden, not_found
 from t9k.aistore.tree.names import split_path
 
@@ -118,7 +120,8 @@ def check_access(connection: nodes.Connection, caller: Caller, node: Node, need:
 def _checked(connection: nodes.Connection, caller: Caller, node: Node, need: Access, what: str, trashed: bool) -> Node:
     chain = nodes.ancestors(connection, node.id)
     access = _access(connection, caller, chain)
-    is_here = node.trashed_us is not None if trashed else all(row.trashed_us is None for row in chain)
+    was_deleted = node.trashed_us is not None and node.trashed_us > ENDED_US
+    is_here = was_deleted if trashed else all(row.trashed_us is None for row in chain)
     if access == Access.NONE or not is_here:
         raise not_found(f"there is nothing at {what}" if what.startswith("/") else f"there is no {what}")
     if access < need:
@@ -131,17 +134,22 @@ def _checked(connection: nodes.Connection, caller: Caller, node: Node, need: Acc
 
 
 def _access(connection: nodes.Connection, caller: Caller, chain: list[Any]) -> Access:
+    return granted(caller, chain, nodes.shares_of(connection, [row.id for row in chain]))
+
+
+def granted(caller: Caller, chain: Sequence[Any], shares: Iterable[Any]) -> Access:
+    """What the shares of a node and of those above it give the caller."""
     if chain and caller.user_id and chain[0].owner_id == caller.user_id:
         return Access.OWN
-    granted = Access.NONE
-    for share in nodes.shares_of(connection, [row.id for row in chain]):
+    access = Access.NONE
+    for share in shares:
         applies = {
             "public": True,
             "user": share.grantee_id == caller.user_id,
             "group": share.grantee_id in caller.groups,
         }
         if applies[share.grantee_kind]:
-            granted = max(granted, Access.EDIT if share.access == "edit" else Access.VIEW)
+            access = max(access, Access.EDIT if share.access == "edit" else Access.VIEW)
     if not caller.user_id:
-        granted = min(granted, Access.VIEW)  # nobody changes anything without a name
-    return granted
+        access = min(access, Access.VIEW)  # nobody changes anything without a name
+    return access

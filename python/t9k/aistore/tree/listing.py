@@ -12,7 +12,7 @@ from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import listing, nodes
 from t9k.aistore.errors import conflict, invalid
 from t9k.aistore.tree.access import node_for, target_of
-from t9k.aistore.tree.views import NodeView, views_in
+from t9k.aistore.tree.views import NodeView, views
 from t9k.protocol import MAX_PAGE
 
 SORTS = tuple(listing.ORDERS)
@@ -60,7 +60,7 @@ def children(
     has_more = len(rows) > limit
     rows = rows[:limit]
     following = encode_cursor(listed, listing.order_values(rows[-1], sort)) if has_more else None
-    return Page(views_in(connection, caller, folder, rows), following)
+    return Page(views(connection, caller, rows), following)
 
 
 ORDER_TYPES: dict[str, tuple[type, ...]] = {

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 from t9k.aistore.errors import invalid
-from t9k.protocol import MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES
+from t9k.protocol import (
+    MAX_DEPTH,
+    MAX_DESCRIPTION_BYTES,
+    MAX_LABEL_BYTES,
+    MAX_LABELS,
+    MAX_NAME_BYTES,
+    MAX_PATH_BYTES,
+)
 
 MAX_FOLDER_DEPTH = MAX_DEPTH - 1
 MAX_FOLDER_PATH_BYTES = MAX_PATH_BYTES - MAX_NAME_BYTES - 1
@@ -69,3 +77,33 @@ def check_fits(names: list[str], *, is_folder: bool, more_depth: int = 0, more_b
         raise invalid(f"{names[-1]!r} would lie too deep: paths have at most {MAX_DEPTH} names")
     if size_bytes > (MAX_FOLDER_PATH_BYTES if is_folder else MAX_PATH_BYTES):
         raise invalid(f"the path of {names[-1]!r} would be too long: paths have at most {MAX_PATH_BYTES} bytes")
+
+
+def check_labels(labels: Sequence[str]) -> list[str]:
+    """The labels in NFC, each once, in order.
+
+    Raises:
+        Refusal: They are too many, or one cannot be one (`invalid_input`).
+    """
+    checked = list(dict.fromkeys(unicodedata.normalize("NFC", label) for label in labels))
+    if len(checked) > MAX_LABELS:
+        raise invalid(f"a node has at most {MAX_LABELS} labels")
+    for label in checked:
+        if not label or any(unicodedata.category(char) in _REFUSED_CATEGORIES for char in label):
+            raise invalid(f"{label[:80]!r} cannot be a label", hint="use text without control characters")
+        if len(label.encode()) > MAX_LABEL_BYTES:
+            raise invalid(f"the label {label[:80]!r}… has more than {MAX_LABEL_BYTES} bytes")
+    return checked
+
+
+def check_description(description: str) -> str:
+    """The description, which may have several lines.
+
+    Raises:
+        Refusal: It is too long or no text (`invalid_input`).
+    """
+    if "\0" in description or any(unicodedata.category(char) == "Cs" for char in description):
+        raise invalid("the description has a character that is no text")
+    if len(description.encode()) > MAX_DESCRIPTION_BYTES:
+        raise invalid(f"the description has more than {MAX_DESCRIPTION_BYTES} bytes")
+    return description

@@ -40,7 +40,9 @@ class Placed:
     created: bool
 
 
-def place(connection: nodes.Connection, caller: Caller, placement: Placement, kind: str) -> Placed:
+def place(
+    connection: nodes.Connection, caller: Caller, placement: Placement, kind: str, *, target_id: str | None = None
+) -> Placed:
     """Makes an empty node of a kind, or answers the one that is there.
 
     ``skip`` and ``replace`` mean a node of the same kind: one of another kind is never taken for it nor thrown away.
@@ -72,7 +74,8 @@ def place(connection: nodes.Connection, caller: Caller, placement: Placement, ki
             return Placed(there.id, created=False)
         else:
             nodes.trash(connection, there.id, now_us())
-    return Placed(add_node(connection, folder, kind, name, alternative_name=alternative), created=True)
+    made = add_node(connection, folder, kind, name, alternative_name=alternative, target_id=target_id)
+    return Placed(made, created=True)
 
 
 def taken(name: str, where: str) -> Refusal:

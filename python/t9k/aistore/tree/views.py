@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import nodes
-from t9k.aistore.tree.access import Access, Node, access_to
+from t9k.aistore.tree.access import Access, Node, granted
 from t9k.aistore.tree.names import join_path
 
 
@@ -38,11 +39,25 @@ class NodeView:
     trashed_us: int | None
 
 
+def views(connection: nodes.Connection, caller: Caller, seen: Sequence[Node]) -> list[NodeView]:
+    """Nodes that the caller may see, wherever they are; as many queries as for one."""
+    ids = [node.id for node in seen]
+    chains = nodes.chains(connection, ids)
+    shares: dict[str, list[Any]] = {}
+    for share in nodes.shares_of(connection, sorted({row.id for chain in chains.values() for row in chain})):
+        shares.setdefault(share.node_id, []).append(share)
+    labels = nodes.labels_of(connection, ids)
+    found = []
+    for node in seen:
+        chain = chains[node.id]
+        access = granted(caller, chain, (share for row in chain for share in shares.get(row.id, ())))
+        found.append(_view(node, [row.name for row in reversed(chain)], access, labels.get(node.id, [])))
+    return found
+
+
 def view(connection: nodes.Connection, caller: Caller, node: Node) -> NodeView:
     """A node that the caller may see."""
-    names = [row.name for row in reversed(nodes.ancestors(connection, node.id))]
-    labels = nodes.labels_of(connection, [node.id])
-    return _view(node, names, access_to(connection, caller, node.id), labels.get(node.id, []))
+    return views(connection, caller, [node])[0]
 
 
 def view_of(connection: nodes.Connection, caller: Caller, node_id: str) -> NodeView:
@@ -50,24 +65,6 @@ def view_of(connection: nodes.Connection, caller: Caller, node_id: str) -> NodeV
     node = nodes.by_id(connection, node_id)
     assert node is not None
     return view(connection, caller, node)
-
-
-def views_in(connection: nodes.Connection, caller: Caller, folder: Node, below: Sequence[Node]) -> list[NodeView]:
-    """Nodes of one folder; as many queries as for one."""
-    names = [row.name for row in reversed(nodes.ancestors(connection, folder.id))]
-    access = access_to(connection, caller, folder.id)
-    labels = nodes.labels_of(connection, [node.id for node in below])
-    own = _own_shares(connection, caller, below) if access < Access.EDIT else {}
-    return [
-        _view(node, [*names, node.name], max(access, own.get(node.id, access)), labels.get(node.id, []))
-        for node in below
-    ]
-
-
-def _own_shares(connection: nodes.Connection, caller: Caller, below: Sequence[Node]) -> dict[str, Access]:
-    """What shares of the nodes themselves add to those of their folder."""
-    shared = {share.node_id for share in nodes.shares_of(connection, [node.id for node in below])}
-    return {node_id: access_to(connection, caller, node_id) for node_id in shared}
 
 
 def _view(node: Node, names: list[str], access: Access, labels: list[str]) -> NodeView:
