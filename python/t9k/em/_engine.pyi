@@ -150,12 +150,13 @@ class PackPlan:
     """The packs of some chunks of a store's objects, built one by one, by any threads.
 
     `wanted` are objects and the numbers of their chunks. No pack has more than `limit_bytes` (2 MiB and a little to
-    64 MiB), even if nothing compresses. Which chunk is in which pack is decided here, so building one again gives the
-    same bytes. Hold a `Lease` until the last is built.
+    64 MiB), even if nothing compresses; above 32 MiB the C library gives memory back after each pack, and touching it
+    anew doubles the time. Which chunk is in which pack is decided here, so building one again gives the same bytes.
+    Memory is twice the pack for each thread that builds one. Hold a `Lease` until the last is built.
     """
 
     def __new__(
-        cls, store: str, wanted: Sequence[tuple[bytes, Sequence[int]]], limit_bytes: int = 67108864
+        cls, store: str, wanted: Sequence[tuple[bytes, Sequence[int]]], limit_bytes: int = 16777216
     ) -> Self: ...
     def __len__(self) -> int: ...
     def build(self, index: int) -> tuple[bytes, bytes, int]:

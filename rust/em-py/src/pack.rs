@@ -21,13 +21,10 @@ pub struct PackPlan {
     plan: pack::plan::PackPlan,
 }
 
-// The default below, which `help` shows only if it is a literal.
-const _: () = assert!(pack::MAX_PACK_BYTES == 67_108_864);
-
 #[pymethods]
 impl PackPlan {
     #[new]
-    #[pyo3(signature = (store, wanted, limit_bytes=67_108_864))]
+    #[pyo3(signature = (store, wanted, limit_bytes=16_777_216))]
     fn new(py: Python<'_>, store: PathBuf, wanted: Vec<(Name, Vec<u32>)>, limit_bytes: u64) -> PyResult<Self> {
         detached(py, || {
             let wanted: Vec<(Digest, Vec<u32>)> =
