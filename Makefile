@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench demo test test-frameworks test-tensorflow test-torch docs lint build openapi wheel
+.PHONY: bench bench-runs demo test test-frameworks test-tensorflow test-torch docs lint build openapi wheel
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -48,6 +48,15 @@ bench: build
 	$(BIN)/python benches/packs.py
 	cargo run --quiet --release -p em-core --example bench_cdc
 	cargo run --quiet --release -p em-core --example bench_codecs
+
+# Runs beside other trackers, which get an environment of their own (400 MB).
+bench-runs: build
+	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r constraints-peers.txt
+	$(BIN)/python benches/import_time.py
+	$(BIN)/python benches/log_call.py --peers .venv-peers/bin/python
+	$(BIN)/python benches/read_back.py
+	$(BIN)/python benches/training_share.py
 
 docs: build
 	$(BIN)/mkdocs build --quiet --strict

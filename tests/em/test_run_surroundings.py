@@ -36,7 +36,7 @@ def _script(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_thousand_processes_in_one_second_make_thousand_runs(parent: Path) -> None:
     done = _script(
-        "import time\ntime.strftime = lambda form: '260101_120000'\nchildren = set()\n"
+        "import time\ntime.strftime = lambda *a: '260101_120000'\nchildren = set()\n"
         "create_run(name='first')\n"  # imports once for all
         "for _ in range(int(sys.argv[1])):\n"
         "    pid = os.fork()\n"
@@ -57,7 +57,7 @@ def test_thousand_processes_in_one_second_make_thousand_runs(parent: Path) -> No
 
 def test_letters_that_are_taken_are_drawn_again(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     letters = iter("aaaaaa" * 3 + "bbbbbb")
-    monkeypatch.setattr(run_files.time, "strftime", lambda form: "260101_120000")
+    monkeypatch.setattr(run_files.time, "strftime", lambda *a: "260101_120000")
     monkeypatch.setattr(run_files._RANDOM, "choice", lambda chars: next(letters))
     assert [run_files.make_run_dir(str(parent), "n")[1][-6:] for _ in range(2)] == ["aaaaaa", "bbbbbb"]
     monkeypatch.setattr(run_files._RANDOM, "choice", lambda chars: "a")

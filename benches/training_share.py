@@ -1,0 +1,78 @@
+"""Share of logging in the time of a real small training: a network of two layers on 28 x 28 pictures, in NumPy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import numpy as np
+from alternate import workplace
+from t9k import em
+
+
+class Network:
+    """784 inputs, one hidden layer, ten classes; plain gradient descent."""
+
+    def __init__(self, hidden: int) -> None:
+        random = np.random.default_rng(0)
+        self.x = random.standard_normal((4096, 784), dtype=np.float32)
+        self.y = self.x[:, :10].argmax(1)
+        self.w1 = random.standard_normal((784, hidden), dtype=np.float32) * np.float32(0.05)
+        self.w2 = random.standard_normal((hidden, 10), dtype=np.float32) * np.float32(0.05)
+
+    def step(self, number: int, batch: int, lr: np.float32) -> tuple[float, float]:
+        """Makes one step, and returns loss and accuracy."""
+        start = number * batch % (len(self.x) - batch)
+        x, y = self.x[start : start + batch], self.y[start : start + batch]
+        hidden = np.maximum(x @ self.w1, 0)
+        scores = hidden @ self.w2
+        scores -= scores.max(1, keepdims=True)
+        odds = np.exp(scores)
+        odds /= odds.sum(1, keepdims=True)
+        rows = np.arange(batch)
+        loss = float(-np.log(odds[rows, y] + 1e-9).mean())
+        accuracy = float((odds.argmax(1) == y).mean())
+        odds[rows, y] -= 1
+        odds /= batch
+        back = (odds @ self.w2.T) * (hidden > 0)
+        self.w2 -= lr * (hidden.T @ odds)
+        self.w1 -= lr * (x.T @ back)
+        return loss, accuracy
+
+
+def train(steps: int, batch: int, hidden: int) -> dict[str, float]:
+    """Returns seconds of all steps, and of the log calls among them."""
+    network, lr = Network(hidden), np.float32(0.05)
+    run = em.create_run(name="bench", hparams={"batch": batch, "hidden": hidden})
+    clock, logged_s = time.perf_counter, 0.0
+    began = clock()
+    for number in range(steps):
+        loss, accuracy = network.step(number, batch, lr)
+        start = clock()
+        run.log("train", {"loss": loss, "accuracy": accuracy}, step=number)
+        logged_s += clock() - start
+    all_s = clock() - began
+    run.finish()
+    return {"all_s": all_s, "logged_s": logged_s, "step_us": all_s / steps * 1e6, "log_us": logged_s / steps * 1e6}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with workplace():
+        found = [train(options.steps, options.batch, options.hidden) for _ in range(options.rounds)]
+    row = {key: round(statistics.median(one[key] for one in found), 4) for key in found[0]}
+    share = statistics.median(one["logged_s"] / one["all_s"] for one in found)
+    row |= {"percent_at_each_step": round(100 * share, 4), "percent_of_one_call": round(100 * share / options.steps, 7)}
+    print(json.dumps({"bench": "training", "steps": options.steps, "rows": row}) if options.json else row)
+
+
+if __name__ == "__main__":
+    main()
