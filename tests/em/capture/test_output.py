@@ -93,7 +93,9 @@ def test_em_capture_0_leaves_the_descriptors_alone(parent: Path) -> None:
 
 def test_forked_children_share_the_log_and_do_not_end_it(parent: Path) -> None:
     done = _script(
-        parent, "pid = os.fork()\nprint('child' if not pid else 'parent')\nif pid: os.waitpid(pid, 0); print('end')\n"
+        parent,
+        "pid = os.fork()\nsys.stdout.write('parent\\n' if pid else 'child\\n')\n"  # one write, whatever the buffering
+        "if pid: os.waitpid(pid, 0); print('end')\n",
     )
     assert sorted(done.stdout.split()) == ["child", "end", "parent"]
     assert sorted(_log(parent).split()) == ["child", "end", "parent"]
@@ -206,24 +208,6 @@ def test_two_runs_at_once_end_in_any_order(parent: Path) -> None:
     done = _script(parent, "print('a')\nq = create_run()\nprint('b')\nr.finish()\nprint('c')\nq.finish()\nprint('d')\n")
     assert done.stdout.split() == ["a", "b", "c", "d"]
     assert sorted(path.joinpath("stdout.log").read_text() for path in parent.iterdir()) == ["a\nb\nc\n", "b\nc\n"]
-
-
-def test_notebook_streams_are_logged_and_still_shown(parent: Path) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import io, sys\nclass S(io.StringIO): pass\nS.__module__ = 'ipykernel.iostream'\n"
-            "real, sys.stdout = sys.stdout, S()\n" + HEAD + "print('cell')\nos.system('echo sh')\nr.finish()\n"
-            "print('later')\nprint(repr(sys.stdout.getvalue()), file=real)\n",
-        ],
-        env=_environ(parent),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout == "sh\n'cell\\nlater\\n'\n"
-    assert sorted(_log(parent).split()) == ["cell", "sh"]
 
 
 @pytest.mark.parametrize(

@@ -167,20 +167,8 @@ class OutputCapture:
             return
         for stream in (sys.stdout, sys.stderr):
             if type(stream).__module__.startswith("ipykernel"):
-                self._tee_stream(stream, writers[-1])
+                self._undo.append(_NotebookEcho(stream, writers[-1]).restore)
         self._undo.append(lambda: os.close(writers[-1]))
-
-    def _tee_stream(self, stream: Any, writer: int) -> None:
-        write = stream.write
-
-        def tee(text: str) -> Any:
-            if not self._is_stopped and os.getpid() == self._pid:
-                with contextlib.suppress(OSError):
-                    os.write(writer, text.encode("utf-8", "replace"))
-            return write(text)
-
-        stream.write = tee
-        self._undo.append(lambda: stream.__dict__.pop("write", None))
 
     def _set_line_buffering(self) -> None:
         # What was printed must be in the pipe before a SIGKILL, also under nohup or a scheduler.
@@ -242,6 +230,39 @@ class OutputCapture:
             thread.join()
         for fd in (alive, *self._saved.values()):
             os.close(fd)
+
+
+class _NotebookEcho:
+    """Takes the place of the echo of a notebook's stream, which is given all that the stream shows.
+
+    Not of its ``write``: IPython replaces that at the begin of a cell, and
+    puts back what it was at the end.
+    """
+
+    def __init__(self, stream: Any, writer: int) -> None:
+        self._stream = stream
+        self._writer = writer
+        self._pid = os.getpid()
+        self._original = getattr(stream, "echo", None)
+        stream.echo = self
+
+    def write(self, text: str) -> None:
+        # What the stream's own thread reads from a descriptor has been logged on its way there.
+        is_logged = threading.current_thread() is getattr(self._stream, "watch_fd_thread", None)
+        if self._writer >= 0 and not is_logged and os.getpid() == self._pid:
+            with contextlib.suppress(OSError):
+                os.write(self._writer, text.encode("utf-8", "replace"))
+        if self._original is not None:
+            self._original.write(text)
+
+    def flush(self) -> None:
+        if self._original is not None:
+            self._original.flush()
+
+    def restore(self) -> None:
+        self._writer = -1
+        if self._stream.echo is self:  # else a later run's stands on it, and it only passes on
+            self._stream.echo = self._original
 
 
 def _forward(reader: int, target: int, pass_on: Callable[[int, bytes], bool]) -> None:
