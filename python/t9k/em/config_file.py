@@ -18,7 +18,7 @@ from t9k.config import MAX_FILE_BYTES, settings_of
 from t9k.em.errors import ConflictError, InvalidInputError, StoreError
 
 DEFAULT_CONTEXT = "default-context"
-MAX_KEY_CHARS = 4096
+MAX_KEY_CHARS = 512
 
 Verify = Callable[[str, str], object]
 """Asks a server, given its URL, whether an API key is right; raises if it is not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from t9k.em.cli.console import (
     duration_text,
     echo_json,
     echo_table,
+    is_terminal,
     moment_text,
     number_text,
 )
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from t9k.em.runs.record import RunRecord
 
 _MAX_METRICS = 4
+_TERMINAL_RUNS = 50
 
 
 @click.command("runs", cls=Verb, examples=["em runs", "em runs --state Failed --name 'mnist*'", "em runs --json"])
@@ -31,7 +34,7 @@ _MAX_METRICS = 4
     type=click.Choice(["Running", "Complete", "Failed", "Crashed"], case_sensitive=False),
     help="Only those in this state.",
 )
-@click.option("-n", "--limit", type=click.IntRange(min=1), help="Only the newest so many.")
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="Only the newest so many; on a terminal 50 of them.")
 @json_option
 def command(pattern: str | None, labels: tuple[str, ...], state: str | None, limit: int | None, as_json: bool) -> None:
     """List local runs, the newest first, with the last values of their metrics."""
@@ -48,13 +51,16 @@ def command(pattern: str | None, labels: tuple[str, ...], state: str | None, lim
         if (pattern is None or fnmatchcase(record.text("name"), pattern) or fnmatchcase(record.name, pattern))
         and set(labels) <= set(record.labels)
         and state in (None, record.status)
-    ][:limit]
+    ]
     if as_json:
-        echo_json([_as_json(record) for record in chosen])
-        return
-    if not chosen:
+        echo_json([_as_json(record) for record in chosen[:limit]])
+    elif chosen:
+        _echo_runs(chosen, limit or (_TERMINAL_RUNS if is_terminal() else len(chosen)))
+    else:
         click.echo(f"no such runs in {printable(run_parent_dir())}" if records else "no runs", err=True)
-        return
+
+
+def _echo_runs(records: list[RunRecord], limit: int) -> None:
     rows = [
         [
             record.name,
@@ -63,7 +69,7 @@ def command(pattern: str | None, labels: tuple[str, ...], state: str | None, lim
             duration_text(record.duration_s),
             _metrics_text(_last_values(record)),
         ]
-        for record in chosen
+        for record in records[:limit]
     ]
     echo_table(
         ["name", "state", "started", "duration", "last metrics"],
@@ -71,6 +77,8 @@ def command(pattern: str | None, labels: tuple[str, ...], state: str | None, lim
         right={3},
         colors=lambda row, column, cell: STATUS_COLORS.get(cell) if column == 1 else None,
     )
+    if len(records) > limit:
+        click.secho(f"{len(records) - limit:,} older: -n shows more", dim=True, err=True)
 
 
 def _last_values(record: RunRecord) -> dict[str, dict[str, Any]]:
@@ -78,10 +86,11 @@ def _last_values(record: RunRecord) -> dict[str, dict[str, Any]]:
     from t9k.em.runs.follow import last_point
     from t9k.em.runs.record import SYSTEM
 
-    found = {}
-    for kind in record.kinds():
-        if kind != SYSTEM and (point := last_point(record.metrics_path(kind))):
-            found[kind] = point["metrics"]
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(OSError):  # a list goes on beyond files that cannot be read
+        for kind in record.kinds():
+            if kind != SYSTEM and (point := last_point(record.metrics_path(kind))):
+                found[kind] = point["metrics"]
     return found
 
 
