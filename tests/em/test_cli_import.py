@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -16,6 +18,7 @@ from t9k import em
 
 EM = [sys.executable, "-m", "t9k.em"]
 STORE = Path(__file__).parents[1] / "fixtures" / "mlruns-3.17.tar.xz"
+DATABASE = Path(__file__).parents[1] / "fixtures" / "mlflow-database-3.17.tar.xz"
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +51,19 @@ def loaded(outcomes: list[dict[str, Any]]) -> dict[str, em.Run]:
     return {run.name: run for run in runs}
 
 
-def test_mlflow_runs_have_their_params_metrics_states_and_times(store: Path) -> None:
-    runs = loaded(imported("mlflow", "mlruns"))
+@pytest.fixture
+def database(directory: Path) -> Path:
+    with tarfile.open(DATABASE) as archive:
+        archive.extractall(directory, filter="data")
+    path = directory / "database" / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((path.parent / "mlflow.sql").read_text())
+    return path
+
+
+@pytest.mark.parametrize("folder", ["mlruns", "database"])
+def test_mlflow_runs_have_their_params_metrics_states_and_times(store: Path, database: Path, folder: str) -> None:
+    runs = loaded(imported("mlflow", folder))
     assert {name: run.status for name, run in runs.items()} == {
         "svm": "Complete",
         "broken": "Failed",
@@ -59,11 +73,15 @@ def test_mlflow_runs_have_their_params_metrics_states_and_times(store: Path) -> 
     assert svm.hparams.to_dict() == {"C": 1.0, "kernel": "rbf", "note": "a\nb"}
     assert svm.labels == ["mlflow", "digits", "team=vision"]
     assert svm.description == "first try"
-    assert (svm.start_timestamp, svm.end_timestamp) == ("2026-11-25T17:43:14.515Z", "2026-11-25T17:43:14.527Z")
-    assert svm.alternative_name.startswith("svm_261125_174314_")
+    times = {
+        "mlruns": ["2026-11-25T17:43:14.515Z", "2026-11-25T17:43:14.519Z", "2026-11-25T17:43:14.527Z"],
+        "database": ["2026-11-25T17:59:09.720Z", "2026-11-25T17:59:09.776Z", "2026-11-25T17:59:09.885Z"],
+    }[folder]
+    assert [svm.start_timestamp, svm.metrics["train"][0]["at"]["timestamp"], svm.end_timestamp] == times
+    assert svm.alternative_name.startswith(f"svm_261125_{times[0][11:19].replace(':', '')}_")
     points = svm.metrics["train"]
     assert [point["metrics"] for point in points[:3]] == [{"loss": 1.0}, {"loss": 0.5}, {"loss": 1 / 3}]
-    assert points[0]["at"] == {"step": 0, "timestamp": "2026-11-25T17:43:14.519Z"}
+    assert [point["at"]["step"] for point in points[:3]] == [0, 1, 2]
     assert math.isnan(points[3]["metrics"]["nan"])
     assert [point["metrics"]["accuracy"] for point in svm.metrics["val"]] == [0, 1 / 3, 2 / 3]
     (mark,) = svm.associations["outputs"]
@@ -106,11 +124,27 @@ def test_hostile_file_store_reads_no_file_outside(store: Path, directory: Path) 
     assert not (directory / ".em" / "artifacts").exists()
 
 
+def test_database_leads_to_no_artifacts_elsewhere(database: Path, directory: Path) -> None:
+    (directory / "elsewhere").mkdir()
+    (directory / "elsewhere" / "secret").write_text("secret")
+    before = database.read_bytes()
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE runs SET artifact_uri = ?", [str(directory / "elsewhere")])
+        connection.execute("UPDATE metrics SET value = 1.7976931348623157e308, step = 'x' WHERE step = 1")
+    assert database.read_bytes() != before
+    outcomes = imported("mlflow", "database")
+    svm = loaded(outcomes)["svm"]
+    (mark,) = svm.associations["outputs"]
+    assert [entry["path"] for entry in em.load_artifact(mark["local"]).objects] == ["model/model.txt"]
+    assert outcomes[0]["notes"] == ["2 values were left out"]
+    assert len(svm.metrics["val"]) == 2
+
+
 def test_directory_without_runs_is_an_error(directory: Path) -> None:
     (directory / "empty").mkdir()
     assert "no runs of mlflow" in imported("mlflow", "empty", 1)[0]["error"]
-    (directory / "empty" / "mlflow.db").touch()
-    assert "not a database" in imported("mlflow", "empty", 1)[0]["error"]
+    (directory / "empty" / "mlflow.db").write_bytes(os.urandom(5000))
+    assert "cannot be read as a database of mlflow" in imported("mlflow", "empty", 1)[0]["error"]
     pytest.importorskip("tensorboard")
     assert "no TensorBoard event files" in imported("tensorboard", "empty", 1)[0]["error"]
 

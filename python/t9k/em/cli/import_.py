@@ -25,8 +25,10 @@ def command(tool: str, directory: str, as_json: bool) -> None:
     """Make runs of what TensorBoard or mlflow recorded, with the original times.
 
     TensorBoard: scalars and hyperparameters of each directory with event files; needs the package tensorboard.
-    mlflow: parameters, metrics, tags and artifacts of a file store. A metric `val/loss` is loss of type val,
-    one without a slash is of type train. Nothing is overwritten: what was imported before is left alone.
+    mlflow: parameters, metrics, tags and artifacts of a file store, or of an mlflow.db in DIR.
+
+    A metric `val/loss` is loss of type val, one without a slash is of type train. Nothing is overwritten: what was
+    imported before is left alone.
     """
     from t9k.em.progress import Progress
 
@@ -49,9 +51,9 @@ def _outcomes(tool: str, directory: str, progress: Progress) -> Iterator[Outcome
     from t9k.em.runs.record import run_parent_dir
 
     if tool == "mlflow":
-        from t9k.em.runs.import_mlflow import import_file_store
+        from t9k.em.runs.import_mlflow import import_mlflow
 
-        return import_file_store(directory, run_parent_dir())
+        return import_mlflow(directory, run_parent_dir())
     from t9k.em.runs.import_tensorboard import import_event_files
 
     return import_event_files(directory, run_parent_dir(), progress)
