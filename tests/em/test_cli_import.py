@@ -207,3 +207,44 @@ def test_damaged_event_file_gives_what_is_whole(directory: Path) -> None:
     file.rename(directory / "logs2" / file.name)
     (outcome,) = imported("tensorboard", "logs2")
     assert not em.load_run(outcome["path"]).metrics
+
+
+def test_record_that_is_no_event_ends_the_file(directory: Path) -> None:
+    event_pb2 = pytest.importorskip("tensorboard.compat.proto.event_pb2")
+    record_writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
+    (directory / "logs").mkdir()
+    event = event_pb2.Event(wall_time=1_700_000_000, step=1)
+    event.summary.value.add(tag="loss", simple_value=0.5)
+    hparams = event_pb2.Event(wall_time=1_700_000_001)
+    value = hparams.summary.value.add(tag="_hparams_/session_start_info")
+    value.metadata.plugin_data.plugin_name = "hparams"
+    value.metadata.plugin_data.content = b"\xff\xff garbage"
+    with open("logs/events.out.tfevents.1", "wb") as file:
+        writer = record_writer.RecordWriter(file)
+        for data in (event.SerializeToString(), hparams.SerializeToString(), b"\xff\xff garbage"):
+            writer.write(data)
+        writer.write(event.SerializeToString())
+    (outcome,) = imported("tensorboard", "logs")
+    run = em.load_run(outcome["path"])
+    assert [point["metrics"] for point in run.metrics["train"]] == [{"loss": 0.5}]
+    assert run.start_timestamp == "2023-11-14T22:13:20.000Z"
+
+
+def test_hyperparameters_of_the_plugin_are_those_of_the_run(directory: Path) -> None:
+    event_pb2 = pytest.importorskip("tensorboard.compat.proto.event_pb2")
+    plugin_data_pb2 = pytest.importorskip("tensorboard.plugins.hparams.plugin_data_pb2")
+    metadata = pytest.importorskip("tensorboard.plugins.hparams.metadata")
+    writers = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    info = plugin_data_pb2.SessionStartInfo()
+    info.hparams["lr"].number_value = 0.5
+    info.hparams["optimizer"].string_value = "adam"
+    data = plugin_data_pb2.HParamsPluginData(session_start_info=info, version=metadata.PLUGIN_DATA_VERSION)
+    event = event_pb2.Event(wall_time=1_700_000_000)
+    value = event.summary.value.add(tag="_hparams_/session_start_info")
+    value.metadata.plugin_data.plugin_name = "hparams"
+    value.metadata.plugin_data.content = data.SerializeToString()
+    writer = writers.EventFileWriter(str(directory / "logs"))
+    writer.add_event(event)
+    writer.close()
+    (run,) = loaded(imported("tensorboard", "logs")).values()
+    assert run.hparams.to_dict() == {"lr": 0.5, "optimizer": "adam"}

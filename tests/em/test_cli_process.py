@@ -131,3 +131,26 @@ def test_hash_of_names_with_escapes_is_that_of_b3sum(directory: Path) -> None:
     (directory / os.fsdecode(b"not-utf8-\xff")).touch()
     assert "not-utf8-\\udcff" in em_output("hash", ".").stdout
     assert em_output("hash", ".", env=os.environ | {"PYTHONIOENCODING": "ascii"}).returncode == 0
+
+
+def test_tables_are_clipped_to_terminals_and_whole_elsewhere(directory: Path) -> None:
+    for index in range(55):
+        folder = directory / ".em" / "runs" / f"many_261125_0000{index:02}_aaaaaa"
+        folder.mkdir(parents=True)
+        (folder / "metadata.yaml").write_text(f"name: many\nlabels: ['{'l' * 80}']\nstatus: Complete\n")
+    shown = on_terminal("runs", COLUMNS="60", NO_COLOR="1").splitlines()
+    assert len(shown) == 1 + 50 + 1
+    assert max(map(len, shown)) <= 60
+    assert shown[-1] == "5 older: -n shows more"
+    assert shown[1].startswith("many_261125_000054_aaaaaa")
+    assert len(em_output("runs").stdout.splitlines()) == 56
+    assert em_output("runs", "-n", "2").stderr == "53 older: -n shows more\n"
+
+
+def test_interrupt_while_modules_are_imported_exits_130(directory: Path) -> None:
+    (directory / "click.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    path = f"{directory}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = em_output("runs", env=os.environ | {"PYTHONPATH": path})
+    assert (done.returncode, done.stderr) == (130, "")

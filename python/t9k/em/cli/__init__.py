@@ -21,13 +21,16 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail
-    if words[:1] == ["hash"] and words[1:] and all(os.path.exists(word) and word[0] != "-" for word in words[1:]):
-        # Importing click and the rest takes as long as hashing 500 MB.
-        from t9k.em.cli.digests import print_digests
-        from t9k.em.cli.exits import exit_code
+    try:
+        if words[:1] == ["hash"] and words[1:] and all(os.path.exists(word) and word[0] != "-" for word in words[1:]):
+            # Importing click and the rest takes as long as hashing 500 MB.
+            from t9k.em.cli.digests import print_digests
+            from t9k.em.cli.exits import exit_code
 
-        sys.exit(exit_code(lambda: print_digests(words[1:])))
-    from t9k.em.cli.group import em
+            sys.exit(exit_code(lambda: print_digests(words[1:])))
+        from t9k.em.cli.group import em
 
-    em.main(words, prog_name="em")
+        em.main(words, prog_name="em")
+    except KeyboardInterrupt:  # while the modules were imported
+        sys.exit(130)
     raise AssertionError("click exits by itself")

@@ -38,9 +38,10 @@ def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
     from t9k.em import _engine
     from t9k.em.artifact import store_dir
     from t9k.em.errors import translated
+    from t9k.em.progress import Progress
 
-    with translated():
-        planned = _engine.gc(store_dir(), older_than_s, True)
+    with translated(), Progress("gc") as progress:
+        planned = _engine.gc(store_dir(), older_than_s, True, progress)
     if not as_json:
         count, size_bytes = planned["unreachable_objects"], planned["unreachable_bytes"]
         click.echo(f"{count_text(count, 'object')} that no artifact reaches, {count_text(size_bytes, 'byte')}")
@@ -48,8 +49,8 @@ def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
         if as_json:
             echo_json(planned)
         return
-    with translated():
-        done = _engine.gc(store_dir(), older_than_s, False)
+    with translated(), Progress("gc") as progress:
+        done = _engine.gc(store_dir(), older_than_s, False, progress)
     if as_json:
         echo_json(done)
         return

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from t9k.em.errors import InvalidInputError
@@ -33,7 +36,6 @@ def import_event_files(folder: str, parent: str, progress: Callable[[int, int, i
     Raises:
         InvalidInputError: There are no event files, or the package is missing.
     """
-    load = import_tensorboard("backend.event_processing.event_file_loader").LegacyEventFileLoader
     found = _find(folder)
     if not found:
         raise InvalidInputError(f"there are no TensorBoard event files in {folder}")
@@ -43,7 +45,7 @@ def import_event_files(folder: str, parent: str, progress: Callable[[int, int, i
     for directory, files in found.items():
         name = os.path.relpath(directory, folder).replace(os.sep, "-")
         name = os.path.basename(os.path.abspath(folder)) if name == "." else _OUR_SUFFIX.sub("", name)
-        starts = [event.wall_time for _, path in files for event in _first(load(path).Load())]
+        starts = [event.wall_time for _, path in files for event in islice(_events(path), 1)]
         started_s = min((start for start in starts if math.isfinite(start)), default=0.0)
         run = ImportedRun(parent, name, f"tensorboard:{os.path.realpath(directory)}", started_s)
         if run.is_there():
@@ -52,7 +54,7 @@ def import_event_files(folder: str, parent: str, progress: Callable[[int, int, i
         reader = _Reader()
         with run:
             for kind, path in files:
-                run.log_scalars(reader.scalars(load(path).Load(), kind))
+                run.log_scalars(reader.scalars(_events(path), kind))
                 done_files, done_bytes = done_files + 1, done_bytes + os.path.getsize(path)
                 progress(done_files, done_bytes, len(paths), total_bytes)
             run.hparams = reader.hparams
@@ -76,10 +78,12 @@ def _find(folder: str) -> dict[str, list[tuple[str | None, str]]]:
     return found
 
 
-def _first(events: Iterator[Any]) -> list[Any]:
-    for event in events:
-        return [event]
-    return []
+def _events(path: str) -> Iterator[Any]:
+    """Events of a file up to the first one that is damaged."""
+    loader = import_tensorboard("backend.event_processing.event_file_loader").LegacyEventFileLoader(path)
+    damaged = importlib.import_module("google.protobuf.message").DecodeError
+    with contextlib.suppress(damaged):
+        yield from loader.Load()
 
 
 class _Reader:
@@ -125,9 +129,10 @@ class _Reader:
 
 def _hparams(content: bytes) -> dict[str, Any]:
     metadata = import_tensorboard("plugins.hparams.metadata")
+    damaged = importlib.import_module("google.protobuf.message").DecodeError
     try:
         start = metadata.parse_session_start_info_plugin_data(content)
-    except Exception:  # protobuf's and the plugin's own errors: another version, or garbage
+    except (damaged, metadata.error.HParamsError):  # or of another version
         return {}
     found: dict[str, Any] = {}
     for key, value in start.hparams.items():
