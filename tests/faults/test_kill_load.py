@@ -13,7 +13,7 @@ import pytest
 from t9k import em
 from t9k.em import _engine
 
-from .conftest import CALLS, contents, points, problems, traced
+from .conftest import CALLS, Child, contents, points, problems, traced
 
 STORE, TARGET = ".em/store", ".em/artifacts/loaded"
 METADATA = json.dumps({"name": "x", "labels": [], "alternative_name": "loaded", "remote": []}).encode()
@@ -135,3 +135,52 @@ def test_load_refused_at_every_write_is_a_typed_error_or_whole(origin: Origin) -
         except Exception as error:
             error.add_note(f"refused at {call} {when}: {ended.message}")
             raise
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_lease_that_was_lost_is_noticed_after_the_rename(origin: Origin, is_gone: bool) -> None:
+    """Another host took it for stale: what `gc` left of the objects is looked at again."""
+    log = traced(origin.load, "--trace=statx,newfstatat,rename,renameat,renameat2").log
+    ((call, when),) = points(log, lambda call, line: call == "statx" and "/leases/" in line)
+    asked = next(line for line in log.splitlines() if " statx(" in line and "/leases/" in line)
+    thread = asked.split()[0]
+    before = [line for line in log.partition(asked)[0].splitlines() if line.startswith(f"{thread} ")]
+    assert any(f'"{TARGET}"' in line and "rename" in line for line in before)
+    looked = sum("newfstatat(" in line for line in before)
+    fresh()
+    options = [f"--inject={call}:error=ENOENT:when={when}"]
+    if is_gone:
+        options.append(f"--inject=newfstatat:error=ENOENT:when={looked + 1}+")
+    ended = traced(origin.load, "--trace=statx,newfstatat", *options)
+    assert ended.ok == Path(TARGET).exists() == (not is_gone), ended
+    if is_gone:
+        assert "lacks object" in ended.message
+    check_after(origin)
+
+
+def test_loads_beside_each_other_and_gc_end_whole(origin: Origin) -> None:
+    """Several processes load one artifact to one place while others collect what nothing names."""
+
+    def loads() -> None:
+        for _ in range(10):
+            shutil.rmtree(TARGET, ignore_errors=True)
+            try:
+                origin.load()
+            except _engine.EngineError as error:
+                # Another one removed the directory while this one made it.
+                if error.kind not in ("not_found", "conflict"):
+                    raise
+
+    def collects() -> None:
+        for _ in range(40):
+            _engine.gc(STORE, 0, False)
+
+    origin.load()
+    children = [Child(work) for work in (loads, loads, collects, collects)]
+    for child in children:
+        child.go()
+    for child in children:
+        ended = child.join()
+        assert ended.ok, ended
+    check_after(origin)

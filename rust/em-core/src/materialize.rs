@@ -79,12 +79,13 @@ impl Materialize<'_> {
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if is_there(root, manifest)? => return Ok(()),
             Err(error) => return Err(Error::io("create", root, error)),
         }
-        intent.done_in(root);
-        if lease.is_held() {
-            return Ok(());
+        if !lease.is_held() {
+            // `gc` may have taken objects away before it could see the manifest.
+            let looked = Lease::take(self.store).and_then(|lease| self.look(manifest, &lease));
+            looked.inspect_err(|_| drop(fs::rename(root, &building.path)))?;
         }
-        // `gc` may have taken objects away before it could see the manifest.
-        self.look(manifest, &Lease::take(self.store)?).inspect_err(|_| drop(fs::rename(root, &building.path)))
+        intent.done_in(root);
+        Ok(())
     }
 
     /// Whether the store has every object: one that was touched is rehashed.
@@ -208,10 +209,10 @@ pub(crate) fn remove_leftovers(parent: &Path) -> Result<()> {
             |path: &&PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"intent-"));
         let gone = match inside.iter().find(is_intent) {
             Some(intent) => abandoned(intent).is_some(),
-            // Killed before it wrote one, or not there yet.
+            // Not there yet, or one was killed before it wrote it or while it removed the directory.
             None => {
                 let now = SystemTime::now();
-                inside.is_empty() && !leases::is_in_flight("", now, metadata.modified().unwrap_or(now))
+                !leases::is_in_flight("", now, metadata.modified().unwrap_or(now))
             }
         };
         if gone {
