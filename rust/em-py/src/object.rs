@@ -9,7 +9,7 @@ use em_core::{
     Digest, Error,
     chunk::table::ChunkTable,
     materialize,
-    store::{Store, leases, link},
+    store::{Store, leases, link, objects::Presence},
 };
 use pyo3::{prelude::*, types::PyBytes};
 
@@ -36,7 +36,17 @@ pub fn digest<'py>(py: Python<'py>, data: Buffer) -> PyResult<Bound<'py, PyBytes
 /// Whether the store has an object of this size; one that was touched is rehashed, and moved away if it is wrong.
 #[pyfunction]
 pub fn usable(py: Python<'_>, store: PathBuf, digest: Name, size: u64) -> PyResult<bool> {
-    watched(py, None, |progress| Store::open(&store)?.usable_unless_cancelled(digest.0, size, progress))
+    let (store, presence) = detached(py, || {
+        let store = Store::open(&store)?;
+        let presence = store.presence(digest.0, size)?;
+        Ok((store, presence))
+    })?;
+    match presence {
+        Presence::Missing => Ok(false),
+        Presence::Sealed => Ok(true),
+        // May take long, and then Ctrl-C must reach it.
+        Presence::Suspect => watched(py, None, |progress| store.usable_unless_cancelled(digest.0, size, progress)),
+    }
 }
 
 /// The chunks of an object in order: digests, and lengths as u32.

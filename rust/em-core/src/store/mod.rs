@@ -73,7 +73,10 @@ impl Store {
     pub fn open_in(root: &Path, boot: Boot) -> Result<Self> {
         for directory in ["objects", "chunks", "roots", "leases", "trash"] {
             let path = root.join(directory);
-            fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+            // Nearly always there: this is called for single objects too.
+            if !path.is_dir() {
+                fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
+            }
         }
         check_version(root)?;
         Ok(Self {
