@@ -441,3 +441,24 @@ def test_objects_and_entries_are_linked_one_by_one(sender: Sender, tmp_path: Pat
         with pytest.raises(_engine.EngineError) as caught:
             _engine.link_entry(sender.store, digest, str(tmp_path), name)
         assert caught.value.kind == "invalid_input"
+
+
+def test_open_store_is_taken_in_place_of_its_path(sender: Sender, tmp_path: Path) -> None:
+    store, to = _engine.Store(sender.store), _engine.Store(str(tmp_path / "to"))
+    assert store.path == sender.store
+    with _engine.Lease(store), _engine.Assembly(to) as assembly:
+        for digest, size in sender.objects():
+            assert _engine.usable(store, digest, size)
+            assert not _engine.usable(to, digest, size)
+            assembly.add(digest, size, _engine.read_chunk_table(store, digest))
+            assert _engine.object_chunks(store, digest) == _engine.object_chunks(sender.store, digest)
+        plan = _engine.PackPlan(store, [(digest, numbers(sender.store, digest)) for digest, _ in sender.objects()])
+        for index in range(len(plan)):
+            assembly.take_records(records(plan.build(index)[0]))
+        _engine.materialize(to, str(tmp_path / "artifact"), sender.manifest)
+    digest, size = sender.objects()[0]
+    _engine.link_object(to, digest, str(tmp_path / "one"))
+    _engine.link_entry(to, digest, str(tmp_path), "deep/two")
+    assert (tmp_path / "deep" / "two").read_bytes() == _engine.read_object_range(to, digest, 0, size)
+    with pytest.raises(TypeError):
+        _engine.usable(5, digest, size)  # type: ignore[arg-type]

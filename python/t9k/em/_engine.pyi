@@ -44,7 +44,7 @@ def manifest_objects(data: Buffer) -> tuple[bytes, bytes]:
     """The objects that the bytes of a manifest name, each once: digests, and sizes as u64."""
 
 def materialize(
-    store: str, artifact_dir: str, manifest: Buffer, metadata: Buffer | None = None, progress: _Progress = None
+    store: str | Store, artifact_dir: str, manifest: Buffer, metadata: Buffer | None = None, progress: _Progress = None
 ) -> None:
     """Make an artifact's directory from a manifest whose objects the store has; it appears whole or not at all.
 
@@ -86,35 +86,48 @@ def usage(artifact_dirs: list[str]) -> list[tuple[int, int, int]]:
 
 # Single objects.
 
+@final
+class Store:
+    """A store that is open, to be given in place of its path where many single objects are asked for.
+
+    Opening it takes some 20 system calls, asking for an object one to four. It holds two directory handles; a directory
+    that is removed and made again meanwhile must be opened again.
+    """
+
+    def __new__(cls, path: str) -> Self: ...
+    @property
+    def path(self) -> str:
+        """The directory it was opened at."""
+
 def hash_file(path: str, progress: _Progress = None) -> str:
     """BLAKE3 digest of a file, the value that `b3sum` prints."""
 
 def digest(data: Buffer) -> bytes:
     """BLAKE3 digest of bytes."""
 
-def usable(store: str, digest: bytes, size: int) -> bool:
+def usable(store: str | Store, digest: bytes, size: int) -> bool:
     """Whether the store has an object of this size; one that was touched is rehashed, and moved away if it is wrong."""
 
-def object_chunks(store: str, digest: bytes) -> tuple[bytes, bytes]:
+def object_chunks(store: str | Store, digest: bytes) -> tuple[bytes, bytes]:
     """The chunks of an object in order: digests, and lengths as u32."""
 
-def read_chunk_table(store: str, digest: bytes) -> bytes | None:
+def read_chunk_table(store: str | Store, digest: bytes) -> bytes | None:
     """Read and check the bytes of an object's chunk table; None if it has none, being a single chunk or empty."""
 
 def parse_chunk_table(data: Buffer) -> tuple[int, bytes, bytes]:
     """Check the bytes of a chunk table from anywhere: size of the object, digests, and lengths as u32."""
 
-def read_object_range(store: str, digest: bytes, offset: int, length: int) -> bytes:
+def read_object_range(store: str | Store, digest: bytes, offset: int, length: int) -> bytes:
     """Read at most `length` bytes of an object from `offset` on; it is rehashed first if it was touched."""
 
-def link_object(store: str, digest: bytes, path: str, executable: bool = False) -> None:
+def link_object(store: str | Store, digest: bytes, path: str, executable: bool = False) -> None:
     """Put an object at a path by reflink, else hardlink, else copy, replacing a file there at once.
 
     A symbolic link at the path itself is replaced. The directories on the way must be there, and are for the caller
     to check. The object is rehashed first if it was touched.
     """
 
-def link_entry(store: str, digest: bytes, root: str, path: str, executable: bool = False) -> None:
+def link_entry(store: str | Store, digest: bytes, root: str, path: str, executable: bool = False) -> None:
     """Put an object at an entry's path below a directory, making directories and following no symbolic link on the way.
 
     `path` is checked as the path of any entry is. Otherwise as `link_object`.
@@ -128,7 +141,7 @@ class Lease:
     outlive its process.
     """
 
-    def __new__(cls, store: str) -> Self: ...
+    def __new__(cls, store: str | Store) -> Self: ...
     def renew(self) -> None:
         """Say that the work goes on, at least every few minutes; cheap enough for each step."""
 
@@ -156,7 +169,7 @@ class PackPlan:
     """
 
     def __new__(
-        cls, store: str, wanted: Sequence[tuple[bytes, Sequence[int]]], limit_bytes: int = 16777216
+        cls, store: str | Store, wanted: Sequence[tuple[bytes, Sequence[int]]], limit_bytes: int = 16777216
     ) -> Self: ...
     def __len__(self) -> int: ...
     def build(self, index: int) -> tuple[bytes, bytes, int]:
@@ -175,7 +188,7 @@ class Assembly:
     one away again after a pause of more than an hour is seen by `materialize`.
     """
 
-    def __new__(cls, store: str) -> Self: ...
+    def __new__(cls, store: str | Store) -> Self: ...
     def add(self, digest: bytes, size: int, table: Buffer | None = None) -> bool:
         """Ask for an object, with the bytes of its chunk table if it has one; whether the store has it already."""
 

@@ -12,7 +12,7 @@ use pyo3::{prelude::*, types::PyBytes};
 
 use crate::{
     call::{detached, link_mode, threads, watched},
-    convert::{Buffer, digests, words},
+    convert::{Buffer, StoreArg, digests, words},
 };
 
 /// Path, type, size in bytes, digest, executable bit, URI.
@@ -80,7 +80,7 @@ pub fn manifest_objects<'py>(py: Python<'py>, data: Buffer) -> PyResult<(Bound<'
 #[pyo3(signature = (store, artifact_dir, manifest, metadata=None, progress=None))]
 pub fn materialize(
     py: Python<'_>,
-    store: PathBuf,
+    store: StoreArg,
     artifact_dir: PathBuf,
     manifest: Buffer,
     metadata: Option<Buffer>,
@@ -88,7 +88,7 @@ pub fn materialize(
 ) -> PyResult<()> {
     watched(py, progress, |progress| {
         let manifest = Manifest::decode(manifest.bytes())?;
-        let (store, link_mode, threads) = (Store::open(&store)?, link_mode()?, threads()?);
+        let (store, link_mode, threads) = (store.open()?, link_mode()?, threads()?);
         let call = Materialize { store: &store, progress, threads, link_mode };
         call.artifact(&artifact_dir, &manifest, metadata.as_ref().map(Buffer::bytes))
     })

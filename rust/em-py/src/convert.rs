@@ -1,9 +1,11 @@
 //! Values that cross the border: buffers, digests, columns.
 
-use em_core::{Digest, Error};
+use std::{ffi::OsStr, path::PathBuf, sync::Arc};
+
+use em_core::{Digest, Error, store::Store};
 use pyo3::{buffer::PyUntypedBuffer, exceptions::PyBufferError, prelude::*, types::PyBytes};
 
-use crate::call::to_py;
+use crate::call::{detached, to_py};
 
 /// Any contiguous buffer of Python's, not copied. It cannot be freed or resized while this lives.
 pub struct Buffer(PyUntypedBuffer);
@@ -29,6 +31,53 @@ impl FromPyObject<'_, '_> for Buffer {
             true => Ok(Self(buffer)),
             false => Err(PyBufferError::new_err("the buffer is not contiguous")),
         }
+    }
+}
+
+/// A store by its path, or one that is open.
+pub enum StoreArg {
+    Path(PathBuf),
+    Open(Arc<Store>),
+}
+
+impl StoreArg {
+    pub fn open(&self) -> em_core::Result<Arc<Store>> {
+        match self {
+            Self::Path(path) => Store::open(path).map(Arc::new),
+            Self::Open(store) => Ok(Arc::clone(store)),
+        }
+    }
+}
+
+impl FromPyObject<'_, '_> for StoreArg {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, '_, PyAny>) -> PyResult<Self> {
+        match object.cast::<OpenStore>() {
+            Ok(open) => Ok(Self::Open(Arc::clone(&open.get().store))),
+            Err(_) => object.extract().map(Self::Path),
+        }
+    }
+}
+
+/// A store that is open, to be given in place of its path where many single objects are asked for.
+#[pyclass(frozen, name = "Store", module = "t9k.em._engine")]
+pub struct OpenStore {
+    store: Arc<Store>,
+}
+
+#[pymethods]
+impl OpenStore {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let store = detached(py, || Store::open(&path))?;
+        Ok(Self { store: Arc::new(store) })
+    }
+
+    /// The directory it was opened at.
+    #[getter]
+    fn path(&self) -> &OsStr {
+        self.store.root().as_os_str()
     }
 }
 

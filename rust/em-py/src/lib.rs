@@ -30,6 +30,8 @@ mod _engine {
         recover,
     };
     #[pymodule_export]
+    use super::convert::OpenStore;
+    #[pymodule_export]
     use super::object::{
         Lease, digest, hash_file, link_entry, link_object, object_chunks, parse_chunk_table, read_chunk_table,
         read_object_range, usable,

@@ -9,13 +9,13 @@ use em_core::{
     Digest, Error,
     chunk::table::ChunkTable,
     materialize,
-    store::{Store, leases, link, objects::Presence},
+    store::{leases, link, objects::Presence},
 };
 use pyo3::{prelude::*, types::PyBytes};
 
 use crate::{
     call::{detached, link_mode, threads, to_py, watched},
-    convert::{Buffer, Name, digests, words},
+    convert::{Buffer, Name, StoreArg, digests, words},
 };
 
 /// BLAKE3 digest of a file, the value that `b3sum` prints.
@@ -35,9 +35,9 @@ pub fn digest<'py>(py: Python<'py>, data: Buffer) -> PyResult<Bound<'py, PyBytes
 
 /// Whether the store has an object of this size; one that was touched is rehashed, and moved away if it is wrong.
 #[pyfunction]
-pub fn usable(py: Python<'_>, store: PathBuf, digest: Name, size: u64) -> PyResult<bool> {
+pub fn usable(py: Python<'_>, store: StoreArg, digest: Name, size: u64) -> PyResult<bool> {
     let (store, presence) = detached(py, || {
-        let store = Store::open(&store)?;
+        let store = store.open()?;
         let presence = store.presence(digest.0, size)?;
         Ok((store, presence))
     })?;
@@ -53,17 +53,17 @@ pub fn usable(py: Python<'_>, store: PathBuf, digest: Name, size: u64) -> PyResu
 #[pyfunction]
 pub fn object_chunks<'py>(
     py: Python<'py>,
-    store: PathBuf,
+    store: StoreArg,
     digest: Name,
 ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-    let chunks = detached(py, || Store::open(&store)?.chunks(digest.0))?;
+    let chunks = detached(py, || store.open()?.chunks(digest.0))?;
     columns(py, chunks)
 }
 
 /// Read and check the bytes of an object's chunk table; None if it has none, being a single chunk or empty.
 #[pyfunction]
-pub fn read_chunk_table<'py>(py: Python<'py>, store: PathBuf, digest: Name) -> PyResult<Option<Bound<'py, PyBytes>>> {
-    let table = detached(py, || Store::open(&store)?.read_chunk_table(digest.0))?;
+pub fn read_chunk_table<'py>(py: Python<'py>, store: StoreArg, digest: Name) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let table = detached(py, || store.open()?.read_chunk_table(digest.0))?;
     Ok(table.map(|(bytes, _)| PyBytes::new(py, &bytes)))
 }
 
@@ -91,20 +91,20 @@ pub fn columns<'py>(
 #[pyfunction]
 pub fn read_object_range<'py>(
     py: Python<'py>,
-    store: PathBuf,
+    store: StoreArg,
     digest: Name,
     offset: u64,
     length: u64,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let bytes = detached(py, || Store::open(&store)?.read_range(digest.0, offset, length))?;
+    let bytes = detached(py, || store.open()?.read_range(digest.0, offset, length))?;
     Ok(PyBytes::new(py, &bytes))
 }
 
 /// Put an object at a path by reflink, else hardlink, else copy, replacing a file there at once.
 #[pyfunction]
 #[pyo3(signature = (store, digest, path, executable=false))]
-pub fn link_object(py: Python<'_>, store: PathBuf, digest: Name, path: PathBuf, executable: bool) -> PyResult<()> {
-    detached(py, || link::link_object(&Store::open(&store)?, digest.0, executable, &path, link_mode()?).map(drop))
+pub fn link_object(py: Python<'_>, store: StoreArg, digest: Name, path: PathBuf, executable: bool) -> PyResult<()> {
+    detached(py, || link::link_object(&*store.open()?, digest.0, executable, &path, link_mode()?).map(drop))
 }
 
 /// Put an object at an entry's path below a directory, making directories and following no symbolic link on the way.
@@ -112,13 +112,13 @@ pub fn link_object(py: Python<'_>, store: PathBuf, digest: Name, path: PathBuf, 
 #[pyo3(signature = (store, digest, root, path, executable=false))]
 pub fn link_entry(
     py: Python<'_>,
-    store: PathBuf,
+    store: StoreArg,
     digest: Name,
     root: PathBuf,
     path: &str,
     executable: bool,
 ) -> PyResult<()> {
-    detached(py, || materialize::entry(&Store::open(&store)?, digest.0, &root, path, executable, link_mode()?))
+    detached(py, || materialize::entry(&*store.open()?, digest.0, &root, path, executable, link_mode()?))
 }
 
 /// Keeps `gc` from deleting what a call in flight has seen in the store.
@@ -136,8 +136,8 @@ impl Lease {
 #[pymethods]
 impl Lease {
     #[new]
-    fn new(py: Python<'_>, store: PathBuf) -> PyResult<Self> {
-        let lease = detached(py, || leases::Lease::take(&Store::open(&store)?))?;
+    fn new(py: Python<'_>, store: StoreArg) -> PyResult<Self> {
+        let lease = detached(py, || leases::Lease::take(&*store.open()?))?;
         Ok(Self { taken: Mutex::new(Some(lease)) })
     }
 

@@ -1,23 +1,20 @@
 //! Packs on the client: chunks of a store to packs, and packs to objects of a store.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use em_core::{Digest, Error, pack, store::Store};
 use pyo3::{prelude::*, types::PyBytes};
 
 use crate::{
     call::{detached, threads, to_py},
-    convert::{Buffer, Name, digests},
+    convert::{Buffer, Name, StoreArg, digests},
     object::columns,
 };
 
 /// The packs of some chunks of a store's objects, built one by one, by any threads.
 #[pyclass(frozen, module = "t9k.em._engine")]
 pub struct PackPlan {
-    store: Store,
+    store: Arc<Store>,
     plan: pack::plan::PackPlan,
 }
 
@@ -25,11 +22,11 @@ pub struct PackPlan {
 impl PackPlan {
     #[new]
     #[pyo3(signature = (store, wanted, limit_bytes=16_777_216))]
-    fn new(py: Python<'_>, store: PathBuf, wanted: Vec<(Name, Vec<u32>)>, limit_bytes: u64) -> PyResult<Self> {
+    fn new(py: Python<'_>, store: StoreArg, wanted: Vec<(Name, Vec<u32>)>, limit_bytes: u64) -> PyResult<Self> {
         detached(py, || {
             let wanted: Vec<(Digest, Vec<u32>)> =
                 wanted.into_iter().map(|(digest, numbers)| (digest.0, numbers)).collect();
-            let store = Store::open(&store)?;
+            let store = store.open()?;
             Ok(Self { plan: pack::plan::PackPlan::new(&store, &wanted, limit_bytes)?, store })
         })
     }
@@ -61,8 +58,8 @@ impl Assembly {
 #[pymethods]
 impl Assembly {
     #[new]
-    fn new(py: Python<'_>, store: PathBuf) -> PyResult<Self> {
-        let open = detached(py, || pack::assemble::Assembly::new(Arc::new(Store::open(&store)?)))?;
+    fn new(py: Python<'_>, store: StoreArg) -> PyResult<Self> {
+        let open = detached(py, || pack::assemble::Assembly::new(store.open()?))?;
         Ok(Self { open: Mutex::new(Some(Arc::new(open))) })
     }
 
