@@ -38,7 +38,7 @@ test-torch: build
 test-tensorflow: build
 	test -d .venv-tensorflow || $(PYTHON) -m venv .venv-tensorflow
 	.venv-tensorflow/bin/python -m pip install --quiet -r constraints-tensorflow.txt
-	$(WITH_FRAMEWORK) .venv-tensorflow/bin/python -m pytest -q -W default tests/em/integrations/test_*_real.py
+	$(WITH_FRAMEWORK) .venv-tensorflow/bin/python -m pytest -q -W default tests/em/integrations/test_*_real.py tests/em/test_docs.py
 
 bench: build
 	$(BIN)/python benches/add.py

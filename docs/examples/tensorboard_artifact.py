@@ -1,19 +1,20 @@
 """Keeps a folder of TensorBoard logs as an output artifact of a run."""
 
-from pathlib import Path
-
 from t9k import em
+from tensorboard.summary import Writer
 
 
 def main() -> None:
     run = em.create_run(name="tensorboard")
-    log_dir = Path("logs")
-    log_dir.mkdir(exist_ok=True)
-    # Where torch.utils.tensorboard.SummaryWriter or keras.callbacks.TensorBoard writes.
-    (log_dir / "events.out.tfevents.1").write_bytes(b"events")
+    # As torch.utils.tensorboard.SummaryWriter or keras.callbacks.TensorBoard would.
+    writer = Writer("logs")
+    for step in range(1, 11):
+        writer.add_scalar("loss", 1 / step, step)
+        run.log("train", {"loss": 1 / step}, step=step)
+    writer.close()
 
     artifact = em.create_artifact(name="tensorboard_logs")
-    artifact.add_dir(str(log_dir))
+    artifact.add_dir(dir_path="logs/")
     run.mark_output(artifact)
     run.finish()
     print(run.local)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from t9k import em
 from t9k.em.cli.group import SECTIONS
 from t9k.em.integrations.rank import RANK_VARIABLES
@@ -62,7 +63,7 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in [*RANK_VARIABLES, *(name for name in os.environ if name.startswith("EM_"))]:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow" if importlib.util.find_spec("tensorflow") else "jax")
     monkeypatch.setenv("T9K_CONFIG", str(tmp_path / "t9k-config.yaml"))
     return tmp_path
 
@@ -86,7 +87,14 @@ def test_blocks_of_page_run(page: Path, workdir: Path) -> None:
     for value in space.values():
         if isinstance(value, Run):
             value.finish()
-    assert missing <= {"keras", "torch", "xgboost", "lightgbm", "sklearn", "optuna"}
+    assert missing <= {"keras", "torch", "xgboost", "lightgbm", "sklearn", "optuna", "lightning", "transformers"}
+
+
+def test_every_variable_that_the_code_reads_is_documented() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "python" / "t9k" / "em").rglob("*.py"))
+    read = set(re.findall(r'"(EM_[A-Z_]+)"', source))
+    documented = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "environment.md").read_text(), re.MULTILINE))
+    assert {"EM_CAPTURE", "EM_SYSTEM_METRICS", "EM_RUN_PARENT_DIR"} <= read <= documented
 
 
 @pytest.mark.parametrize("name", sorted(em.__all__))
@@ -104,8 +112,29 @@ def test_examples_of_help_run(name: str, workdir: Path, monkeypatch: pytest.Monk
     assert name in {"login", "logout", "upload"} or ">>>" in (getattr(em, name).__doc__ or "")
 
 
+FIT = {"train": {"loss", "mae"}, "val": {"loss", "mae"}, "test": {"loss", "mae"}}
+LEFT_BY: dict[str, tuple[set[str], dict[str, set[str]]]] = {
+    "argparse_hparams.py": ({"lr", "epochs"}, {"train": {"loss"}, "test": {"loss"}}),
+    "data_parallel.py": ({"world_size"}, {"train": {"loss"}}),
+    "keras_distributed.py": ({"batch_size", "dist", "optimizer", "loss", "metrics"}, FIT),
+    "keras_fit.py": ({"batch_size", "epochs", "optimizer", "loss", "metrics"}, FIT),
+    "lightgbm_train.py": ({"objective", "num_leaves"}, {"val": {"l2"}}),
+    "optuna_study.py": ({"best_params"}, {"trial": {"value", "best_value"}, "trial_params": {"x"}}),
+    "run_from_config.py": ({"conv_kernel_size"}, {"train": {"loss", "accuracy"}, "test": {"accuracy"}}),
+    "sklearn_search.py": ({"estimator", "best_params"}, {"cv": {"mean_test_score"}, "test": {"score"}}),
+    "tensorboard_artifact.py": (set(), {"train": {"loss"}}),
+    "torch_ddp.py": ({"lr", "steps"}, {"train": {"loss"}}),
+    "torch_rank_zero.py": ({"lr", "steps", "dist"}, {"train": {"loss"}}),
+    "torch_single.py": ({"batch_size", "epochs", "learning_rate"}, {"train": {"loss"}, "val": {"loss", "accuracy"}}),
+    "transformers_train.py": ({"max_steps", "model"}, {"train": {"loss"}}),
+    "xgboost_train.py": ({"max_depth", "eta"}, {"train": {"rmse"}, "val": {"rmse"}}),
+    "lightning_fit.py": (set(), {"train": {"loss"}}),
+}
+"""Some of the hyperparameters, and some of the metrics of each type, that a script leaves."""
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_example_leaves_one_complete_run(example: Path, workdir: Path) -> None:
+def test_example_leaves_the_files_that_the_manual_shows(example: Path, workdir: Path) -> None:
     if absent := _missing(example.read_text(encoding="utf-8")):
         pytest.skip(f"needs {', '.join(sorted(absent))}")
     done = subprocess.run([sys.executable, str(example)], check=False, capture_output=True, text=True, timeout=300)
@@ -113,4 +142,24 @@ def test_example_leaves_one_complete_run(example: Path, workdir: Path) -> None:
         pytest.skip("this PyTorch is too old for this Python")
     assert done.returncode == 0, done.stderr
     (folder,) = (workdir / ".em" / "runs").iterdir()
-    assert "status: Complete" in (folder / "metadata.yaml").read_text()
+    assert re.fullmatch(r"\w+_\d{6}_\d{6}_[a-z0-9]{6}", folder.name)
+    files = {path.name: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    index = files["index.yaml"]
+    assert {key: value for key, value in index.items() if key != "metrics"} == {
+        "hyperparameters": "hyperparameters.yaml",
+        "platform": "platform.yaml",
+        "git": "git.yaml",
+        "log": "stdout.log",
+    }
+    assert (files["metadata.yaml"]["status"], files["metadata.yaml"]["alternative_name"]) == ("Complete", folder.name)
+    assert {"os", "python", "packages"} <= set(files["platform.yaml"])
+    hparams, metrics = LEFT_BY[example.name]
+    assert hparams <= set(files["hyperparameters.yaml"])
+    assert index["metrics"] == {kind: f"metrics/{kind}.yaml" for kind in index["metrics"]}
+    assert set(metrics) <= set(index["metrics"])
+    for kind, names in metrics.items():
+        points = yaml.safe_load((folder / index["metrics"][kind]).read_text())
+        assert names <= set().union(*(point["metrics"] for point in points))
+        assert all({"step", "timestamp"} <= set(point["at"]) for point in points)
+    for mark in files["metadata.yaml"]["associations"]["outputs"]:
+        assert em.load_artifact(mark["local"]).objects
