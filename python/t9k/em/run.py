@@ -274,8 +274,10 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             self._finish("Complete")
+        elif isinstance(error, SystemExit):
+            self._fail(ending.exit_reason(error.code))
         else:
             from traceback import format_exception
 

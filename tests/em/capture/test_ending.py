@@ -163,6 +163,14 @@ def test_exit_code_decides_the_status(parent: Path, code: str, status: str, erro
     assert (run.status, run._error) == (status, error)
 
 
+@pytest.mark.parametrize(("code", "status", "error"), [("0", "Complete", ""), ("3", "Failed", "exited with code 3")])
+def test_exit_that_leaves_a_with_block_decides_the_status(parent: Path, code: str, status: str, error: str) -> None:
+    for statement in (f"sys.exit({code})", f"raise SystemExit({code})"):
+        _script(f"r.finish()\nwith create_run(name='block') as run: {statement}\n")
+    runs = [load_run(str(path)) for path in parent.iterdir() if path.name.startswith("block")]
+    assert [(run.status, run._error) for run in runs] == [(status, error)] * 2
+
+
 def test_exit_with_the_result_of_main_is_seen(parent: Path) -> None:
     code = "import sys\nfrom t9k import em\ndef main():\n    em.create_run()\n    return 4\nsys.exit(main())\n"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 4

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from t9k.em.errors import InvalidInputError
 from t9k.em.integrations.sklearn import log_estimator
 from t9k.em.run import Run
 
@@ -15,6 +16,27 @@ Y = X[:, 0] + 0.1 * X[:, 1]
 
 def _steps(run: Run, kind: str) -> list[int]:
     return [point["at"]["step"] for point in run.metrics[kind]]
+
+
+def test_jax_arrays_of_one_element_are_logged_and_others_refused(run: Run) -> None:
+    jax: Any = pytest.importorskip("jax")
+    values = {"loss": jax.numpy.float32(0.5), "a": jax.numpy.ones((1, 1)), "n": jax.numpy.array(3)}
+    run.log("train", values | {"half": jax.numpy.array(1.5, "bfloat16")}, step=jax.numpy.array(7))
+    assert run.metrics["train"][0]["metrics"] == {"loss": 0.5, "a": 1.0, "n": 3, "half": 1.5}
+    assert _steps(run, "train") == [7]
+
+    @jax.jit
+    def step(x: Any) -> Any:
+        with pytest.raises(InvalidInputError, match="'traced'"):
+            run.log("train", {"traced": x}, step=1)
+        return x
+
+    step(jax.numpy.array(1.0))
+    for bad in (jax.numpy.ones(2), jax.numpy.array(True)):
+        with pytest.raises(InvalidInputError, match="'bad'"):
+            run.log("train", {"bad": bad}, step=1)
+    run.params.update({"dtype": jax.numpy.bfloat16, "lr": jax.numpy.array(0.5)})
+    assert run.params.to_dict() == {"dtype": "bfloat16", "lr": 0.5}
 
 
 def test_xgboost_train_cv_and_estimator_are_recorded(run: Run) -> None:

@@ -1,5 +1,6 @@
 """Keras callbacks with the real Keras."""
 
+import importlib.util
 import os
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from t9k.em.keras import EMEvalCallback, EMFitCallback
 from t9k.em.run import Run
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow" if importlib.util.find_spec("tensorflow") else "jax")
 keras: Any = pytest.importorskip("keras")
 
 

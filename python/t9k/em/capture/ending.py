@@ -45,9 +45,14 @@ def unwatch(key: int) -> None:
     _fails.pop(key, None)
 
 
+def exit_reason(code: object) -> str:
+    """Returns what a run says of an exit code other than None and 0."""
+    return f"exited with code {code}" if isinstance(code, int) else f"exited: {code}"
+
+
 def _on_exit(code: object) -> None:
     if code is not None and code != 0:
-        _tell(f"exited with code {code}" if isinstance(code, int) else f"exited: {code}")
+        _tell(exit_reason(code))
 
 
 def _install() -> None:
