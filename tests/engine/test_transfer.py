@@ -462,3 +462,21 @@ def test_open_store_is_taken_in_place_of_its_path(sender: Sender, tmp_path: Path
     assert (tmp_path / "deep" / "two").read_bytes() == _engine.read_object_range(to, digest, 0, size)
     with pytest.raises(TypeError):
         _engine.usable(5, digest, size)  # type: ignore[arg-type]
+
+
+def test_references_keep_what_is_known_of_them(sender: Sender, tmp_path: Path) -> None:
+    name = _engine.digest(b"far away")
+    _engine.add_reference(sender.artifact, "far/all", "https://example.org/a", 8, 'W/"tag"', name)
+    _engine.add_reference(sender.artifact, "far/none", "s3://bucket/key")
+    assemble(sender, str(tmp_path / "to"))
+    target = str(tmp_path / "artifact")
+    _engine.materialize(str(tmp_path / "to"), target, sender.manifest)
+    assert _engine.manifest_references(_engine.read_manifest(target)) == [
+        ("far/all", "https://example.org/a", 8, 'W/"tag"', name),
+        ("far/none", "s3://bucket/key", None, None, None),
+    ]
+    assert not (Path(target) / "far").exists()
+    for known in [{"etag": "x" * 9000}, {"digest": b"short"}]:
+        with pytest.raises(_engine.EngineError) as caught:
+            _engine.add_reference(sender.artifact, "more", "s3://bucket/key", **known)
+        assert caught.value.kind == "invalid_input"

@@ -43,6 +43,12 @@ def parse_manifest(data: Buffer) -> list[_Entry]:
 def manifest_objects(data: Buffer) -> tuple[bytes, bytes]:
     """The objects that the bytes of a manifest name, each once: digests, and sizes as u64."""
 
+def manifest_references(data: Buffer) -> list[tuple[str, str, int | None, str | None, bytes | None]]:
+    """The references of a manifest: path, URI, and what is known of each.
+
+    That is its size in bytes, its HTTP entity tag and its digest; None stands for what is not known.
+    """
+
 def materialize(
     store: str | Store, artifact_dir: str, manifest: Buffer, metadata: Buffer | None = None, progress: _Progress = None
 ) -> None:
@@ -65,7 +71,14 @@ def add_dir(store: str, artifact_dir: str, source: str, obj_path: str, progress:
 def add_file(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> dict[str, int]:
     """Add one file."""
 
-def add_reference(artifact_dir: str, obj_path: str, uri: str) -> dict[str, int]:
+def add_reference(
+    artifact_dir: str,
+    obj_path: str,
+    uri: str,
+    size: int | None = None,
+    etag: str | None = None,
+    digest: bytes | None = None,
+) -> dict[str, int]:
     """Record a URI as an entry; nothing is fetched."""
 
 # What a store holds.

@@ -208,9 +208,8 @@ impl Add<'_> {
     }
 }
 
-/// Adds a reference to `uri` as `obj_path`; nothing is fetched.
-pub fn reference(artifact: &ArtifactDir, obj_path: &str, uri: &str) -> Result<Summary> {
-    let reference = Reference { uri: uri.to_owned(), size: None, etag: None, digest: None };
+/// Adds a reference as `obj_path`; nothing is fetched.
+pub fn reference(artifact: &ArtifactDir, obj_path: &str, reference: Reference) -> Result<Summary> {
     let entry = Entry { path: obj_path.to_owned(), kind: EntryKind::Reference(Box::new(reference)) };
     artifact.commit(|manifest| manifest.with([entry.clone()]))?;
     Ok(Summary { reserved_on_windows: u64::from(names::is_reserved_on_windows(obj_path)), ..Summary::default() })

@@ -112,6 +112,8 @@ impl Materialize<'_> {
     fn link(&self, manifest: &Manifest, root: &Path, lease: &Lease) -> Result<()> {
         let (mut files, mut directories) = (Vec::new(), HashSet::new());
         for (path, kind) in manifest.entries() {
+            self.progress.check()?;
+            lease.renew();
             let directory = match kind {
                 EntryKind::File { size, digest, executable } => {
                     files.push((path, *size, *digest, *executable));

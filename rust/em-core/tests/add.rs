@@ -17,7 +17,7 @@ use em_core::{
     chunk::table::ChunkTable,
     diff::diff,
     ingest::{BLOCK_BYTES, hash_file},
-    manifest::EntryKind,
+    manifest::{EntryKind, Reference},
     stat_cache::StatCache,
     store::{Boot, Store, link::LinkMode, objects::Presence},
     verify,
@@ -273,7 +273,8 @@ fn bad_obj_paths_are_refused_and_change_nothing() {
         let error = place.with(1, |add| add.file(&file, bad)).unwrap_err();
         assert_eq!(error.kind, Kind::InvalidInput, "{bad:?}");
     }
-    assert!(reference(&place.artifact(), "../x", "s3://bucket/x").is_err());
+    let known = Reference { uri: "s3://bucket/x".into(), size: None, etag: None, digest: None };
+    assert!(reference(&place.artifact(), "../x", known).is_err());
     assert_eq!(place.artifact().manifest().unwrap(), before);
     assert_eq!(place.with(1, |add| add.dir(place.dir.path(), "")).unwrap_err().kind, Kind::InvalidInput);
 }

@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use em_core::{
     add::{Add, Summary, reference},
     artifact::ArtifactDir,
+    manifest::Reference,
     stat_cache::{self, StatCache},
     store::Store,
 };
 use pyo3::{prelude::*, types::PyDict};
 
-use crate::call::{detached, link_mode, threads, watched};
+use crate::{
+    call::{detached, link_mode, threads, watched},
+    convert::Name,
+};
 
 /// Add all files below a directory.
 #[pyfunction]
@@ -72,12 +76,17 @@ fn to_dict<'py>(py: Python<'py>, summary: &Summary) -> PyResult<Bound<'py, PyDic
 
 /// Record a URI as an entry; nothing is fetched.
 #[pyfunction]
+#[pyo3(signature = (artifact_dir, obj_path, uri, size=None, etag=None, digest=None))]
 pub fn add_reference<'py>(
     py: Python<'py>,
     artifact_dir: PathBuf,
     obj_path: &str,
-    uri: &str,
+    uri: String,
+    size: Option<u64>,
+    etag: Option<String>,
+    digest: Option<Name>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let done = detached(py, || reference(&ArtifactDir::open(&artifact_dir)?, obj_path, uri))?;
+    let known = Reference { uri, size, etag, digest: digest.map(|digest| digest.0) };
+    let done = detached(py, || reference(&ArtifactDir::open(&artifact_dir)?, obj_path, known))?;
     to_dict(py, &done)
 }

@@ -67,6 +67,21 @@ pub fn parse_manifest(py: Python<'_>, data: Buffer) -> PyResult<Vec<EntryTuple>>
     Ok(tuples(&manifest))
 }
 
+/// Path, URI, size in bytes, HTTP entity tag, digest; the last three if known.
+type ReferenceTuple<'py> = (String, String, Option<u64>, Option<String>, Option<Bound<'py, PyBytes>>);
+
+/// The references of a manifest: path, URI, and what is known of each.
+#[pyfunction]
+pub fn manifest_references(py: Python<'_>, data: Buffer) -> PyResult<Vec<ReferenceTuple<'_>>> {
+    let manifest = detached(py, || Manifest::decode(data.bytes()))?;
+    let tuple = |(path, kind): (&str, &EntryKind)| {
+        let EntryKind::Reference(known) = kind else { return None };
+        let digest = known.digest.map(|digest| PyBytes::new(py, &digest.0));
+        Some((path.to_owned(), known.uri.clone(), known.size, known.etag.clone(), digest))
+    };
+    Ok(manifest.entries().filter_map(tuple).collect())
+}
+
 /// The objects that the bytes of a manifest name, each once: digests, and sizes as u64.
 #[pyfunction]
 pub fn manifest_objects<'py>(py: Python<'py>, data: Buffer) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {

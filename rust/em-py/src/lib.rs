@@ -26,8 +26,8 @@ mod _engine {
     use super::add::{add_dir, add_file, add_reference};
     #[pymodule_export]
     use super::artifact::{
-        create_artifact, manifest_digest, manifest_objects, materialize, parse_manifest, read_entries, read_manifest,
-        recover,
+        create_artifact, manifest_digest, manifest_objects, manifest_references, materialize, parse_manifest,
+        read_entries, read_manifest, recover,
     };
     #[pymodule_export]
     use super::convert::OpenStore;
