@@ -14,13 +14,18 @@ from typing import IO
 
 import pytest
 from t9k import em
+from t9k.em import progress
+from t9k.em.cli.reading import shown_reading
 from t9k.em.runs.follow import GrowingFile, last_point
+from t9k.em.runs.record import read_record
 from t9k.em.runs.summary import goal, sparkline
 
 EM = [sys.executable, "-m", "t9k.em"]
 TRAINING = """
 import sys
 from t9k import em
+from t9k.em import progress
+from t9k.em.cli.reading import shown_reading
 
 run = em.create_run(name="live")
 print("started", run.local, flush=True)
@@ -260,3 +265,14 @@ def test_sparkline_of_odd_values() -> None:
     assert sparkline([-1.7e308, 0, 1.7e308]) == "▁▄█"
     assert sparkline([3, 3]) == "▁▁"
     assert sparkline([0, 1], is_ascii=True) == "_#"
+
+
+def test_reading_tells_its_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "SILENT_S", 0)
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0)
+    monkeypatch.delenv("EM_QUIET", raising=False)
+    record = read_record(make_run("read").local)
+    size_bytes = os.path.getsize(record.metrics_path("train"))
+    with shown_reading([record]) as read:
+        assert len(read(record, "train")) == 3
+    assert capsys.readouterr().err == f"read: 1/1 files, {size_bytes}/{size_bytes} bytes\n"

@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
@@ -270,11 +270,15 @@ class MetricsRead(NamedTuple):
     torn_bytes: int
 
 
-def read_metrics(path: str) -> MetricsRead:
+def read_metrics(path: str, progress: Callable[[int], object] | None = None) -> MetricsRead:
     """Reads a metrics file without a YAML parser.
 
     Lines that are not of our form are left out and counted. Bytes after the
     last newline are a line that a crash tore; they are left out as well.
+
+    Args:
+        path: The file.
+        progress: Is told how many more bytes were read.
 
     Raises:
         NotFoundError: There is no such file.
@@ -290,6 +294,8 @@ def read_metrics(path: str) -> MetricsRead:
             if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
                 raise StoreError(f"the metrics file {path} is larger than {MAX_FILE_BYTES} bytes")
             while block := file.read(_BLOCK_BYTES):
+                if progress is not None:
+                    progress(len(block))
                 end = block.rfind(b"\n") + 1
                 if end:
                     damaged_lines += decode_lines(rest + block[:end], points)

@@ -23,11 +23,14 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
     The best value of all runs has a * behind it, where the metric's name tells which way is better (loss, accuracy).
     """
     from t9k.em.cli.places import run_record
+    from t9k.em.cli.reading import shown_reading
     from t9k.em.runs.comparison import compare_runs
 
     if len(runs) < 2:
         raise click.UsageError("name two or more runs")
-    found = compare_runs([run_record(run) for run in runs])
+    records = [run_record(run) for run in runs]
+    with shown_reading(records) as read:
+        found = compare_runs(records, read)
     if as_json:
         echo_json(asdict(found))
         return

@@ -43,12 +43,15 @@ _MAX_ROWS = 24
 def command(runs: tuple[str, ...], metrics: tuple[str, ...], output: str | None, x: str, is_log: bool) -> None:
     """Plot metrics of runs, in the terminal or to a file."""
     from t9k.em.cli.places import run_record
+    from t9k.em.cli.reading import shown_reading
     from t9k.em.runs.curves import find_curves
 
     suffix = os.path.splitext(output or "")[1].lower()
     if output is not None and suffix not in (".svg", ".png"):
         raise click.UsageError(f"{output!r} ends neither in .svg nor in .png")
-    curves = find_curves([run_record(run) for run in dict.fromkeys(runs)], list(dict.fromkeys(metrics)), x)
+    records = [run_record(run) for run in dict.fromkeys(runs)]
+    with shown_reading(records) as read:
+        curves = find_curves(records, list(dict.fromkeys(metrics)), x, read)
     if output is None:
         _show(curves, _X_LABELS[x], is_log)
         return

@@ -23,7 +23,7 @@ from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
 if TYPE_CHECKING:
-    from t9k.em.runs.record import RunRecord
+    from t9k.em.runs.record import ReadPoints, RunRecord
 
 _SPARK_COLUMNS = 24
 _MAX_ENTRIES = 20
@@ -57,9 +57,11 @@ def command(name: str, as_json: bool) -> None:
 
 
 def _show_run(record: RunRecord, as_json: bool) -> None:
+    from t9k.em.cli.reading import shown_reading
     from t9k.em.notebook import flatten
 
-    metrics = _metric_rows(record)
+    with shown_reading([record]) as read:
+        metrics = _metric_rows(record, read)
     if as_json:
         echo_json(record.to_dict() | {"local": record.path, "duration_s": record.duration_s, "metrics": metrics})
         return
@@ -99,12 +101,12 @@ def _show_run(record: RunRecord, as_json: bool) -> None:
             click.secho(f"  {printable(line)}", fg="red")
 
 
-def _metric_rows(record: RunRecord) -> list[dict[str, Any]]:
+def _metric_rows(record: RunRecord, read: ReadPoints) -> list[dict[str, Any]]:
     from t9k.em.runs.summary import goal, metric_series, sparkline
 
     rows = []
     for kind in record.kinds():
-        for name, series in metric_series(record.points(kind)).items():
+        for name, series in metric_series(read(record, kind)).items():
             if not series.values:
                 continue
             best = series.best(goal(name))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from t9k.em.notebook import flatten
-from t9k.em.runs.record import SYSTEM, RunRecord
+from t9k.em.runs.record import SYSTEM, ReadPoints, RunRecord
 from t9k.em.runs.summary import goal, metric_series
 
 
@@ -41,7 +41,7 @@ class Comparison:
     metrics: list[ComparedMetric]
 
 
-def compare_runs(records: Sequence[RunRecord]) -> Comparison:
+def compare_runs(records: Sequence[RunRecord], read: ReadPoints = RunRecord.points) -> Comparison:
     """Reads and compares runs."""
     described = [_fields(record) for record in records]
     keys = dict.fromkeys(key for fields in described for key in fields)
@@ -49,7 +49,7 @@ def compare_runs(records: Sequence[RunRecord]) -> Comparison:
     # By their text too: 1, 1.0 and True are equal, but are not the same parameter.
     different = {key: values for key, values in columns.items() if len({repr(value) for value in values}) > 1}
     equal = sum(key not in different and key.startswith("hparams.") for key in columns)
-    return Comparison([record.name for record in records], different, equal, _metrics(records))
+    return Comparison([record.name for record in records], different, equal, _metrics(records, read))
 
 
 def _fields(record: RunRecord) -> dict[str, Any]:
@@ -63,12 +63,12 @@ def _fields(record: RunRecord) -> dict[str, Any]:
     return fields | dict(flatten(described["hparams"], "hparams."))
 
 
-def _metrics(records: Sequence[RunRecord]) -> list[ComparedMetric]:
+def _metrics(records: Sequence[RunRecord], read: ReadPoints) -> list[ComparedMetric]:
     last: dict[tuple[str, str], list[float | None]] = {}
     best: dict[tuple[str, str], list[float | None]] = {}
     for index, record in enumerate(records):
         for kind in record.kinds():
-            for name, series in metric_series(record.points(kind)).items() if kind != SYSTEM else ():
+            for name, series in metric_series(read(record, kind)).items() if kind != SYSTEM else ():
                 if not series.values:
                     continue
                 found = series.best(goal(name))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from t9k.em.errors import NotFoundError
-from t9k.em.runs.record import SYSTEM, RunRecord, timestamp_s
+from t9k.em.runs.record import SYSTEM, ReadPoints, RunRecord, timestamp_s
 from t9k.em.runs.summary import Series, metric_series
 
 _MAX_NAMED = 20
@@ -35,13 +35,16 @@ Line = list[tuple[float, float]]
 """Points that are joined."""
 
 
-def find_curves(records: Sequence[RunRecord], metrics: Sequence[str], x: str) -> list[Curve]:
+def find_curves(
+    records: Sequence[RunRecord], metrics: Sequence[str], x: str, read: ReadPoints = RunRecord.points
+) -> list[Curve]:
     """Reads curves of runs.
 
     Args:
         records: The runs.
         metrics: ``type/name``, or a name, which is looked for in all types but the machine's.
         x: 'step' or 'time'.
+        read: Reads the points of a type of a run.
 
     Raises:
         NotFoundError: No run has one of them.
@@ -49,7 +52,7 @@ def find_curves(records: Sequence[RunRecord], metrics: Sequence[str], x: str) ->
     curves, known, missing = [], dict[str, None](), dict.fromkeys(metrics)
     for record in records:
         for kind in record.kinds():
-            for name, series in metric_series(record.points(kind), with_times=x == "time").items():
+            for name, series in metric_series(read(record, kind), with_times=x == "time").items():
                 known[f"{kind}/{name}"] = None
                 chosen = [metric for metric in metrics if _names(metric, kind, name)]
                 for metric in chosen:

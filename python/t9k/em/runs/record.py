@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -105,9 +105,9 @@ class RunRecord:
         """Returns the file of a type of metrics."""
         return os.path.join(self.path, "metrics", f"{kind}.yaml")
 
-    def points(self, kind: str) -> Points:
-        """Reads all points of a type."""
-        return read_metrics(self.metrics_path(kind)).points
+    def points(self, kind: str, progress: Callable[[int], object] | None = None) -> Points:
+        """Reads all points of a type; ``progress`` is told how many more bytes were read."""
+        return read_metrics(self.metrics_path(kind), progress).points
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but the metrics, in the form of `Run.to_dict`."""
@@ -117,6 +117,10 @@ class RunRecord:
             "platform": self._file("platform.yaml"),
             "git": self._file("git.yaml"),
         }
+
+
+ReadPoints = Callable[[RunRecord, str], Points]
+"""Reads the points of a type of a run: `RunRecord.points`, or what shows progress besides."""
 
 
 def timestamp_s(text: object) -> float | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from t9k.em.points import Points
 from t9k.em.runs.values import to_float
@@ -51,22 +53,27 @@ class Series:
         if wanted is None:
             return None
         better = min if wanted == "min" else max
-        # The first of equal ones, as `index` finds it.
-        numbers = [value for value in self.values if not math.isnan(value)]
+        numbers: Sequence[float] = self.values
+        if math.isnan(sum(numbers)):  # a NaN, or two infinities
+            numbers = [value for value in numbers if not math.isnan(value)]
         if not numbers:
             return None
         value = better(numbers)
-        return value, self.steps[self.values.index(value)]
+        return value, self.steps[self.values.index(value)]  # the first of equal ones
 
     def averages(self, count: int) -> list[float]:
         """Returns the mean of each of `count` parts, NaN where a part has no finite value."""
         count = min(count, len(self.values))
-        means = []
-        for index in range(count):
-            part = self.values[index * len(self.values) // count : (index + 1) * len(self.values) // count]
-            finite = [value for value in part if math.isfinite(value)]
-            means.append(math.fsum(finite) / len(finite) if finite else math.nan)
-        return means
+        bounds = [index * len(self.values) // max(count, 1) for index in range(count + 1)]
+        return [_mean(self.values[start:end]) for start, end in pairwise(bounds)]
+
+
+def _mean(values: Sequence[float]) -> float:
+    total = sum(values)
+    if math.isfinite(total):
+        return total / len(values)
+    finite = [value for value in values if math.isfinite(value)]
+    return math.fsum(value / len(finite) for value in finite) if finite else math.nan
 
 
 def metric_series(points: Points, *, with_times: bool = False) -> dict[str, Series]:
