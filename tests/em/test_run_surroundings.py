@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,17 @@ def test_log_from_threads_loses_and_mixes_nothing() -> None:
     points = run.metrics["train"]
     for who in range(8):
         assert [p["at"]["step"] for p in points if p["metrics"]["who"] == who] == list(range(500))
+
+
+def test_first_log_of_a_loaded_run_from_threads_loses_nothing() -> None:
+    for _ in range(20):
+        create = create_run()
+        create.finish()
+        run = load_run(create.local)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda step, run=run: run.log("train", {"x": 1}, step), range(16)))
+        assert sorted(point["at"]["step"] for point in run.metrics["train"]) == list(range(16))
+        run.finish()
 
 
 def test_steps_may_repeat_and_go_back() -> None:

@@ -353,16 +353,17 @@ class Run:
         with self._lock:
             if not self._is_loaded or self._recorder is None:
                 return
-            self._is_loaded = False
             try:
-                now = read_yaml(os.path.join(self.local, "metadata.yaml"))
-                if now.get("status") == "Running" and not heartbeat.is_gone(now.get("process") or {}, self.local):
+                now = Fields("a run", read_yaml(os.path.join(self.local, "metadata.yaml")))
+                if now.text("status") == "Running" and not heartbeat.is_gone(now.mapping("process"), self.local):
                     self.status, self._is_guest = "Running", True  # another process was first
-                    return
-                self._start(self._recorder)
+                else:
+                    self._start(self._recorder)
             except EmError as error:
                 self.status = "Running"  # in memory: the script logs on, and what is lost is counted
                 self._recorder.warn_once(error)
+            finally:
+                self._is_loaded = False  # last: other threads look at it without the lock
 
     def _fail(self, reason: str) -> None:
         if self.status == "Running" and current_pid() == self._pid:
