@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from harness import Account
+from run_records import batch, new_run, put
 from starlette.testclient import TestClient
 from t9k.aistore.clock import now_us
 from t9k.aistore.db import Database, subtrees
 from t9k.aistore.db.tables.accounts import audit
+from t9k.aistore.db.tables.runs import metric_blocks, metric_series
 from t9k.aistore.db.tables.tree import nodes
 from t9k.aistore.tree.trash import expire
 
@@ -302,3 +304,23 @@ def test_security_relevant_changes_are_audited(a: Client, b: Client, database: D
     assert [row.action for row in rows] == ["share.grant", "share.revoke", "node.move", "node.purge"]
     assert rows[0].detail == {"grantee_kind": "user", "grantee": "bob", "access": "edit"}
     assert all(row.request_id for row in rows)
+
+
+def test_copy_of_a_run_has_its_record_and_its_own_life(a: Client, api: TestClient, database: Database) -> None:
+    run = new_run(api, a.account, "r", labels=["l"], hparams={"lr": 1})
+    for sequence in range(3):
+        put(api, a.account, run, "train", sequence, batch(sequence, 1, loss=[float(sequence)]))
+    assert a.ask("PUT", f"/runs/{run}/log", params={"offset": 0}, content=b"hello").status_code < 300
+    folder = a.make("/ada/copies")
+    copied = a.ask("POST", f"/nodes/{run}/copy", json={"parent_id": folder}).json()["id"]
+    again = a.ask("POST", f"/nodes/{run}/copy", json={"parent_id": folder, "name": "again"})
+    assert again.status_code == 201
+    a.ask("DELETE", f"/nodes/{run}")
+    a.ask("DELETE", f"/trash/{run}")
+    assert expire(database, 30) == 1
+    assert a.ask("GET", f"/runs/{copied}").json()["hparams"] == {"lr": 1}
+    assert a.ask("GET", f"/runs/{copied}/log").content == b"hello"
+    points = sa.select(sa.func.sum(metric_blocks.c.points)).where(metric_blocks.c.node_id == copied)
+    last = sa.select(metric_series.c.last).where(metric_series.c.node_id == copied)
+    assert database.read(lambda connection: connection.execute(points).scalar()) == 3
+    assert database.read(lambda connection: connection.execute(last).scalar()) == 2.0

@@ -11,10 +11,12 @@ from sqlalchemy.engine import Connection
 from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
 from t9k.aistore.api.problems import responses
 from t9k.aistore.clock import iso
+from t9k.aistore.contents import COPIERS
 from t9k.aistore.errors import invalid
 from t9k.aistore.tree import changes, copies, folders, listing, shortcuts, trash
 from t9k.aistore.tree.access import node_at, node_for
 from t9k.aistore.tree.placement import Placement
+from t9k.aistore.tree.query import MAX_FILTER_CHARS
 from t9k.aistore.tree.views import NodeView, view, view_of
 from t9k.protocol import CONFLICT_STRATEGIES, MAX_PAGE, MAX_PATH_BYTES
 
@@ -171,13 +173,21 @@ def list_children(
     node_id: NodeId,
     sort: Literal["name", "created", "changed", "kind"] = "name",
     order: Literal["asc", "desc"] = "asc",
+    wanted: Annotated[str | None, Query(alias="filter", max_length=MAX_FILTER_CHARS)] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> NodePage:
-    """List a folder."""
+    """List a folder; `filter` as in `docs/protocol.md`."""
     page = services.database.read(
         lambda connection: listing.children(
-            connection, caller, node_id, sort=sort, descending=order == "desc", limit=limit, cursor=cursor
+            connection,
+            caller,
+            node_id,
+            sort=sort,
+            descending=order == "desc",
+            wanted=wanted,
+            limit=limit,
+            cursor=cursor,
         )
     )
     return NodePage(nodes=[node_model(seen) for seen in page.nodes], next=page.next)
@@ -216,7 +226,7 @@ def copy_node(caller: Writer, services: ServicesDep, response: Response, node_id
     """Copy a node into a folder, with all below it."""
 
     def work(connection: Connection) -> NodeView:
-        return view_of(connection, caller, copies.copy(connection, caller, node_id, body.parent_id, body.name))
+        return view_of(connection, caller, copies.copy(connection, caller, node_id, body.parent_id, COPIERS, body.name))
 
     return answer(response, services.database.write(work))
 

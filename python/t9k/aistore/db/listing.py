@@ -8,8 +8,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from t9k.aistore.db.filters import condition
 from t9k.aistore.db.subtrees import ENDED_US
 from t9k.aistore.db.tables.tree import nodes
+from t9k.aistore.tree.query import Filter
 
 ORDERS = {
     "name": (nodes.c.name_key, nodes.c.id),
@@ -28,9 +30,13 @@ def children(
     descending: bool,
     after: Sequence[Any] | None,
     limit: int,
+    wanted: Filter | None = None,
 ) -> list[Row[Any]]:
-    """Nodes of a folder that follow those whose order columns are `after`; at most `limit`."""
-    return list(connection.execute(children_query(folder_id, order, descending, after, limit)))
+    """Nodes of a folder, of a filter if given, that follow those whose order columns are `after`; at most `limit`."""
+    query = children_query(folder_id, order, descending, after, limit)
+    if wanted is not None:
+        query = query.where(condition(wanted))
+    return list(connection.execute(query))
 
 
 def children_query(

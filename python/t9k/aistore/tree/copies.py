@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
@@ -16,18 +16,22 @@ from t9k.aistore.tree.placement import taken
 MAX_COPIED = 10_000
 """Nodes of one copy, which is one transaction."""
 
-Copier = Callable[[nodes.Connection, Caller, dict[str, str]], None]
+Copier = Callable[[nodes.Connection, Caller, Mapping[str, str]], None]
 """Copies what some nodes hold beside their rows, given the ids of the copies by those of the originals."""
 
-COPIERS: dict[str, Copier | None] = {"Folder": None, "Shortcut": None}
-"""Kinds that can be copied. A module that gives a kind its content adds how that is copied."""
 
-
-def copy(connection: nodes.Connection, caller: Caller, node_id: str, parent_id: str, name: str | None = None) -> str:
+def copy(
+    connection: nodes.Connection,
+    caller: Caller,
+    node_id: str,
+    parent_id: str,
+    copiers: Mapping[str, Copier | None],
+    name: str | None = None,
+) -> str:
     """Copies a node, its labels and description, and all below it, into a folder; answers the copy's id.
 
     Shares are not copied: a copy has the permissions of its new folder. What is copied into itself is copied as it was
-    before. Shortcuts in the copy lead where the originals do.
+    before. Shortcuts in the copy lead where the originals do. `copiers` has every kind that can be copied.
 
     Raises:
         Refusal: The name is taken there, or a node's kind cannot be copied (`conflict`); there are more than
@@ -43,7 +47,7 @@ def copy(connection: nodes.Connection, caller: Caller, node_id: str, parent_id: 
         raise conflict(f"{folder.name} is a {folder.kind}, not a Folder", hint="name a folder")
     if nodes.child(connection, folder, name) is not None:
         raise taken(name, folder.name)
-    originals = _subtree(connection, node)
+    originals = _subtree(connection, node, copiers)
     more = subtrees.folder_extent(connection, node.id) if node.kind == "Folder" else (0, 0)
     names = [row.name for row in reversed(nodes.ancestors(connection, folder.id))]
     check_fits([*names, name], is_folder=node.kind == "Folder", more_depth=more[0], more_bytes=more[1])
@@ -53,13 +57,13 @@ def copy(connection: nodes.Connection, caller: Caller, node_id: str, parent_id: 
     rows[0] |= top | {"sibling_key": nodes.sibling_key(folder, name)}
     subtrees.insert_copies(connection, rows, new_ids)
     for kind in {original.kind for original in originals}:
-        copier = COPIERS[kind]
+        copier = copiers[kind]
         if copier is not None:
             copier(connection, caller, {row.id: new_ids[row.id] for row in originals if row.kind == kind})
     return new_ids[node.id]
 
 
-def _subtree(connection: nodes.Connection, node: Node) -> Sequence[Node]:
+def _subtree(connection: nodes.Connection, node: Node, kinds: Container[str]) -> Sequence[Node]:
     """The node and all below it that is not in the trash, parents before children."""
     found, level = [node], [node]
     while level:
@@ -69,7 +73,7 @@ def _subtree(connection: nodes.Connection, node: Node) -> Sequence[Node]:
         if len(found) > MAX_COPIED:
             raise invalid(f"{node.name} has more than {MAX_COPIED} nodes", hint="copy the folders in it one by one")
     for row in found:
-        if row.kind not in COPIERS:
+        if row.kind not in kinds:
             raise conflict(f"{row.name} is a {row.kind}, which cannot be copied", hint="make a shortcut to it")
     return found
 

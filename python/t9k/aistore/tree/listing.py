@@ -12,6 +12,7 @@ from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import listing, nodes
 from t9k.aistore.errors import conflict, invalid
 from t9k.aistore.tree.access import node_for, target_of
+from t9k.aistore.tree.query import parse_filter
 from t9k.aistore.tree.views import NodeView, views
 from t9k.protocol import MAX_PAGE
 
@@ -33,17 +34,18 @@ def children(
     *,
     sort: str = "name",
     descending: bool = False,
+    wanted: str | None = None,
     limit: int = 100,
     cursor: str | None = None,
 ) -> Page:
-    """A page of a folder, or of the folder that a shortcut leads to.
+    """A page of a folder, or of the folder that a shortcut leads to; of the nodes that a filter takes, if given.
 
     A page follows the last node of the one before, whatever is added or removed meanwhile: nothing that stays is left
     out or shown twice.
 
     Raises:
-        Refusal: It is not there (`not_found`), is no folder (`conflict`), or the cursor is of another listing
-            (`invalid_input`).
+        Refusal: It is not there (`not_found`), is no folder (`conflict`), the cursor is of another listing, or
+            the filter cannot be read (`invalid_input`).
     """
     if sort not in SORTS:
         raise invalid(f"{sort[:40]!r} is no order", hint=f"use one of {', '.join(SORTS)}")
@@ -56,7 +58,15 @@ def children(
         raise conflict(f"{folder.name} is a {folder.kind}, not a Folder")
     listed = f"{sort}{'-' if descending else ''}"
     after = None if cursor is None else decode_cursor(cursor, listed, ORDER_TYPES[sort])
-    rows = listing.children(connection, folder.id, sort, descending=descending, after=after, limit=limit + 1)
+    rows = listing.children(
+        connection,
+        folder.id,
+        sort,
+        descending=descending,
+        after=after,
+        limit=limit + 1,
+        wanted=None if wanted is None else parse_filter(wanted),
+    )
     has_more = len(rows) > limit
     rows = rows[:limit]
     following = encode_cursor(listed, listing.order_values(rows[-1], sort)) if has_more else None
