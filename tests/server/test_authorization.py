@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from harness import Account, make_account
 from run_records import batch
 from starlette.testclient import TestClient
+from t9k.aistore.accounts import groups
+from t9k.aistore.accounts.failures import FailureLimits
 from t9k.aistore.accounts.users import add_key
 from t9k.aistore.api.app import document, make_app
 from t9k.aistore.clock import new_id
@@ -46,6 +48,9 @@ EXPECTED: dict[str, dict[str, str | int]] = {
     "a key that writes": dict.fromkeys(ROLES, OK)
     | dict.fromkeys(("reading",), FORBIDDEN)
     | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY),
+    "its own user": dict.fromkeys(ROLES, UNKNOWN)
+    | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY)
+    | {"owner": OK, "reading": FORBIDDEN},
     "administer": dict.fromkeys(ROLES, FORBIDDEN)
     | dict.fromkeys(("anonymous", "revoked", "expired"), NO_KEY)
     | {"admin": OK},
@@ -86,6 +91,17 @@ class World:
         folder_id = self.new_folder()
         self.as_owner("DELETE", f"/nodes/{folder_id}")
         return folder_id
+
+    def new_key(self) -> str:
+        """Prefix of a new key of the owner."""
+        return add_key(self.services.database, "owner", "new", ("read",)).prefix
+
+    def new_group(self) -> str:
+        """Name of a new group with the owner in it."""
+        name = self.fresh()
+        self.services.database.write(lambda connection: groups.add_group(connection, None, name))
+        self.services.database.write(lambda connection: groups.add_member(connection, None, name, "owner"))
+        return name
 
     def new_shared(self) -> str:
         """Id of a folder below the shared one that is shared with `revoked` too."""
@@ -133,6 +149,7 @@ def new_run(name: str) -> dict[str, Any]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One server for all requests: nothing that one caller does may change what another may."""
     services = open_services(Settings(data_dir=tmp_path_factory.mktemp("matrix")))
+    services.failures = FailureLimits(burst=1e9)  # 401 for every bad key, however many there were
     database = services.database
     owner = make_account(database, "owner")
     made = World(services, TestClient(make_app(services), raise_server_exceptions=False), owner)
@@ -246,6 +263,26 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
         lambda world: ("PUT", f"/nodes/{world.new_folder()}/shares/user/other", {"json": {"access": "view"}}),
     ),
     "delete_share": ("own", lambda world: ("DELETE", f"/nodes/{world.new_shared()}/shares/user/revoked", {})),
+    "list_keys": ("a key that reads", lambda world: ("GET", "/keys", {})),
+    "post_key": ("a key that writes", lambda world: ("POST", "/keys", {"json": {"name": "k", "scopes": ["read"]}})),
+    "delete_key": (
+        "its own user",
+        lambda world: ("DELETE", f"/keys/{world.new_key()}", {}),
+    ),
+    "list_users": ("administer", lambda world: ("GET", "/users", {})),
+    "post_user": ("administer", lambda world: ("POST", "/users", {"json": {"name": world.fresh()}})),
+    "get_user": ("administer", lambda world: ("GET", "/users/other", {})),
+    "patch_user": ("administer", lambda world: ("PATCH", "/users/other", {"json": {"disabled": False}})),
+    "list_user_keys": ("administer", lambda world: ("GET", "/users/other/keys", {})),
+    "post_user_key": ("administer", lambda world: ("POST", "/users/revoked/keys", {"json": {"name": "k"}})),
+    "delete_user_key": ("administer", lambda world: ("DELETE", f"/users/owner/keys/{world.new_key()}", {})),
+    "list_groups": ("administer", lambda world: ("GET", "/groups", {})),
+    "post_group": ("administer", lambda world: ("POST", "/groups", {"json": {"name": world.fresh()}})),
+    "get_group": ("administer", lambda world: ("GET", "/groups/readers", {})),
+    "delete_group": ("administer", lambda world: ("DELETE", f"/groups/{world.new_group()}", {})),
+    "put_member": ("administer", lambda world: ("PUT", f"/groups/{world.new_group()}/members/other", {})),
+    "delete_member": ("administer", lambda world: ("DELETE", f"/groups/{world.new_group()}/members/owner", {})),
+    "list_audit": ("administer", lambda world: ("GET", "/audit", {})),
     "list_shared": ("a key that reads", lambda world: ("GET", "/shared", {})),
     "post_folder": (
         "edit",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from t9k.aistore.accounts.failures import FailureLimits
 from t9k.aistore.background import Background
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.db import Database
@@ -18,6 +19,7 @@ class Services:
     database: Database
     blobs: BlobStore
     background: Background
+    failures: FailureLimits = field(default_factory=FailureLimits)
 
     def close(self) -> None:
         """Stops the background jobs, then closes the database."""

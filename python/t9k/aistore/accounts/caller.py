@@ -33,6 +33,7 @@ class Caller:
     groups: frozenset[str] = frozenset()
     scopes: frozenset[str] = frozenset()
     key_id: str = ""
+    key_expires_us: int | None = None
     address: str = field(default="", compare=False)
     request_id: str = field(default="", compare=False)
 
@@ -72,4 +73,5 @@ def authenticate(database: Database, key: str) -> Caller:
         groups=frozenset(row.group_ids),
         scopes=frozenset(row.scopes.split()),
         key_id=row.id,
+        key_expires_us=row.expires_us,
     )

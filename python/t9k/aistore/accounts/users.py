@@ -1,20 +1,29 @@
-"""Users: made with their tree, disabled rather than deleted."""
+"""Users: made with their tree, disabled rather than deleted. And their API keys."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from t9k.aistore.accounts import keys
+from t9k.aistore.accounts import audit, keys
+from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.clock import new_id, now_us
 from t9k.aistore.db import Database, accounts, nodes
-from t9k.aistore.errors import conflict, invalid, not_found
+from t9k.aistore.errors import conflict, forbidden, invalid, not_found
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 """User names are parts of paths and of addresses: small letters, digits, and . _ - inside."""
 
 DEFAULT_FOLDER = "default"
 """The folder of `upload` when none is named; every user has it."""
+
+ROLES = ("admin", "user")
+MAX_KEYS = 1000
+"""Keys of one user that are not revoked."""
+
+MAX_KEY_NAME_CHARS = 100
 
 
 @dataclass(frozen=True)
@@ -26,17 +35,27 @@ class User:
     role: str
 
 
-def add_user(database: Database, name: str, role: str = "user") -> User:
+def check_account_name(name: str) -> str:
+    """The name, if a user or group can have it.
+
+    Raises:
+        Refusal: It cannot (`invalid_input`).
+    """
+    if not _NAME.fullmatch(name):
+        raise invalid(
+            f"{name[:80]!r} cannot be a user's or group's name",
+            hint="use 1 to 64 small letters, digits, and . _ - inside",
+        )
+    return name
+
+
+def add_user(database: Database, name: str, role: str = "user", *, caller: Caller | None = None) -> User:
     """Makes a user with an empty tree and the folder ``default``.
 
     Raises:
         Refusal: The name cannot be one (`invalid_input`) or is taken (`conflict`).
     """
-    if not _NAME.fullmatch(name):
-        raise invalid(f"{name!r} cannot be a user's name", hint="use 1 to 64 small letters, digits, and . _ - inside")
-    if role not in ("admin", "user"):
-        raise invalid(f"{role!r} is no role", hint="use admin or user")
-    user = User(new_id(), name, role)
+    user = User(new_id(), check_account_name(name), _check_role(role))
 
     def work(connection: nodes.Connection) -> None:
         if accounts.user_by_name(connection, name) is not None:
@@ -45,32 +64,120 @@ def add_user(database: Database, name: str, role: str = "user") -> User:
         accounts.insert_user(connection, user.id, name, role, now)
         root = nodes.insert(connection, nodes.NewNode(None, user.id, "Folder", name), now)
         nodes.insert(connection, nodes.NewNode(root, user.id, "Folder", DEFAULT_FOLDER), now)
+        audit.record(connection, caller, "user.add", name, {"role": role})
 
     database.write(work)
     return user
+
+
+def change_user(
+    connection: nodes.Connection,
+    caller: Caller | None,
+    name: str,
+    *,
+    role: str | None = None,
+    disabled: bool | None = None,
+) -> None:
+    """Changes a user's role, or disables or enables them: at once, for all their keys.
+
+    Raises:
+        Refusal: There is no such user (`not_found`) or role (`invalid_input`), or nobody would be left who administers
+            (`conflict`).
+    """
+    user = _user(connection, name)
+    values: dict[str, Any] = {}
+    if role is not None and _check_role(role) != user.role:
+        values["role"] = role
+        audit.record(connection, caller, "user.role", name, {"from": user.role, "to": role})
+    if disabled is not None and disabled != (user.disabled_us is not None):
+        values["disabled_us"] = now_us() if disabled else None
+        audit.record(connection, caller, "user.disable" if disabled else "user.enable", name)
+    if not values:
+        return
+    accounts.update_user(connection, user.id, values)
+    if user.role == "admin" and user.disabled_us is None and not accounts.any_admin(connection):
+        raise conflict(f"{name} is the only administrator", hint="make another one first")
 
 
 def add_key(
     database: Database,
     user_name: str,
     name: str,
-    scopes: tuple[str, ...] = ("read", "write"),
+    scopes: Sequence[str] = ("read", "write"),
     expires_us: int | None = None,
+    *,
+    caller: Caller | None = None,
 ) -> keys.NewKey:
     """Makes an API key of a user; its text is in the answer and nowhere else.
 
+    A key never makes one that may do more or lives longer, unless an administrator uses it.
+
     Raises:
-        Refusal: There is no such user (`not_found`) or scope (`invalid_input`).
+        Refusal: There is no such user (`not_found`) or scope (`invalid_input`), or the caller's own key may not do that
+            (`auth`).
     """
     if not scopes or not set(scopes) <= set(keys.SCOPES):
-        raise invalid(f"{' '.join(scopes)!r} are not scopes", hint=f"use some of {', '.join(keys.SCOPES)}")
+        raise invalid(f"{' '.join(scopes)[:80]!r} are not scopes", hint=f"use some of {', '.join(keys.SCOPES)}")
+    if not name.isprintable() or not 1 <= len(name) <= MAX_KEY_NAME_CHARS:
+        raise invalid(f"{name[:80]!r} cannot name a key", hint=f"use 1 to {MAX_KEY_NAME_CHARS} printable characters")
+    if expires_us is not None and not now_us() < expires_us < 1 << 62:
+        raise invalid("a key cannot expire before now")
+    if caller is not None and "admin" not in caller.scopes:
+        _check_no_more(caller, scopes, expires_us)
     key = keys.make_key()
+    ordered = " ".join(scope for scope in keys.SCOPES if scope in scopes)
 
     def work(connection: nodes.Connection) -> None:
-        user = accounts.user_by_name(connection, user_name)
-        if user is None:
-            raise not_found(f"there is no user {user_name!r}")
-        accounts.insert_key(connection, new_id(), user.id, name, key, " ".join(scopes), now_us(), expires_us)
+        user = _user(connection, user_name)
+        if accounts.count_keys(connection, user.id) >= MAX_KEYS:
+            raise conflict(f"{user_name} has {MAX_KEYS} keys already", hint="revoke some")
+        if "admin" in scopes and user.role != "admin":
+            raise invalid(f"{user_name} is no administrator, so no key of theirs can have the scope admin")
+        accounts.insert_key(connection, new_id(), user.id, name, key, ordered, now_us(), expires_us)
+        detail = {"user": user_name, "name": name, "scopes": ordered, "expires_us": expires_us}
+        audit.record(connection, caller, "key.add", key.prefix, detail)
 
     database.write(work)
     return key
+
+
+def revoke_key(connection: nodes.Connection, caller: Caller | None, user_name: str | None, key: str) -> None:
+    """Revokes a key, named by its id or its first characters: the next request with it is refused.
+
+    Args:
+        connection: Of the transaction.
+        caller: Who asks; None is the command line.
+        user_name: Whose key it is; None is anybody's.
+        key: Id, or prefix as a list of keys shows it.
+
+    Raises:
+        Refusal: There is no such key, or it is revoked already (`not_found`).
+    """
+    found = accounts.key_by_id_or_prefix(connection, key)
+    if found is None or found.revoked_us is not None or user_name not in (None, found.user_name):
+        raise not_found(f"there is no key {key[:20]!r}")
+    accounts.revoke_key(connection, found.id, now_us())
+    audit.record(connection, caller, "key.revoke", found.prefix, {"user": found.user_name, "name": found.name})
+
+
+def _check_no_more(caller: Caller, scopes: Sequence[str], expires_us: int | None) -> None:
+    more = sorted(set(scopes) - caller.scopes)
+    if more:
+        raise forbidden(f"this API key lacks the scope {more[0]!r}, so it cannot give it", hint="use a key that has it")
+    if caller.key_expires_us is not None and (expires_us is None or expires_us > caller.key_expires_us):
+        raise forbidden(
+            "this API key expires, and cannot make one that lives longer", hint="let the new one expire too"
+        )
+
+
+def _check_role(role: str) -> str:
+    if role not in ROLES:
+        raise invalid(f"{role[:40]!r} is no role", hint=f"use {' or '.join(ROLES)}")
+    return role
+
+
+def _user(connection: nodes.Connection, name: str) -> Any:
+    user = accounts.user_by_name(connection, name)
+    if user is None:
+        raise not_found(f"there is no user {name[:80]!r}")
+    return user

@@ -13,6 +13,7 @@ from starlette.types import Lifespan
 
 from t9k.aistore.api import (
     artifacts,
+    keys,
     metrics,
     nodes,
     packs,
@@ -22,6 +23,7 @@ from t9k.aistore.api import (
     session,
     shares,
     trash,
+    users,
 )
 from t9k.aistore.api.bodies import Room
 from t9k.aistore.api.middleware import Envelope
@@ -33,6 +35,8 @@ ROUTERS = [
     nodes.router,
     shares.router,
     trash.router,
+    keys.router,
+    users.router,
     artifacts.router,
     packs.router,
     runs.router,

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict
 from starlette.concurrency import run_in_threadpool
 
 from t9k.aistore.accounts.caller import Caller, authenticate
-from t9k.aistore.errors import unauthenticated
+from t9k.aistore.accounts.failures import address_key, too_many
+from t9k.aistore.accounts.keys import lookup_prefix
+from t9k.aistore.errors import Refusal, unauthenticated
 from t9k.aistore.services import Services
 
 ANONYMOUS = Caller(user_id="", name="", role="user", domain="")
@@ -47,8 +49,23 @@ async def get_caller(
             raise unauthenticated()
         return replace(ANONYMOUS, address=address, request_id=request_id)
     services = await get_services(request)
-    caller = await run_in_threadpool(authenticate, services.database, credentials.credentials)
+    try:
+        caller = await run_in_threadpool(authenticate, services.database, credentials.credentials)
+    except Refusal:
+        _note_failure(services, address, credentials.credentials)
+        raise
     return replace(caller, address=address, request_id=request_id)
+
+
+def _note_failure(services: Services, address: str, key: str) -> None:
+    """Counts a key that is no good, and says so instead of 401 where there are too many.
+
+    It is asked after the key was looked at: a good one is never refused.
+    """
+    tried = (address_key(address), ("key", lookup_prefix(key)))
+    services.failures.note(*tried)
+    if services.failures.is_over(*tried):
+        raise too_many()
 
 
 def _with_scope(scope: str) -> Callable[[Caller], Awaitable[Caller]]:

@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from pydantic import Field
 from sqlalchemy.engine import Connection
 
 from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
@@ -22,6 +23,7 @@ from t9k.protocol import CONFLICT_STRATEGIES, MAX_PAGE, MAX_PATH_BYTES
 
 router = APIRouter(tags=["tree"])
 
+GivenId = Annotated[str, Field(pattern="^[0-9a-z]{20}$", description="Id of a node.")]
 NodeId = Annotated[str, Path(pattern="^[0-9a-z]{20}$", description="Id of a node.")]
 NodePath = Annotated[str, Query(max_length=MAX_PATH_BYTES, description="Absolute path, `/user/folder/name`.")]
 Cursor = Annotated[str | None, Query(max_length=4096, description="`next` of the page before.")]
@@ -61,7 +63,7 @@ class NodeChange(Strict):
     """What of a node changes; what is left out stays."""
 
     name: str | None = None
-    parent_id: str | None = None
+    parent_id: GivenId | None = None
     labels: list[str] | None = None
     description: str | None = None
     ignore_case: bool | None = None
@@ -70,7 +72,7 @@ class NodeChange(Strict):
 class NewCopy(Strict):
     """Where a copy goes; without a name it keeps the original's."""
 
-    parent_id: str
+    parent_id: GivenId
     name: str | None = None
 
 
@@ -78,7 +80,7 @@ class NewShortcut(Strict):
     """A shortcut to be made."""
 
     path: str
-    target_id: str
+    target_id: GivenId
 
 
 class NewFolder(Strict):

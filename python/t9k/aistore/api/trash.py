@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.engine import Connection
 
 from t9k.aistore.api.context import Reader, ServicesDep, Strict, Writer
-from t9k.aistore.api.nodes import Cursor, Limit, Node, NodeId, NodePage, answer, node_model
+from t9k.aistore.api.nodes import Cursor, GivenId, Limit, Node, NodeId, NodePage, answer, node_model
 from t9k.aistore.api.problems import responses
 from t9k.aistore.tree import trash
 from t9k.aistore.tree.views import NodeView, view_of
@@ -17,7 +17,7 @@ router = APIRouter(tags=["trash"])
 class Restore(Strict):
     """Where a node goes; without these to where it was."""
 
-    parent_id: str | None = None
+    parent_id: GivenId | None = None
     name: str | None = None
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 VERBS = {
     "serve": "Start the server.",
+    "users": "Add, list, disable and enable users.",
+    "keys": "Add, list and revoke API keys.",
+    "groups": "Add, list and revoke groups.",
     "migrate": "Bring the database to this version's schema.",
     "backup": "Copy database and blobs, while the server runs.",
     "restore": "Make a server's data from a backup.",

@@ -103,6 +103,8 @@ def parse_filter(text: str) -> Filter:
     """
     if len(text) > MAX_FILTER_CHARS:
         raise invalid(f"the filter has more than {MAX_FILTER_CHARS} characters")
+    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
+        raise invalid("the filter has a control character")
     return _Parser(unicodedata.normalize("NFC", text)).parse()
 
 
@@ -211,10 +213,7 @@ def _compared(field: _Token, operator: str, value: _Token) -> Comparison:
 
 
 def _text(token: _Token) -> str:
-    text = ".".join(token.segments)
-    if any(unicodedata.category(char) in ("Cc", "Cs") for char in text):
-        raise _wrong(token.at, "that text has a control character")
-    return text
+    return ".".join(token.segments)
 
 
 def _number(token: _Token) -> float:
