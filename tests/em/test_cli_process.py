@@ -154,3 +154,15 @@ def test_interrupt_while_modules_are_imported_exits_130(directory: Path) -> None
     path = f"{directory}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     done = em_output("runs", env=os.environ | {"PYTHONPATH": path})
     assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_comparison_that_is_too_wide_for_the_terminal_numbers_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_SYSTEM_METRICS", "0")
+    for index in range(3):
+        em.create_run(name=f"run{index}", hparams={"lr": index, "note": f"{index}" * 200}).finish()
+    shown = on_terminal("compare", "run0", "run1", "run2", COLUMNS="70", NO_COLOR="1").splitlines()
+    assert [line.split()[0] for line in shown[:3]] == ["1", "2", "3"]
+    assert shown[4].split() == ["1", "2", "3"]
+    assert next(line.split()[1:] for line in shown if "hparams.lr" in line) == ["0", "1", "2"]
+    assert max(map(len, shown)) <= 70
+    assert "2" * 200 in em_output("compare", "run0", "run1", "run2").stdout

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from t9k.em.cli.console import count_text, echo_json, echo_table, number_text
+from t9k.em.cli.console import clip, count_text, echo_json, echo_table, is_terminal, number_text, width
+from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
+if TYPE_CHECKING:
+    from t9k.em.runs.comparison import Comparison
+
 _BEST = "*"
+_MIN_VALUE_COLUMNS = 8
 
 
 @click.command(
@@ -34,6 +41,18 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         echo_json(asdict(found))
         return
+    rows = _rows(found)
+    names = _fitted(rows, found.names) if is_terminal() else found.names
+    echo_table(
+        ["", *names],
+        rows,
+        colors=lambda row, column, cell: "green" if column and cell.endswith(_BEST) else None,
+    )
+    if found.equal_params:
+        click.secho(f"{count_text(found.equal_params, 'parameter')} equal in all", dim=True)
+
+
+def _rows(found: Comparison) -> list[list[str]]:
     rows = [[key, *map(_value_text, values)] for key, values in found.fields.items()]
     for metric in found.metrics:
         name = f"{metric.kind}/{metric.name}"
@@ -44,13 +63,21 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
                 for index, value in enumerate(metric.best)
             ]
             rows.append([f"{name} best", *marked])
-    echo_table(
-        ["", *found.names],
-        rows,
-        colors=lambda row, column, cell: "green" if column and cell.endswith(_BEST) else None,
-    )
-    if found.equal_params:
-        click.secho(f"{count_text(found.equal_params, 'parameter')} equal in all", dim=True)
+    return rows
+
+
+def _fitted(rows: list[list[str]], names: list[str]) -> list[str]:
+    """Clips long values so that the terminal shows all runs, and returns their names, or numbers that it explains."""
+    room = shutil.get_terminal_size().columns - 1 - max(width(printable(row[0])) for row in [[""], *rows])
+    columns = max(room // len(names) - 2, _MIN_VALUE_COLUMNS)
+    for row in rows:
+        row[1:] = [clip(printable(cell), columns) for cell in row[1:]]
+    if all(width(printable(name)) <= columns for name in names):
+        return names
+    for number, name in enumerate(names, 1):
+        click.echo(f"{click.style(str(number), dim=True)}  {printable(name)}")
+    click.echo()
+    return [str(number) for number, _ in enumerate(names, 1)]
 
 
 def _value_text(value: object) -> str:
