@@ -6,7 +6,8 @@ import os
 
 import click
 
-from t9k.em.cli.console import echo_json
+from t9k.em.cli.console import echo_json, is_terminal
+from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
 
@@ -27,4 +28,4 @@ def command(paths: tuple[str, ...], name: str, obj_path: str | None, as_json: bo
     if as_json:
         echo_json(artifact.to_dict())
     else:
-        click.echo(artifact.local)
+        click.echo(printable(artifact.local) if is_terminal() else artifact.local)
