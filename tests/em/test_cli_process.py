@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import pty
-import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -89,19 +89,18 @@ def test_closed_pipe_is_no_traceback(directory: Path) -> None:
     assert process.returncode == 141
 
 
-def test_interrupt_exits_130_without_a_traceback(directory: Path) -> None:
+def test_interrupt_exits_130_without_a_traceback(
+    directory: Path, interrupt: Callable[[subprocess.Popen[bytes]], tuple[int, bytes]]
+) -> None:
     with open("large", "wb") as file:
         file.truncate(1 << 40)
     with subprocess.Popen([*EM, "hash", "large"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stderr
         opened = Path(f"/proc/{process.pid}/fd")
         for _ in range(1000):
             if any(os.path.realpath(link).endswith("/large") for link in opened.iterdir()):
                 break
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr.read() == b"\n"
-    assert process.returncode == 130
+        assert interrupt(process) == (130, b"\n")
 
 
 def test_colour_is_for_terminals_and_off_by_no_color() -> None:
