@@ -91,14 +91,16 @@ def _yaml(run: em.Run, name: str) -> Any:
 
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
 def test_signature_names_kinds_and_defaults(function: Callable[..., Any]) -> None:
-    """Every function and method has the reference's arguments, in its order, with its defaults."""
-
-    def shape(signature: inspect.Signature) -> list[tuple[str, object, object]]:
-        return [(found.name, found.kind, found.default) for found in signature.parameters.values()]
-
+    """Every function and method has the reference's arguments, in its order, with its types and defaults."""
     space: dict[str, Any] = {}
     exec(f"from __future__ import annotations\ndef promised({SIGNATURES[function]}): ...", space)
-    assert shape(inspect.signature(function)) == shape(inspect.signature(space["promised"]))
+    promised = inspect.signature(space["promised"]).parameters.values()
+    found = inspect.signature(function).parameters.values()
+    assert [(one.name, one.kind, one.default) for one in found] == [
+        (one.name, one.kind, one.default) for one in promised
+    ]
+    for one, other in zip(found, promised, strict=True):
+        assert other.annotation in (one.annotation, inspect.Parameter.empty)
 
 
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
