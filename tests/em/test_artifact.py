@@ -8,7 +8,7 @@ from pathlib import Path
 import blake3
 import pytest
 from t9k import em
-from t9k.em.errors import InvalidInputError, NotFoundError, TransferError
+from t9k.em.errors import AuthError, InvalidInputError, NotFoundError
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_errors_are_typed() -> None:
         artifact.add_file("a/1.txt", "../1.txt")
     with pytest.raises(RuntimeError):
         em.load_artifact("nowhere")
-    with pytest.raises(TransferError):
+    with pytest.raises(AuthError, match="not logged in"):
         artifact.upload()
     with pytest.raises(InvalidInputError):
         em.create_artifact("a/b")

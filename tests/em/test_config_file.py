@@ -17,6 +17,7 @@ from t9k.em.config_file import log_in, log_out
 from t9k.em.errors import AuthError, ConflictError, InvalidInputError, StoreError
 
 EM = [sys.executable, "-m", "t9k.em"]
+LOGIN = [*EM, "login", "--no-check"]
 HOST = "https://example.com/t9k/aistore/server"
 TEXT = """# made by hand
 current-context: work   # of this cluster
@@ -183,14 +184,18 @@ def test_file_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
 
 def test_command_reads_key_from_stdin_and_environment(path: str) -> None:
     done = subprocess.run(
-        [*EM, "login", "--host", HOST, "--api-key-stdin"], input="k-stdin\n", capture_output=True, text=True, check=True
+        [*LOGIN, "--host", HOST, "--api-key-stdin"],
+        input="k-stdin\n",
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == f"Logged in to {HOST}; the API key is in {path}\n"
     assert Config()["api_key"] == "k-stdin"
     environment = os.environ | {"EM_API_KEY": "k-environment"}
-    subprocess.run([*EM, "login"], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+    subprocess.run([*LOGIN], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     assert Config()["api_key"] == "k-environment"
-    done = subprocess.run([*EM, "login"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run([*LOGIN], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--api-key-stdin" in done.stderr
     assert (
@@ -203,7 +208,7 @@ def test_command_reads_key_from_stdin_and_environment(path: str) -> None:
 def test_prompt_does_not_show_the_key(path: str, typed: bytes, code: int) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execv(EM[0], [*EM, "login", "--host", HOST])
+        os.execv(EM[0], [*LOGIN, "--host", HOST])
     shown = b""
     while b"API key: " not in shown:
         shown += os.read(terminal, 1024)

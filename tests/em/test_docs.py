@@ -11,12 +11,15 @@ import shlex
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from t9k import em
+from fsspec import register_implementation
+from harness import run_server
+from t9k import CONFIG, em
 from t9k.em.cli.group import SECTIONS
 from t9k.em.integrations.rank import RANK_VARIABLES
 from t9k.em.run import Run
@@ -74,8 +77,21 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def configured(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that the configuration names."""
+    register_implementation("em", "t9k.em.fs.EMFileSystem", clobber=True)
+    with run_server(workdir / "aistore") as server:
+        monkeypatch.setitem(CONFIG, "aistore_host", server.url)
+        monkeypatch.setitem(CONFIG, "api_key", server.api_key)
+        yield
+        em.logout()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_blocks_of_page_run(page: Path, workdir: Path) -> None:
+def test_blocks_of_page_run(page: Path, workdir: Path, request: pytest.FixtureRequest) -> None:
+    if page.name == "transfer.md":
+        request.getfixturevalue("configured")
     space: dict[str, Any] = {"__name__": "docs"}
     missing: set[str] = set()
     for language, text in _blocks(page):

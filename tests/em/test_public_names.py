@@ -39,8 +39,9 @@ def test_functions_of_the_server_say_what_is_missing(tmp_path: Path, monkeypatch
         em.login("http://127.0.0.1:1")
     em.logout()
     with pytest.raises(AuthError, match="not logged in"):
-        em.upload(str(tmp_path))
-    with pytest.raises(NotFoundError):
-        em.upload(str(tmp_path / "nowhere"))
+        em.Artifact({"name": "a", "local": str(tmp_path)}).upload()
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(NotFoundError):
+            em.upload(str(path))
     with pytest.raises(InvalidInputError, match="overwrite"):
         em.upload(str(tmp_path), conflict_strategy="overwrite")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from t9k.em import _engine
-from t9k.em.errors import InvalidInputError, NotFoundError, TransferError, translated
+from t9k.em.errors import InvalidInputError, NotFoundError, translated
 from t9k.em.fields import Fields
 from t9k.em.progress import Progress
 from t9k.em.run_files import check_name, make_run_dir, replace_file
+
+if TYPE_CHECKING:
+    from t9k.em.transfer.partial import RemoteFiles
 
 METADATA = os.path.join(".artifact", "metadata.json")
 MAX_METADATA_BYTES = 16 << 20
@@ -64,6 +67,7 @@ class Artifact:
         Raises:
             InvalidInputError: A field has another type.
         """
+        self._remote_files: RemoteFiles | None = None
         self.parse_from_dict({"metadata": metadata, "objects": objects or {}})
 
     def parse_from_dict(self, data: dict[str, Any]) -> None:
@@ -192,7 +196,10 @@ class Artifact:
         self._warn(summary)
 
     def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
-        """Uploads this Artifact to server.
+        """Uploads this Artifact to server, which is sent only the chunks that it lacks.
+
+        When this returns the server has stored all of it durably. A call that
+        was interrupted is continued by the next one.
 
         Args:
             folder: Path of the Folder it goes to; without a leading ``/`` it
@@ -203,9 +210,127 @@ class Artifact:
                 ``'replace'``.
 
         Raises:
-            TransferError: There is no connection to a server.
+            ConflictError: The name is taken, and so is the alternative name,
+                or the strategy is ``'error'``.
+            NotFoundError: There is no such Folder.
+            IntegrityError: A stored file is damaged; the message names its
+                path in the Artifact.
+            AuthError: Nobody is logged in, or the user may not.
+            TransferError: The server cannot be reached.
+
+        Example:
+            >>> artifact.upload(folder="checkpoints", make_folder=True)  # doctest: +SKIP
         """
-        raise TransferError(f"cannot upload artifact {self.alternative_name!r}: not logged in to a server")
+        from t9k.em.client.connection import connected
+        from t9k.em.client.placement import Target
+        from t9k.em.transfer.upload import upload_artifact
+
+        target = Target(folder, make_folder, conflict_strategy)
+        self._directory()
+        upload_artifact(connected(), self, target)
+
+    @classmethod
+    def at(cls, path: str) -> Artifact:
+        """Opens an Artifact of the server without downloading it; it has no local directory.
+
+        `objects` lists it, `open` reads files or parts of them, `download`
+        gets some of them. Nothing else works before `load_artifact`.
+
+        Args:
+            path: Path of the Artifact in server, as `load_artifact` takes it.
+
+        Raises:
+            NotFoundError: There is none at that path.
+            AuthError: Nobody is logged in, or the user may not see it.
+            TransferError: The server cannot be reached.
+
+        Example:
+            >>> config = em.Artifact.at("checkpoints/gpt:latest").open("config.json")  # doctest: +SKIP
+        """
+        from t9k.em.client.connection import connected
+        from t9k.em.transfer.partial import RemoteFiles
+
+        files = RemoteFiles.at(connected(), path)
+        artifact = cls(files.metadata, files.entries)
+        artifact._remote_files = files
+        return artifact
+
+    def open(self, path: str) -> IO[bytes]:
+        """Opens a file of the Artifact for reading, as bytes, with `seek`.
+
+        Of one that is not downloaded only the ranges that are read are
+        fetched, each verified; a bounded part of them is kept in memory.
+
+        Raises:
+            NotFoundError: There is no file at that path.
+            IntegrityError: The server's bytes are wrong (when reading).
+        """
+        if self._remote_files is not None:
+            return self._remote_files.open(path)
+        entry = self._entries().get(path)
+        if entry is None or entry["type"] != "file":
+            raise NotFoundError(f"there is no file {path!r} in artifact {self.alternative_name!r}")
+        return open(os.path.join(self._directory(), path), "rb")
+
+    def download(self, into: str = ".", paths: Sequence[str] | None = None, glob: str | None = None) -> list[str]:
+        """Downloads files of an Artifact that `at` opened to a directory; they go through the local store.
+
+        Args:
+            into: The directory, which is made if it is not there.
+            paths: Files and directories of the Artifact; all by default.
+            glob: Pattern of paths as `fnmatch` has it: ``*.safetensors``.
+
+        Returns:
+            Where the files are, sorted.
+
+        Raises:
+            NotFoundError: No file of the Artifact is meant.
+            ConflictError: Another file is in the way; then nothing is written.
+        """
+        if self._remote_files is None:
+            raise InvalidInputError(
+                f"artifact {self.name!r} is local", hint="em.Artifact.at(path) opens one that is not"
+            )
+        return self._remote_files.download(into, paths, glob)
+
+    def fetch_references(
+        self, into: str = ".", paths: Sequence[str] | None = None, glob: str | None = None
+    ) -> list[str]:
+        """Fetches what references of the Artifact name: ``http(s)``, ``file``, and what an installed fsspec knows.
+
+        Size, ETag and digest are checked as far as they are recorded.
+
+        Args:
+            into: The directory that they go to, at their paths in the Artifact.
+            paths: References, and directories with some; all by default.
+            glob: Pattern of paths as `fnmatch` has it.
+
+        Returns:
+            Where the files are, sorted.
+
+        Raises:
+            NotFoundError: No reference is meant, or its target is not there.
+            IntegrityError: The target is not what was recorded.
+            TransferError: It cannot be fetched.
+        """
+        from t9k.em.transfer.references import fetch_references
+
+        return fetch_references(self, into, paths, glob)
+
+    def remember(self, transfer: dict[str, str]) -> None:
+        """Appends a line to the remote history, in the directory too.
+
+        Raises:
+            StoreError: The metadata cannot be written.
+        """
+        self.remote.append(transfer)
+        self._save_metadata()
+
+    def _save_metadata(self) -> None:
+        import json
+
+        text = json.dumps(self._metadata(), indent=1, ensure_ascii=False) + "\n"
+        replace_file(os.path.join(self._directory(), METADATA), text)
 
     def _directory(self) -> str:
         if not self.local:
@@ -265,26 +390,28 @@ def create_artifact(name: str, labels: Sequence[str] | None = None, description:
         >>> artifact = em.create_artifact(name="tensorboard_logs")
         >>> artifact.add_dir("logs/")
     """
-    import json
-
     created = datetime.now(UTC).isoformat(timespec="seconds")
     artifact = Artifact({"name": name, "labels": labels, "description": description, "created_timestamp": created})
     directory, artifact.alternative_name = make_run_dir(artifact_parent_dir(), artifact.name)
     artifact.local = os.path.abspath(directory)
     with translated():
         _engine.create_artifact(artifact.local)
-    text = json.dumps(artifact._metadata(), indent=1, ensure_ascii=False) + "\n"
-    replace_file(os.path.join(artifact.local, METADATA), text)
+    artifact._save_metadata()
     return artifact
 
 
 def load_artifact(path: str) -> Artifact:
-    """Loads an Artifact from its local directory.
+    """Loads an Artifact from its local directory, else from the server.
 
-    What an interrupted add left there is undone first.
+    On the server ``name:alias`` and ``name@digest`` name a version; ``name``
+    is the latest. It is put below EM_ARTIFACT_PARENT_DIR, where the same
+    version is found again the next time. Only chunks that no file of the local
+    store has are fetched, and each is verified. A call that was interrupted is
+    continued by the next one.
 
     Args:
-        path: Local directory of the Artifact.
+        path: Local directory of the Artifact, or path of the Artifact in
+            server; without a leading ``/`` that is below ``/<current-user>/``.
 
     Returns:
         An Artifact instance loaded.
@@ -292,9 +419,32 @@ def load_artifact(path: str) -> Artifact:
     Raises:
         NotFoundError: There is none at that path; it is a RuntimeError too.
         InvalidInputError: Its metadata cannot be read.
+        IntegrityError: The server's bytes are wrong, twice; none of them is
+            kept.
+        AuthError: The user may not see it.
+        TransferError: The server cannot be reached.
 
     Example:
         >>> loaded = em.load_artifact(artifact.local)
+    """
+    from t9k.em.client.connection import connected, is_configured
+
+    try:
+        return load_local(path)
+    except NotFoundError:
+        if not is_configured():
+            raise
+    from t9k.em.transfer.download import download_artifact
+
+    return download_artifact(connected(), path)
+
+
+def load_local(path: str) -> Artifact:
+    """Loads an Artifact from its directory; what an interrupted add left there is undone first.
+
+    Raises:
+        NotFoundError: There is none at that path.
+        InvalidInputError: Its metadata cannot be read.
     """
     import json
 

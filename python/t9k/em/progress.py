@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 SILENT_S = 2.0
 LINE_EVERY_S = 10.0
@@ -21,7 +21,7 @@ class Progress:
         self._next_line = self._began + SILENT_S
         self._bar: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         return self
 
     def __call__(self, files: int, size_bytes: int, total_files: int, total_bytes: int) -> None:
@@ -38,7 +38,10 @@ class Progress:
             self._bar.update(size_bytes - self._bar.n)
         elif now >= self._next_line:
             self._next_line = now + LINE_EVERY_S
-            print(f"{self._verb}: {files}/{total_files} files, {size_bytes}/{total_bytes} bytes", file=sys.stderr)
+            print(f"{self._verb}: {self._line(files, size_bytes, total_files, total_bytes)}", file=sys.stderr)
+
+    def _line(self, files: int, size_bytes: int, total_files: int, total_bytes: int) -> str:
+        return f"{files}/{total_files} files, {size_bytes}/{total_bytes} bytes"
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

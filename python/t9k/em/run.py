@@ -245,7 +245,9 @@ class Run:
         self._mark("outputs", resource)
 
     def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
-        """Uploads this Run to server, and its Artifacts that are not there yet.
+        """Uploads this Run to server, with its input and output Artifacts that are not there yet.
+
+        A call that was interrupted is continued by the next one.
 
         Args:
             folder: Path of the Folder it goes to; without a leading ``/`` it
@@ -253,12 +255,41 @@ class Run:
             make_folder: Whether to make the Folder and its parents as needed.
             conflict_strategy: What to do with a taken name: ``'skip'``,
                 ``'error'``, ``'new'`` (the alternative name) or
-                ``'replace'``.
+                ``'replace'``. Artifacts are always ``'new'``.
 
         Raises:
-            TransferError: There is no connection to a server.
+            ConflictError: The name is taken, and so is the alternative name,
+                or the strategy is ``'error'``.
+            NotFoundError: There is no such Folder.
+            AuthError: Nobody is logged in, or the user may not.
+            TransferError: The server cannot be reached.
+
+        Example:
+            >>> run.upload(folder="mnist", make_folder=True)  # doctest: +SKIP
         """
-        raise TransferError(f"cannot upload run {self.alternative_name!r}: not logged in to a server")
+        from t9k.em.client.connection import connected
+        from t9k.em.client.placement import Target
+        from t9k.em.transfer.upload_run import upload_run
+
+        target = Target(folder, make_folder, conflict_strategy)
+        if not self.local:
+            raise InvalidInputError(f"run {self.alternative_name!r} has no local directory", hint="use em.create_run")
+        upload_run(connected(), self, target)
+
+    def remember(self, transfer: dict[str, str]) -> None:
+        """Appends a line to the remote history, in the directory too unless another process writes that."""
+        self.remote.append(transfer)
+        if not self._is_guest:
+            self._save("metadata.yaml")
+
+    def to_record(self) -> dict[str, dict[str, Any]]:
+        """Returns what a server keeps of the Run besides metrics and log, by the names of the protocol."""
+        return {
+            "metadata": self._metadata(),
+            "hparams": self.hparams.to_dict(),
+            "platform": dict(self.platform),
+            "git": dict(self.git),
+        }
 
     def __repr__(self) -> str:
         return f"<Run {self.alternative_name!r}: {self.status}, {self.local or 'in memory'}>"

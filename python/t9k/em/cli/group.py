@@ -36,6 +36,8 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Server": {
         "login": "Keep a server's URL and an API key.",
         "logout": "Forget the API key.",
+        "upload": "Upload runs and artifacts.",
+        "load": "Load a run or an artifact.",
     },
 }
 """Every verb with its line of `em --help`, which is shown without importing the verb's module."""

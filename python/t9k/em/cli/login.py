@@ -21,7 +21,8 @@ MAX_STDIN_BYTES = 1 << 16
 @click.option("--host", metavar="URL", help="URL of the AIStore server; by default the one in the configuration.")
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key from standard input.")
 @click.option("--context", metavar="NAME", help="Context to write to, which becomes the current one.")
-def command(host: str | None, api_key_stdin: bool, context: str | None) -> None:
+@click.option("--no-check", is_flag=True, help="Keep both without asking the server whether the key is right.")
+def command(host: str | None, api_key_stdin: bool, context: str | None, no_check: bool) -> None:
     """Log in to a server: keep its URL and an API key in the configuration file.
 
     The key is read from a prompt that does not show it, from standard input, or from EM_API_KEY. The file is
@@ -30,7 +31,12 @@ def command(host: str | None, api_key_stdin: bool, context: str | None) -> None:
     from t9k.config import config_path
     from t9k.em.config_file import log_in
 
-    url = log_in(config_path(), host, _api_key(api_key_stdin), context)
+    def verify(url: str, api_key: str) -> None:
+        from t9k.em.client.connection import open_session
+
+        open_session(url, api_key).close()
+
+    url = log_in(config_path(), host, _api_key(api_key_stdin), context, None if no_check else verify)
     click.echo(f"Logged in to {printable(url)}; the API key is in {printable(config_path())}")
 
 

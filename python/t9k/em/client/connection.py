@@ -64,11 +64,18 @@ def connected() -> Session:
         raise AuthError("not connected to a server: EM_MODE is offline", hint="unset it, or run `em sync` later")
     if _session is not None:
         return _session
-    if _is_logged_out or not (CONFIG["aistore_host"] and CONFIG["api_key"]):
+    if not is_configured():
         raise AuthError("not logged in to a server", hint="em.login(address, key), or `em login` in a shell")
     login()
     assert _session is not None
     return _session
+
+
+def is_configured() -> bool:
+    """Whether `connected` has a server to ask: nothing is sent."""
+    if os.environ.get("EM_MODE") == "offline":
+        return False
+    return _session is not None or bool(not _is_logged_out and CONFIG["aistore_host"] and CONFIG["api_key"])
 
 
 def open_session(url: str | None, api_key: str | None, timeout_s: float | None = None) -> Session:

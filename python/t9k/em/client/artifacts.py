@@ -1,0 +1,276 @@
+"""The requests of `docs/protocol.md` about artifacts, one function for each.
+
+Digests are 32 bytes each; several lie one behind the other in one `bytes`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from t9k.em.client.session import Answer, Session
+from t9k.em.errors import IntegrityError, TransferError
+from t9k.protocol import (
+    BINARY_TYPE,
+    DIGEST_BYTES,
+    IDEMPOTENCY_HEADER,
+    LEASE_BYTES,
+    LEASE_HEADER,
+    MAX_JSON_BYTES,
+    MAX_LOCATE_CHUNKS,
+    MAX_MANIFEST_BYTES,
+    MAX_MISSING_CHUNKS,
+    MAX_PACK_BYTES,
+    MAX_PLAN_OBJECTS,
+    PACK_TYPE,
+)
+
+_LEAST_MEAN_CHUNK_BYTES = 8 << 10
+"""No chunker makes more chunks of an object; each takes 36 bytes of its table."""
+
+COMMIT_TIMEOUT_S = 600.0
+"""A commit of many objects takes the server a while."""
+
+_PLACE = struct.Struct("<32sQI")
+_OBJECT = struct.Struct("<32sQQ")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of an artifact on the server.
+
+    Attributes:
+        node_id: Of its node.
+        path: Of the node: `/<user>/…`.
+        number: Of the version within the node.
+        manifest_digest: Its identity, 64 hex digits.
+        metadata: Name, labels, description and the like, as the uploader gave them.
+        state: `checking`, `complete`, or `bad` if the server found objects that are not their digests'.
+    """
+
+    node_id: str
+    path: str
+    number: int
+    manifest_digest: str
+    metadata: Mapping[str, Any]
+    state: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chunk's record lies: in which pack, from where on, in how many bytes."""
+
+    pack: bytes
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Where the next record begins."""
+        return self.offset + self.length
+
+
+def plan(session: Session, objects: Sequence[tuple[bytes, int]]) -> list[int]:
+    """The indexes of the objects that the server does not know."""
+    unknown: list[int] = []
+    for start in range(0, len(objects), MAX_PLAN_OBJECTS):
+        part = objects[start : start + MAX_PLAN_OBJECTS]
+        body = b"".join(digest + size.to_bytes(8, "little") for digest, size in part)
+        what = "cannot ask which objects the server has"
+        answer = _post(session, "/artifacts/plan", what, body, max_bytes=len(part) // 8 + 1)
+        unknown += (start + index for index in _set_bits(answer.body, len(part)))
+    return unknown
+
+
+def missing(session: Session, chunks: Sequence[bytes], lease: str | None) -> tuple[str, list[int]]:
+    """A lease that keeps the chunks that are there, and the indexes of those that are not."""
+    found: list[int] = []
+    for start in range(0, len(chunks), MAX_MISSING_CHUNKS):
+        part = chunks[start : start + MAX_MISSING_CHUNKS]
+        headers = {LEASE_HEADER: lease} if lease else {}
+        what = "cannot ask which chunks the server has"
+        answer = _post(
+            session,
+            "/artifacts/missing",
+            what,
+            b"".join(part),
+            headers=headers,
+            max_bytes=LEASE_BYTES + len(part) // 8 + 1,
+        )
+        head, bitmap = bytes(answer.body[:LEASE_BYTES]), answer.body[LEASE_BYTES:]
+        if len(head) < LEASE_BYTES or not head.isalnum():
+            raise _garbage(what)
+        lease = head.decode("ascii")
+        found += (start + index for index in _set_bits(bitmap, len(part)))
+    assert lease is not None
+    return lease, found
+
+
+def put_pack(session: Session, digest: bytes, pack: bytes, lease: str) -> None:
+    """Sends a pack; when this returns it is stored for good.
+
+    Raises:
+        IntegrityError: The server says that it came as something else.
+    """
+    session.request(
+        "PUT",
+        f"/packs/{digest.hex()}",
+        f"cannot send a pack of {len(pack)} bytes",
+        body=pack,
+        headers={LEASE_HEADER: lease, "Content-Type": PACK_TYPE},
+    )
+
+
+def commit(session: Session, body: IO[bytes], lease: str | None, key: str, what: str) -> Answer:
+    """Makes a version. 409 is for the caller, who looks into the problem for what is missing."""
+    headers = {IDEMPOTENCY_HEADER: key, "Content-Type": BINARY_TYPE}
+    if lease:
+        headers[LEASE_HEADER] = lease
+    return session.request(
+        "POST",
+        "/artifacts/commit",
+        what,
+        body=body,
+        headers=headers,
+        repeat=True,
+        accept={409},
+        read_timeout_s=COMMIT_TIMEOUT_S,
+    )
+
+
+def resolve(session: Session, path: str) -> Version:
+    """The version that a path of the server names: `/<user>/…`, with `:alias` or `@digest` behind it perhaps."""
+    what = f"cannot find {path!r} at {session.url}"
+    return version_of(session.request("GET", "/artifacts", what, params={"path": path}).json(), what)
+
+
+def version_of(document: Any, what: str) -> Version:
+    """The version in an answer."""
+    try:
+        node = document["node"]
+        found = Version(
+            _text(node["id"]),
+            _text(node["path"]),
+            int(document["version"]),
+            _text(document["manifest_digest"]),
+            document["metadata"],
+            _text(document["state"]),
+        )
+        if len(bytes.fromhex(found.manifest_digest)) != DIGEST_BYTES or not isinstance(found.metadata, dict):
+            raise ValueError("not a version")
+    except (KeyError, TypeError, ValueError):
+        raise _garbage(what) from None
+    return found
+
+
+def manifest(session: Session, version: Version) -> bytes:
+    """The manifest of a version, which has the right digest."""
+    from t9k.em import _engine
+
+    what = f"cannot read the manifest of {version.path}"
+    for _ in range(2):
+        answer = session.request(
+            "GET",
+            f"/artifacts/{version.node_id}/manifest",
+            what,
+            params={"version": version.number},
+            max_bytes=MAX_MANIFEST_BYTES,
+        )
+        if _engine.digest(answer.body).hex() == version.manifest_digest:
+            return bytes(answer.body)
+    raise IntegrityError(f"{what}: what the server sends, twice, does not have the digest {version.manifest_digest}")
+
+
+def chunk_tables(
+    session: Session, version: Version, objects: Sequence[tuple[bytes, int]]
+) -> Iterator[tuple[bytes, int, bytes | None]]:
+    """Digest, size and chunk table of objects; None for one of a single chunk. Nothing of it can be trusted yet."""
+    what = f"cannot read the chunk tables of {version.path}"
+    max_bytes = sum(200 + size // _LEAST_MEAN_CHUNK_BYTES * 36 for _, size in objects)
+    body = _of_version(session, version, "objects", what, [digest for digest, _ in objects], max_bytes)
+    view, start = memoryview(body), 0
+    for digest, size in objects:
+        if start + _OBJECT.size > len(view):
+            raise _garbage(what)
+        found, found_size, length = _OBJECT.unpack_from(view, start)
+        start += _OBJECT.size
+        if found != digest or start + length > len(view):
+            raise _garbage(what)
+        if found_size != size:
+            raise IntegrityError(f"{what}: object {digest.hex()} has {size} bytes in the manifest, here {found_size}")
+        yield digest, size, bytes(view[start : start + length]) if length else None
+        start += length
+    if start != len(view):
+        raise _garbage(what)
+
+
+def locate(session: Session, version: Version, chunks: Sequence[bytes]) -> list[Place]:
+    """Where the records of chunks lie, in the order of the chunks. Nothing of it can be trusted yet."""
+    what = f"cannot ask where the chunks of {version.path} are"
+    places: list[Place] = []
+    for start in range(0, len(chunks), MAX_LOCATE_CHUNKS):
+        part = chunks[start : start + MAX_LOCATE_CHUNKS]
+        body = _of_version(session, version, "locate", what, part, _PLACE.size * len(part))
+        if len(body) != _PLACE.size * len(part):
+            raise _garbage(what)
+        places += (Place(*fields) for fields in _PLACE.iter_unpack(body))
+    if any(place.end > MAX_PACK_BYTES or not place.length for place in places):
+        raise _garbage(what)
+    return places
+
+
+def pack_range(session: Session, version: Version, pack: bytes, start: int, end: int) -> bytes | bytearray:
+    """The bytes of a pack from `start` to before `end`."""
+    what = f"cannot read from a pack of {version.path}"
+    answer = session.request(
+        "GET",
+        f"/packs/{pack.hex()}",
+        what,
+        params={"artifact": version.node_id, "version": version.number},
+        headers={"Range": f"bytes={start}-{end - 1}"},
+        max_bytes=MAX_PACK_BYTES,
+    )
+    if answer.status == 200 and len(answer.body) > end - start:  # a proxy that knows no ranges
+        return answer.body[start:end]
+    return answer.body
+
+
+def _of_version(
+    session: Session, version: Version, verb: str, what: str, digests: Sequence[bytes], max_bytes: int
+) -> bytes | bytearray:
+    path = f"/artifacts/{version.node_id}/{verb}?version={version.number}"
+    return _post(session, path, what, b"".join(digests), max_bytes=max_bytes).body
+
+
+def _post(
+    session: Session,
+    path: str,
+    what: str,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    max_bytes: int = MAX_JSON_BYTES,
+) -> Answer:
+    """A POST that only asks, and may be sent twice."""
+    sent = {"Content-Type": BINARY_TYPE, **(headers or {})}
+    return session.request("POST", path, what, body=body, headers=sent, repeat=True, max_bytes=max_bytes)
+
+
+def _set_bits(bitmap: bytes | bytearray, count: int) -> Iterator[int]:
+    if len(bitmap) != (count + 7) // 8:
+        raise _garbage("cannot read a bitmap")
+    for number, byte in enumerate(bitmap):
+        for bit in range(8) if byte else ():
+            if byte >> bit & 1 and number * 8 + bit < count:
+                yield number * 8 + bit
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
+def _garbage(what: str) -> TransferError:
+    return TransferError(f"{what}: the server's answer has another form", hint="are client and server of one version?")

@@ -1,0 +1,56 @@
+"""The requests of `docs/protocol.md` about the tree of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from t9k.em.client.session import Session
+from t9k.em.errors import TransferError
+from t9k.protocol import MAX_PAGE
+
+MAX_PAGE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the server's tree: Folder, Shortcut, Run or Artifact."""
+
+    id: str
+    kind: str
+    path: str
+    name: str
+
+
+def node_of(document: Any, what: str) -> Node:
+    """The node in an answer."""
+    fields = [document.get(name) if isinstance(document, dict) else None for name in ("id", "kind", "path", "name")]
+    if not all(isinstance(field, str) and field for field in fields):
+        raise TransferError(f"{what}: the server's answer has another form")
+    return Node(*map(str, fields))
+
+
+def find(session: Session, path: str) -> Node | None:
+    """The node at `/<user>/…`; None if there is none that the caller may see."""
+    what = f"cannot look for {path!r} at {session.url}"
+    answer = session.request("GET", "/nodes", what, params={"path": path}, accept={404})
+    return None if answer.status == 404 else node_of(answer.json(), what)
+
+
+def children(session: Session, node: Node) -> Iterator[Node]:
+    """What lies directly in a folder, page by page."""
+    what = f"cannot list {node.path!r} at {session.url}"
+    params: dict[str, str | int] = {"limit": MAX_PAGE}
+    while True:
+        document = session.request(
+            "GET", f"/nodes/{node.id}/children", what, params=params, max_bytes=MAX_PAGE_BYTES
+        ).json()
+        items = document.get("nodes") if isinstance(document, dict) else None
+        if not isinstance(items, list):
+            raise TransferError(f"{what}: the server's answer has another form")
+        yield from (node_of(item, what) for item in items)
+        cursor = document.get("next")
+        if not isinstance(cursor, str):
+            return
+        params["cursor"] = cursor

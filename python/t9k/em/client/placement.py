@@ -1,0 +1,42 @@
+"""Where a run or an artifact goes on the server, and what happens if its name is taken."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from t9k.em.errors import InvalidInputError
+from t9k.protocol import CONFLICT_STRATEGIES
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the caller of an upload chose.
+
+    Attributes:
+        folder: Without a leading slash it is below the user's root.
+        make_folder: Whether missing folders are made.
+        conflict_strategy: `skip`, `error`, `new` or `replace`.
+    """
+
+    folder: str = "default"
+    make_folder: bool = False
+    conflict_strategy: str = "new"
+
+    def __post_init__(self) -> None:
+        if self.conflict_strategy not in CONFLICT_STRATEGIES:
+            strategies = ", ".join(CONFLICT_STRATEGIES)
+            raise InvalidInputError(f"conflict_strategy is {self.conflict_strategy!r}", hint=f"use one of {strategies}")
+        if not isinstance(self.folder, str) or not self.folder:
+            raise InvalidInputError(f"folder is {self.folder!r}", hint="use the path of a folder of the server")
+
+    def placement(self, user: str, name: str, alternative_name: str) -> dict[str, Any]:
+        """The members of a request's body that place a node."""
+        folder = absolute_path(self.folder, user)
+        return {**asdict(self), "folder": folder, "name": name, "alternative_name": alternative_name}
+
+
+def absolute_path(path: str, user: str) -> str:
+    """A path of the server as the API takes it: relative to the user's root unless it begins with a slash."""
+    path = path if path.startswith("/") else f"/{user}/{path}"
+    return path.rstrip("/") or "/"

@@ -1,0 +1,195 @@
+"""Upload of one artifact.
+
+```text
+manifest ─ plan (which objects are unknown?) ─ missing (which chunks?) ─ packs ─ commit ─ remote history
+```
+
+The server alone says what it has: nothing is remembered here between calls, so a server that was restored from an older
+backup is sent what it lacks, and a call that was interrupted is continued by any other, from any process or host.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from t9k.em import _engine
+from t9k.em.artifact import Artifact, store_dir
+from t9k.em.client import artifacts, nodes
+from t9k.em.client.placement import Target, absolute_path
+from t9k.em.errors import ConflictError, IntegrityError, NotFoundError, StoreError, TransferError, translated
+from t9k.em.transfer.fetch import split
+from t9k.em.transfer.history import entry
+from t9k.em.transfer.packs import Sender
+from t9k.em.transfer.progress import Report, TransferProgress
+
+if TYPE_CHECKING:
+    from t9k.em.client.session import Session
+
+COMMITS = 5
+"""Tries of one commit, between which the chunks are sent that it found gone."""
+
+BODY_IN_MEMORY_BYTES = 16 << 20
+"""A longer body of a commit waits in a temporary file."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """Where an artifact is on the server now.
+
+    Attributes:
+        path: Of its node.
+        node_id: Of its node.
+        is_created: False if the name was taken and the strategy is `skip`.
+        report: What was sent.
+    """
+
+    path: str
+    node_id: str
+    is_created: bool
+    report: Report
+
+
+def upload_artifact(session: Session, artifact: Artifact, target: Target) -> Uploaded:
+    """Uploads an artifact; when this returns the server has all of it durably.
+
+    Raises:
+        ConflictError: The name is taken, and the strategy says that this is an error.
+        NotFoundError: There is no such folder, and `make_folder` is false; or the artifact lacks files.
+        IntegrityError: A stored file is damaged; the message names the path in the artifact.
+        AuthError, StoreError, TransferError: As everywhere.
+    """
+    what = f"cannot upload artifact {artifact.alternative_name or artifact.name!r}"
+    placement = target.placement(session.user, artifact.name, artifact.alternative_name or artifact.name)
+    if (taken := _taken(session, placement, what)) is not None:
+        return Uploaded(taken.path, taken.id, False, Report())
+    store = store_dir()
+    with naming_paths(artifact, store), _engine.Lease(store) as lease, TransferProgress("upload") as progress:
+        manifest = _engine.read_manifest(artifact.local)
+        objects = _objects(manifest, progress)
+        unknown = [objects[index] for index in artifacts.plan(session, objects)]
+        sender = Sender(session, store, lease, progress)
+        sender.send(unknown)
+        body = _Body(artifact, manifest, placement)
+        document = _commit(sender, objects, unknown, body, what)
+    node = nodes.node_of(document.get("node"), what)
+    artifact.remember(entry("upload", session, node.path, body.digest))
+    return Uploaded(node.path, node.id, bool(document.get("created")), progress.report)
+
+
+def weigh_artifact(session: Session, artifact: Artifact) -> Report:
+    """What an upload would send, to the byte: the packs are built, and thrown away."""
+    store = store_dir()
+    with naming_paths(artifact, store), _engine.Lease(store) as lease, TransferProgress("weigh") as progress:
+        objects = _objects(_engine.read_manifest(artifact.local), progress)
+        unknown = [objects[index] for index in artifacts.plan(session, objects)]
+        Sender(session, store, lease, progress, is_dry=True).send(unknown)
+    return progress.report
+
+
+def _taken(session: Session, placement: dict[str, Any], what: str) -> nodes.Node | None:
+    """The node that makes the upload needless. One small request spares the bytes of an upload that would fail."""
+    strategy = placement["conflict_strategy"]
+    if strategy not in ("skip", "error"):
+        return None
+    path = absolute_path(f"{placement['folder']}/{placement['name']}", session.user)
+    there = nodes.find(session, path)
+    if there is not None and strategy == "error":
+        raise ConflictError(f"{what}: {path} is there already", hint="conflict_strategy 'new', 'skip' or 'replace'")
+    return there
+
+
+def _objects(manifest: bytes, progress: TransferProgress) -> list[tuple[bytes, int]]:
+    digests, sizes = _engine.manifest_objects(manifest)
+    objects = list(zip(split(digests), memoryview(sizes).cast("Q"), strict=True))
+    progress.begin(len(objects), sum(size for _, size in objects))
+    return objects
+
+
+@contextmanager
+def naming_paths(artifact: Artifact, store: str) -> Iterator[None]:
+    """Raises the engine's errors as ours; one about a stored object tells the paths of the artifact that need it."""
+    try:
+        with translated():
+            yield
+    except (IntegrityError, NotFoundError, StoreError) as error:
+        with translated():
+            entries = _engine.read_entries(artifact.local)
+            files = [(path, bytes.fromhex(digest), size or 0) for path, _, size, digest, *_ in entries if digest]
+            bad = [path for path, digest, size in files if not _engine.usable(store, digest, size)]
+        if not bad:
+            raise
+        shown = ", ".join(repr(path) for path in bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        hint = f"add {shown} to the artifact again"
+        raise type(error)(f"the store has no whole copy of {shown} of {artifact.local}: {error}", hint=hint) from None
+
+
+class _Body:
+    """The body of a commit, with or without the manifest and chunk tables."""
+
+    def __init__(self, artifact: Artifact, manifest: bytes, placement: dict[str, Any]) -> None:
+        self.digest = _engine.digest(manifest).hex()
+        self._manifest = manifest
+        fields = ("name", "labels", "description", "created_timestamp", "alternative_name")
+        document = {
+            "manifest_digest": self.digest,
+            "placement": placement,
+            "metadata": {field: getattr(artifact, field) for field in fields},
+        }
+        head = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+        self._head = len(head).to_bytes(4, "little") + head
+
+    @contextmanager
+    def short(self) -> Iterator[IO[bytes]]:
+        """Without a manifest."""
+        yield from self._file([])
+
+    @contextmanager
+    def whole(self, store: str, objects: Sequence[tuple[bytes, int]]) -> Iterator[IO[bytes]]:
+        """With the manifest, and the chunk tables of these objects."""
+        yield from self._file(self._tables(store, objects))
+
+    def _file(self, tables: Iterator[bytes] | Sequence[bytes]) -> Iterator[IO[bytes]]:
+        with tempfile.SpooledTemporaryFile(max_size=BODY_IN_MEMORY_BYTES) as file:
+            file.write(self._head)
+            is_short = isinstance(tables, list)
+            manifest = b"" if is_short else self._manifest
+            file.write(len(manifest).to_bytes(8, "little") + manifest)
+            file.writelines(tables)
+            yield file
+
+    def _tables(self, store: str, objects: Sequence[tuple[bytes, int]]) -> Iterator[bytes]:
+        for digest, _ in objects:
+            if (table := _engine.read_chunk_table(store, digest)) is not None:
+                yield digest + len(table).to_bytes(8, "little") + table
+
+
+def _commit(
+    sender: Sender, objects: list[tuple[bytes, int]], unknown: list[tuple[bytes, int]], body: _Body, what: str
+) -> dict[str, Any]:
+    """The server's answer. What it finds gone is sent, and the commit tried again under the same key."""
+    key = uuid.uuid4().hex
+    is_short = not unknown
+    for _ in range(COMMITS):
+        with body.short() if is_short else body.whole(sender.store, unknown) as file:
+            answer = artifacts.commit(sender.session, file, sender.lease, key, what)
+        if answer.status != 409:
+            document = answer.json()
+            if not isinstance(document, dict):
+                raise TransferError(f"{what}: the server's answer has another form")
+            return document
+        problem = answer.problem()
+        if problem.members.get("missing_manifest") is True and is_short:
+            is_short = False
+        elif problem.members.get("missing"):
+            # The server lost something after it had said that it was there: ask about every chunk.
+            is_short, unknown = False, objects
+            sender.send(unknown)
+        else:
+            raise problem.error(what)
+    raise TransferError(f"{what}: the server loses chunks as fast as they are sent", hint="try again later")

@@ -1,0 +1,119 @@
+"""The verbs of `em` that talk to a server, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import Serving
+from t9k import em
+from trees import contents, make_artifact, make_tree
+
+EM = [sys.executable, "-m", "t9k.em"]
+
+
+def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*EM, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture
+def configured(home: Path, server: Serving, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home directory whose configuration file was written by `em login`."""
+    done = run("login", "--host", server.url, "--api-key-stdin", stdin=server.api_key)
+    assert done.returncode == 0, done.stderr
+    assert server.api_key not in done.stdout + done.stderr
+    return home
+
+
+def test_login_asks_the_server_and_keeps_no_wrong_key(home: Path, server: Serving) -> None:
+    done = run("login", "--host", server.url, "--api-key-stdin", stdin="em_pat_" + "0" * 33)
+    assert done.returncode == 1
+    assert "no valid API key" in done.stderr
+    assert "000000" not in done.stderr
+    assert not Path(os.environ["T9K_CONFIG"]).exists()
+
+
+def test_upload_and_load_of_an_artifact(configured: Path, server: Serving, tmp_path: Path) -> None:
+    artifact = make_artifact(make_tree(configured / "tree", seed=31))
+    dry = json.loads(run("upload", artifact.local, "--folder", "cli", "--dry-run", "--json").stdout)
+    (weighed,) = dry
+    assert weighed["new_bytes"] > 3 << 20
+    assert 0 < weighed["packed_bytes"] < weighed["new_bytes"] * 1.1
+    done = run("upload", artifact.local, "--folder", "cli", "--make-folder", "--json")
+    assert done.returncode == 0, done.stderr
+    (sent,) = json.loads(done.stdout)
+    assert sent["path"] == f"/{server.user}/cli/things"
+    assert sent["created"] is True
+    for count in ("new_bytes", "packed_bytes", "shared_bytes", "total_bytes", "objects", "packs"):
+        assert sent[count] == weighed[count], count  # the dry run was exact
+    again = run("upload", artifact.local, "--folder", "cli", "--conflict", "skip")
+    assert again.returncode == 0
+    assert "skipped" in again.stdout
+
+    loaded = run("load", "cli/things", "--into", str(tmp_path / "into"))
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.strip() == str(tmp_path / "into")
+    assert contents(tmp_path / "into") == contents(artifact.local)
+    some = run("load", "cli/things", "--file", "d0", "--file", "run.sh", "--into", str(tmp_path / "some"))
+    assert len(some.stdout.splitlines()) == len(contents(tmp_path / "some"))
+    assert contents(tmp_path / "some").items() <= contents(artifact.local).items()
+
+
+def test_upload_of_many_goes_on_after_a_failure_and_exits_with_1(configured: Path, server: Serving) -> None:
+    made = [make_artifact(make_tree(configured / f"t{seed}", seed=seed, small=2), f"a{seed}") for seed in (41, 42, 43)]
+    Path(made[1].local, ".artifact", "metadata.json").write_text("{")
+    done = run("upload", ".em/artifacts", "--folder", "many", "--make-folder")
+    assert done.returncode == 1
+    assert "2 of 3 done, 1 failed" in done.stdout
+    assert made[1].alternative_name in done.stderr
+    done = run("upload", ".em/artifacts", "--folder", "many", "--conflict", "skip", "--json")
+    documents = json.loads(done.stdout)
+    assert [one.get("kind") for one in documents] == [None, "invalid_input", None]
+    assert [one["created"] for one in documents] == [False, False, False]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["load", "nothing/here"], ["upload", "no-such-directory"], ["load", "a", "--file", "b"]]
+)
+def test_errors_are_one_line_and_exit_1(configured: Path, arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_progress_shows_bytes_rate_time_and_savings_after_two_seconds(
+    configured: Path, server: Serving, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    em.login(server.url, server.api_key)
+    monkeypatch.setattr("t9k.em.progress.SILENT_S", 0.0)
+    monkeypatch.setattr("t9k.em.progress.LINE_EVERY_S", 0.0)
+    artifact = make_artifact(make_tree(configured / "tree", seed=51))
+    artifact.upload("progress", make_folder=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("upload: ")]
+    assert lines
+    assert "/s" in lines[-1]
+    assert "need not travel" in lines[-1]
+    monkeypatch.setenv("EM_QUIET", "1")
+    artifact.upload("progress")
+    assert capsys.readouterr().err == ""
+
+
+def test_offline_mode_asks_no_server(configured: Path) -> None:
+    artifact = em.create_artifact("offline")
+    done = run("upload", artifact.local, EM_MODE="offline")
+    assert done.returncode == 1
+    assert "offline" in done.stderr

@@ -1,0 +1,114 @@
+"""Runs to a server and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Serving
+from proxy import Proxy, proxied
+from t9k import em
+from t9k.em.client import connection, runs
+from t9k.em.errors import ConflictError, NotFoundError
+from trees import make_artifact, make_tree
+
+
+@pytest.fixture
+def proxy(server: Serving) -> Iterator[Proxy]:
+    with proxied(server.url) as counting:
+        yield counting
+
+
+@pytest.fixture
+def logged_in(home: Path, proxy: Proxy, server: Serving) -> Path:
+    em.login(proxy.url, server.api_key)
+    return home
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> str:
+    return request.node.name.replace("[", "-").rstrip("]")
+
+
+def make_run(name: str = "trained", points: int = 100) -> em.Run:
+    run = em.create_run(name=name, hparams={"lr": 0.1, "bad": math.inf, "nested": {"a": [1, None, "x"]}}, labels=["l"])
+    for step in range(points):
+        run.log("train", {"loss": 1 / (step + 1), "n": step}, step, epoch=step // 10)
+        if step % 10 == 0:
+            run.log("val", {"acc": math.nan if step == 0 else step}, step)
+    Path(run.local, "stdout.log").write_bytes(b"epoch 1\nepoch 2\n")
+    run.finish()
+    return run
+
+
+def record(path: str) -> dict[str, object]:
+    found = runs.find(connection.connected(), path)
+    assert found is not None
+    return dict(found)
+
+
+def test_upload_sends_record_metrics_log_and_artifacts(logged_in: Path, folder: str, server: Serving) -> None:
+    data = make_artifact(make_tree(logged_in / "tree"), "data")
+    model = make_artifact(make_tree(logged_in / "tree2", seed=2), "model")
+    data.upload(folder, make_folder=True)
+    run = em.create_run(name="marked")
+    run.mark_input(data)
+    run.mark_output(model)
+    run.finish()
+    run.upload(folder)
+    there = record(f"{folder}/marked" if folder.startswith("/") else f"/{server.user}/{folder}/marked")
+    assert there["state"] == "Complete"
+    assert there["metadata"]["name"] == "marked"  # type: ignore[index]
+    marks = there["metadata"]["associations"]  # type: ignore[index]
+    assert [mark["path"] for mark in marks["inputs"]] == [f"/{server.user}/{folder}/data"]
+    assert [mark["path"] for mark in marks["outputs"]] == [f"/{server.user}/{folder}/model"]
+    assert [line["path"] for line in run.remote] == [f"/{server.user}/{folder}/marked"]
+    assert em.load_run(run.local).remote == run.remote
+    assert len(em.load_artifact(data.local).remote) == 1  # was there, and was not sent again
+    assert len(em.load_artifact(model.local).remote) == 1
+
+
+def test_upload_of_numbers_that_json_lacks(logged_in: Path, folder: str, server: Serving) -> None:
+    run = make_run()
+    run.upload(folder, make_folder=True)
+    there = record(f"/{server.user}/{folder}/trained")
+    assert there["hparams"] == {"lr": 0.1, "bad": "Infinity", "nested": {"a": [1, None, "x"]}}
+    assert there["log_bytes"] == 16
+    assert b"".join(runs.read_log(connection.connected(), there["node"]["id"], "x")) == b"epoch 1\nepoch 2\n"  # type: ignore[index]
+
+
+def test_conflict_strategies(logged_in: Path, folder: str, server: Serving, proxy: Proxy) -> None:
+    first, second = make_run(points=3), make_run(points=5)
+    with pytest.raises(NotFoundError):
+        first.upload(folder)
+    first.upload(folder, make_folder=True)
+    with pytest.raises(ConflictError, match="is there already"):
+        second.upload(folder, conflict_strategy="error")
+    proxy.reset()
+    second.upload(folder, conflict_strategy="skip")
+    assert len(proxy.requests) == 1
+    assert second.remote == []
+    second.upload(folder)
+    assert second.remote[-1]["path"] == f"/{server.user}/{folder}/{second.alternative_name}"
+    with pytest.raises(ConflictError):
+        second.upload(folder)
+    second.upload(folder, conflict_strategy="replace")
+    assert second.remote[-1]["path"] == f"/{server.user}/{folder}/trained"
+    assert record(f"/{server.user}/{folder}/trained")["metadata"]["alternative_name"] == second.alternative_name  # type: ignore[index]
+
+
+def test_parent_directory_uploads_all_and_one_failure_stops_no_other(
+    logged_in: Path, folder: str, server: Serving
+) -> None:
+    made = [make_run(f"r{number}", points=2) for number in range(4)]
+    Path(made[1].local, "hyperparameters.yaml").write_text("[not a mapping")
+    (Path(made[0].local).parent / "something else").mkdir()
+    with pytest.raises(Exception, match="1 of 4 uploads failed") as caught:
+        em.upload(".em/runs", folder, make_folder=True)
+    assert "r1" in str(caught.value)
+    for name in ("r0", "r2", "r3"):
+        assert record(f"/{server.user}/{folder}/{name}")["state"] == "Complete"
+    with pytest.raises(NotFoundError):
+        em.upload(str(logged_in))
