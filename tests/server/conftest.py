@@ -58,17 +58,18 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | None]:
-    """A database of its own for one test; None is SQLite in the data directory."""
+    """A database of its own for one test, a schema in PostgreSQL's; None is SQLite in the data directory."""
     if request.param == "sqlite":
         yield None
         return
     base = request.getfixturevalue("postgresql")
     name = f"test_{os.urandom(6).hex()}"
     admin = sa.create_engine(base.format("postgres").replace("postgresql:", "postgresql+psycopg:"))
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        yield base.format(name)
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    with admin.begin() as connection:  # a tenth of the time that a database takes
+        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    yield f"{base.format('postgres')}&options=-csearch_path%3D{name}"
+    with admin.begin() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
     admin.dispose()
 
 

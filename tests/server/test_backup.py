@@ -61,8 +61,9 @@ def test_backup_from_sqlite_restores_into_postgresql(
     backups.backup(source.database, source.blobs, tmp_path / "backup")
     with pytest.raises(Refusal, match="has tables already"):
         backups.restore(tmp_path / "backup", services.database, services.blobs)
-    services.database.write(lambda c: c.exec_driver_sql("DROP SCHEMA public CASCADE"))
-    services.database.write(lambda c: c.exec_driver_sql("CREATE SCHEMA public"))
+    empty = services.database.read(lambda connection: connection.exec_driver_sql("SELECT current_schema()").scalar_one())
+    services.database.write(lambda connection: connection.exec_driver_sql(f"DROP SCHEMA {empty} CASCADE"))
+    services.database.write(lambda connection: connection.exec_driver_sql(f"CREATE SCHEMA {empty}"))
     backups.restore(tmp_path / "backup", services.database, services.blobs)
     assert authenticate(services.database, account.key) == account.caller
     source.close()
