@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from harness import Account, make_account
 from t9k.aistore import backup as backups
@@ -61,7 +62,8 @@ def test_backup_from_sqlite_restores_into_postgresql(
     backups.backup(source.database, source.blobs, tmp_path / "backup")
     with pytest.raises(Refusal, match="has tables already"):
         backups.restore(tmp_path / "backup", services.database, services.blobs)
-    empty = services.database.read(lambda connection: connection.exec_driver_sql("SELECT current_schema()").scalar_one())
+    query = sa.text("SELECT current_schema()")
+    empty = services.database.read(lambda connection: connection.execute(query).scalar_one())
     services.database.write(lambda connection: connection.exec_driver_sql(f"DROP SCHEMA {empty} CASCADE"))
     services.database.write(lambda connection: connection.exec_driver_sql(f"CREATE SCHEMA {empty}"))
     backups.restore(tmp_path / "backup", services.database, services.blobs)
