@@ -155,6 +155,8 @@ def test_zombie_counts_as_gone() -> None:
         ("sys.exit(0)", "Complete", ""),
         ("sys.exit(None)", "Complete", ""),
         ("exit(0)", "Complete", ""),
+        ("exit(4)", "Failed", "exited with code 4"),
+        ("quit(code='no data')", "Failed", "exited: no data"),
     ],
 )
 def test_exit_code_decides_the_status(parent: Path, code: str, status: str, error: str) -> None:

@@ -1,23 +1,24 @@
-"""The code that this process exits with, where ``sys.exit`` names it.
+"""The code that this process exits with, where ``sys.exit``, ``exit`` or ``quit`` names it.
 
 The interpreter tells nobody why it exits, not even ``atexit``. But it reads
 the code of the exception that ends it when no Python code is running any
 more, which is how an exit is told from one that somebody has caught. An exit
 that is raised by name, ``raise SystemExit(1)``, is not heard of.
 
-``sys.exit`` is wrapped when `t9k.em` is imported, because ``sys.exit(main())``
+They are wrapped when `t9k.em` is imported, because ``sys.exit(main())``
 looks it up before ``main`` makes a run. That import must stay cheap, so this
 module imports nothing that an interpreter has not imported already.
 """
 
 from __future__ import annotations
 
+import builtins
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any
 
 _CODE: Any = vars(SystemExit)["code"]
 
@@ -56,12 +57,10 @@ class _Exit(SystemExit):
 _Exit.__name__ = _Exit.__qualname__ = "SystemExit"
 
 
-def _wrap() -> None:
-    original = sys.exit
-
-    def exit(status: Any = None, /) -> NoReturn:
+def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+    def exit(*arguments: Any, **named: Any) -> Any:
         try:
-            original(status)
+            return original(*arguments, **named)
         except SystemExit as error:
             import threading
 
@@ -70,7 +69,14 @@ def _wrap() -> None:
             raise _Exit(*error.args) from None
 
     exit.__doc__ = original.__doc__
-    sys.exit = exit
+    return exit
+
+
+def _wrap() -> None:
+    sys.exit = _wrapped(sys.exit)
+    quitter: Any = type(getattr(builtins, "exit", None))
+    if quitter.__module__ == "_sitebuiltins":  # what `exit(1)` and `quit(1)` call; a notebook has its own
+        quitter.__call__ = _wrapped(quitter.__call__)
 
 
 _wrap()
