@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ("argparse_hparams.py", "data_parallel.py")
+EXAMPLES = ("argparse_hparams.py", "data_parallel.py", "run_from_config.py")
 
 SCRIPT = """
 from collections.abc import Mapping
