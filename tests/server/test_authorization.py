@@ -136,6 +136,13 @@ class World:
         node: dict[str, Any] = self.as_owner("POST", "/runs", json=new_run(self.fresh()))["node"]
         return node
 
+    def run_with_metrics(self) -> str:
+        """Id of a new run in the shared folder that has a point of type `train`."""
+        run_id = str(self.new_run()["id"])
+        content = encode_batch(batch(0, 1, loss=[1.0]))
+        self.as_owner("PUT", f"/runs/{run_id}/metrics/train/0", params={"session": "s"}, content=content)
+        return run_id
+
 
 ARTIFACT_CHUNK = b"the only chunk"
 
@@ -284,6 +291,13 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
     "delete_member": ("administer", lambda world: ("DELETE", f"/groups/{world.new_group()}/members/owner", {})),
     "list_audit": ("administer", lambda world: ("GET", "/audit", {})),
     "list_shared": ("a key that reads", lambda world: ("GET", "/shared", {})),
+    "get_run_metrics": ("view", lambda world: ("GET", f"/runs/{world.new_run()['id']}/metrics", {})),
+    "get_points": ("view", lambda world: ("GET", f"/runs/{world.run_with_metrics()}/metrics/train", {})),
+    "get_chart": (
+        "view",
+        lambda world: ("GET", f"/runs/{world.run_with_metrics()}/metrics/train/buckets", {"params": {"width": 10}}),
+    ),
+    "get_lineage": ("view", lambda world: ("GET", f"/nodes/{world.new_run()['id']}/lineage", {})),
     "post_folder": (
         "edit",
         lambda world: ("POST", "/folders", {"json": {"path": f"/owner/shared/{world.fresh()}"}}),

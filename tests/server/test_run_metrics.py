@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from run_records import batch, new_run, put
 from starlette.testclient import TestClient
 from t9k.aistore.db import Database
 from t9k.aistore.db.tables.runs import metric_blocks
-from t9k.protocol.metric_batch import MAX_BATCH_BYTES, encode_batch
+from t9k.protocol.metric_batch import MAX_BATCH_BYTES, NOT_LOGGED, decode_batch, encode_batch
 
 ONE = encode_batch(batch(0, 1, loss=[1.0]))
 
@@ -91,7 +92,7 @@ def test_extreme_steps_times_and_names_are_stored(api: TestClient, ada: Account)
 
 
 def test_values_of_a_batch_survive_the_wire() -> None:
-    from t9k.protocol.metric_batch import NOT_LOGGED_BITS, decode_batch
+    from t9k.protocol.metric_batch import NOT_LOGGED_BITS
 
     bits = [NOT_LOGGED_BITS, 0x7FF8000000000000, 0xFFF8000000000002, 0x7FF0000000000000, 0x8000000000000000, 1]
     column = array("d")
@@ -124,3 +125,101 @@ def test_second_batch_adds_to_what_is_known(api: TestClient, ada: Account, datab
     }
     kind = database.read(lambda connection: metrics.type_of(connection, run_id, "train"))
     assert (kind.points, kind.first_step, kind.last_step) == (4, 0, 11)
+
+
+def get(api: TestClient, account: Account, run_id: str, what: str = "", **query: Any) -> Any:
+    response = api.get(f"/api/v1/runs/{run_id}/metrics{what}", params=query, headers=account.headers)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_values_that_json_lacks_are_text_and_missing_ones_null(api: TestClient, ada: Account) -> None:
+    run_id = new_run(api, ada)
+    nan, inf = float("nan"), float("inf")
+    content = batch(0, 5, loss=[nan, inf, -inf, 0.5, NOT_LOGGED])
+    content.epochs[1] = 7
+    assert put(api, ada, run_id, "train", 0, content).status_code == 201
+    assert get(api, ada, run_id) == {
+        "types": [
+            {
+                "type": "train",
+                "points": 5,
+                "first_step": 0,
+                "last_step": 4,
+                "metrics": [
+                    {
+                        "name": "loss",
+                        "logged": 4,
+                        "last": 0.5,
+                        "last_step": 3,
+                        "min": "-Infinity",
+                        "max": "Infinity",
+                    }
+                ],
+            }
+        ]
+    }
+    assert get(api, ada, run_id, "/train") == {
+        "steps": [0, 1, 2, 3, 4],
+        "epochs": [None, 7, None, None, None],
+        "times_us": [0, 1_000_000, 2_000_000, 3_000_000, 4_000_000],
+        "values": {"loss": ["NaN", "Infinity", "-Infinity", 0.5, None]},
+        "next": None,
+    }
+    chart = get(api, ada, run_id, "/train/buckets", width=2)
+    assert (chart["first_step"], chart["last_step"], chart["width"]) == (0, 4, 2)
+    assert chart["metrics"] == [
+        {
+            "name": "loss",
+            "buckets": [0, 1],
+            "min": ["-Infinity", 0.5],
+            "max": ["Infinity", 0.5],
+            "last": ["-Infinity", 0.5],
+            "logged": [3, 1],
+        }
+    ]
+
+
+def test_pages_in_bytes_are_batches_as_clients_send_them(api: TestClient, ada: Account) -> None:
+    run_id = new_run(api, ada)
+    for sequence in range(5):
+        content = batch(sequence * 10, 10, a=[float(sequence)] * 10, b=[0.25] * 10)
+        assert put(api, ada, run_id, "train", sequence, content).status_code == 201
+    headers = ada.headers | {"Accept": "application/octet-stream"}
+    steps: list[int] = []
+    query: dict[str, Any] = {"limit": 7, "name": ["b", "a"]}
+    while True:
+        response = api.get(f"/api/v1/runs/{run_id}/metrics/train", params=query, headers=headers)
+        assert response.headers["content-type"] == "application/octet-stream"
+        page = decode_batch(response.content)
+        assert list(page.values) == ["b", "a"]
+        assert page.values["a"].tolist() == [float(step // 10) for step in page.steps]
+        steps += page.steps
+        following = response.headers.get("em-next")
+        if following is None:
+            break
+        query["cursor"] = following
+    assert steps == list(range(50))
+    nothing = api.get(f"/api/v1/runs/{run_id}/metrics/train", params={"first_step": 99}, headers=headers)
+    assert len(decode_batch(nothing.content)) == 0
+
+
+def test_unknown_type_metric_cursor_and_empty_range_are_refused(api: TestClient, ada: Account) -> None:
+    run_id = new_run(api, ada)
+    assert put(api, ada, run_id, "train", 0, ONE).status_code == 201
+    url = f"/api/v1/runs/{run_id}/metrics/"
+    for path, query, status in (
+        ("val", {}, 404),
+        ("train", {"name": "acc"}, 404),
+        ("train", {"cursor": "1"}, 400),
+        ("train", {"cursor": "1.2.3.4"}, 400),
+        ("train", {"limit": 0}, 400),
+        ("train", {"first_step": 2**63}, 400),
+        ("train/buckets", {}, 400),
+        ("train/buckets", {"width": 10_001}, 400),
+        ("train/buckets", {"width": 10, "first_step": 5, "last_step": 4}, 400),
+        ("val/buckets", {"width": 10}, 404),
+    ):
+        assert api.get(url + path, params=query, headers=ada.headers).status_code == status, (path, query)
+    beyond = get(api, ada, run_id, "/train/buckets", width=10, first_step=-(2**63), last_step=2**63 - 1)
+    assert beyond["metrics"][0]["logged"] == [1]

@@ -20,5 +20,5 @@ def install(services: Services) -> None:
             ),
         )
     )
-    for job in run_jobs(services.database, services.settings.crashed_after_s):
+    for job in run_jobs(services.database, background, services.settings.crashed_after_s):
         background.add(job)

@@ -70,10 +70,10 @@ def decode_batch(data: bytes) -> Batch:
     if len(data) < _COUNTS.size:
         raise ValueError(f"a batch of {len(data)} bytes is cut off")
     points, names = _COUNTS.unpack_from(data)
-    if not 1 <= points <= MAX_BATCH_POINTS:
-        raise ValueError(f"a batch has 1 to {MAX_BATCH_POINTS} points, not {points}")
-    if not 1 <= names <= MAX_BATCH_NAMES:
-        raise ValueError(f"a batch has 1 to {MAX_BATCH_NAMES} names, not {names}")
+    if points > MAX_BATCH_POINTS:
+        raise ValueError(f"a batch has at most {MAX_BATCH_POINTS} points, not {points}")
+    if names > MAX_BATCH_NAMES:
+        raise ValueError(f"a batch has at most {MAX_BATCH_NAMES} names, not {names}")
     view, column_bytes, start = memoryview(data), points * 8, _COUNTS.size
     heads: list[array[int]] = []
     for _ in range(3):

@@ -27,3 +27,6 @@ MAX_EDGES = 1000
 
 MAX_EXTERNAL_NAME_BYTES = 1024
 """Of an input or output that is not in a tree of the server."""
+
+NEXT_HEADER = "EM-Next"
+"""Of points in bytes: where the next page begins."""

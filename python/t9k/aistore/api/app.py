@@ -14,6 +14,7 @@ from starlette.types import Lifespan
 from t9k.aistore.api import (
     artifacts,
     keys,
+    lineage,
     metrics,
     nodes,
     packs,
@@ -41,6 +42,7 @@ ROUTERS = [
     packs.router,
     runs.router,
     run_metrics.router,
+    lineage.router,
 ]
 """All routers below the API's prefix."""
 

@@ -16,6 +16,9 @@ from sqlalchemy.engine import Connection, Row
 from t9k.aistore.clock import new_id
 from t9k.aistore.db.tables.runs import metric_blocks, metric_columns, metric_series, metric_sessions, metric_types, runs
 
+STEPS, EPOCHS, TIMES, SEQUENCES = -4, -3, -2, -1
+"""Numbers of the columns that every merged block has; those of metrics are not negative."""
+
 FULL = 9
 """The level of a block that is never merged again; the index of small blocks leaves it out."""
 
@@ -27,11 +30,16 @@ __all__ = [
     "add_columns",
     "add_session",
     "add_type",
+    "batches_of",
+    "blocks_of",
+    "columns_of",
+    "count_blocks",
     "count_series",
     "count_types",
-    "is_stored",
+    "crowded",
+    "delete_blocks",
+    "place_of",
     "series_of",
-    "session_of",
     "type_of",
     "types_of",
     "update_type",
@@ -50,29 +58,43 @@ class Block:
     last_sequence: int
     level: int
     points: int
+    names: int
     first_step: int
     last_step: int
     batch: bytes | None = None
 
 
-_SESSION = (
-    sa.select(runs.c.node_id, metric_sessions.c.number)
-    .outerjoin(
-        metric_sessions,
-        sa.and_(metric_sessions.c.node_id == runs.c.node_id, metric_sessions.c.session == sa.bindparam("session")),
-    )
-    .where(runs.c.node_id == sa.bindparam("run_id"))
-)
 _BLOCK_BEFORE = (
     sa.select(metric_blocks.c.last_sequence)
     .where(
-        metric_blocks.c.node_id == sa.bindparam("run_id"),
+        metric_blocks.c.node_id == runs.c.node_id,
         metric_blocks.c.type == sa.bindparam("type"),
-        metric_blocks.c.session == sa.bindparam("session"),
+        metric_blocks.c.session == metric_sessions.c.number,
         metric_blocks.c.first_sequence <= sa.bindparam("sequence"),
     )
     .order_by(metric_blocks.c.first_sequence.desc())
     .limit(1)
+    .correlate(runs, metric_sessions)
+    .scalar_subquery()
+)
+_PLACE = (
+    sa.select(
+        metric_sessions.c.number.label("session"),
+        _BLOCK_BEFORE.label("stored_to"),
+        metric_types.c.points,
+        metric_types.c.first_step,
+        metric_types.c.last_step,
+    )
+    .select_from(runs)
+    .outerjoin(
+        metric_sessions,
+        sa.and_(metric_sessions.c.node_id == runs.c.node_id, metric_sessions.c.session == sa.bindparam("session")),
+    )
+    .outerjoin(
+        metric_types,
+        sa.and_(metric_types.c.node_id == runs.c.node_id, metric_types.c.type == sa.bindparam("type")),
+    )
+    .where(runs.c.node_id == sa.bindparam("run_id"))
 )
 _TYPE = sa.select(metric_types).where(
     metric_types.c.node_id == sa.bindparam("run_id"), metric_types.c.type == sa.bindparam("type")
@@ -103,10 +125,15 @@ _INSERT_BLOCK = sa.insert(metric_blocks)
 _INSERT_SERIES = sa.insert(metric_series)
 
 
-def session_of(connection: Connection, run_id: str, session: str) -> tuple[bool, int | None]:
-    """Whether there is such a run, and the number of its session, None if it has sent nothing yet."""
-    row = connection.execute(_SESSION, {"run_id": run_id, "session": session}).first()
-    return (False, None) if row is None else (True, row.number)
+def place_of(connection: Connection, run_id: str, kind: str, session: str, sequence: int) -> Any:
+    """What a batch meets; None if there is no such run.
+
+    One query, since each is a way to the database and back: `session`, the number of its session, None if that has
+    sent nothing yet; `stored_to`, the last sequence number of the block that begins last before the batch, or None;
+    `points`, `first_step` and `last_step` of the type, None if it is new.
+    """
+    values = {"run_id": run_id, "type": kind, "session": session, "sequence": sequence}
+    return connection.execute(_PLACE, values).first()
 
 
 def add_session(connection: Connection, run_id: str, session: str) -> int:
@@ -115,13 +142,6 @@ def add_session(connection: Connection, run_id: str, session: str) -> int:
     number: int = connection.execute(query).scalar_one()
     connection.execute(sa.insert(metric_sessions).values(node_id=run_id, session=session, number=number))
     return number
-
-
-def is_stored(connection: Connection, run_id: str, kind: str, session: int, sequence: int) -> bool:
-    """Whether a batch is stored, as it came or merged."""
-    values = {"run_id": run_id, "type": kind, "session": session, "sequence": sequence}
-    last = connection.execute(_BLOCK_BEFORE, values).scalar()
-    return last is not None and last >= sequence
 
 
 def add_block(connection: Connection, block: Block) -> str:
@@ -194,3 +214,90 @@ def add_columns(connection: Connection, block_id: str, columns: dict[int, bytes]
     """Adds the columns of a merged block by their numbers."""
     rows = [{"block_id": block_id, "number": number, "data": data} for number, data in columns.items()]
     connection.execute(sa.insert(metric_columns), rows)
+
+
+_HEADER = sa.select(*(column for column in metric_blocks.c if column.name != "batch"))
+_CROWDED = (
+    sa.select(metric_blocks.c.node_id, metric_blocks.c.type, metric_blocks.c.session)
+    .where(sa.literal_column("level < 9"))
+    .group_by(metric_blocks.c.node_id, metric_blocks.c.type, metric_blocks.c.session)
+    .having(
+        sa.or_(
+            sa.func.count() >= sa.bindparam("blocks"),
+            sa.func.sum(metric_blocks.c.points) >= sa.bindparam("points"),
+        )
+    )
+)
+
+
+def crowded(connection: Connection, blocks: int, points: int) -> list[Row[Any]]:
+    """Run, type and session wherever so many small blocks lie, or so many points in small blocks."""
+    return list(connection.execute(_CROWDED, {"blocks": blocks, "points": points}))
+
+
+def blocks_query(
+    run_id: str,
+    kind: str,
+    *,
+    session: int | None = None,
+    first_step: int | None = None,
+    last_step: int | None = None,
+    after: tuple[int, int] | None = None,
+) -> sa.Select[Any]:
+    """The query of `blocks_of`."""
+    query = _HEADER.where(metric_blocks.c.node_id == run_id, metric_blocks.c.type == kind)
+    if session is not None:
+        query = query.where(metric_blocks.c.session == session)
+    if first_step is not None:
+        query = query.where(metric_blocks.c.last_step >= first_step)
+    if last_step is not None:
+        query = query.where(metric_blocks.c.first_step <= last_step)
+    if after is not None:
+        position = sa.tuple_(metric_blocks.c.session, metric_blocks.c.last_sequence)
+        query = query.where(metric_blocks.c.session >= after[0], position >= sa.tuple_(*after))
+    return query.order_by(metric_blocks.c.session, metric_blocks.c.first_sequence)
+
+
+def blocks_of(connection: Connection, run_id: str, kind: str, **limits: Any) -> list[Row[Any]]:
+    """Blocks of a type in their order, without what is in them.
+
+    Args:
+        connection: Of the transaction.
+        run_id: Of the run.
+        kind: Type of metrics.
+        **limits: `session`: of this one only; `first_step`, `last_step`: that may have points between; `after`: that
+            may have batches at or behind this session and sequence number.
+    """
+    return list(connection.execute(blocks_query(run_id, kind, **limits)))
+
+
+def batches_of(connection: Connection, block_ids: Sequence[str]) -> dict[str, bytes]:
+    """The batches of blocks that are as they came."""
+    query = sa.select(metric_blocks.c.id, metric_blocks.c.batch).where(
+        metric_blocks.c.id.in_(list(block_ids)), metric_blocks.c.batch.is_not(None)
+    )
+    return {row.id: row.batch for row in connection.execute(query)}
+
+
+def columns_of(
+    connection: Connection, block_ids: Sequence[str], numbers: Sequence[int] | None = None
+) -> dict[str, dict[int, bytes]]:
+    """Columns of merged blocks by block and number: these, or all."""
+    query = sa.select(metric_columns).where(metric_columns.c.block_id.in_(list(block_ids)))
+    if numbers is not None:
+        query = query.where(metric_columns.c.number.in_(list(numbers)))
+    found: dict[str, dict[int, bytes]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.block_id, {})[row.number] = row.data
+    return found
+
+
+def count_blocks(connection: Connection, block_ids: Sequence[str]) -> int:
+    """How many of these blocks are there."""
+    query = sa.select(sa.func.count()).where(metric_blocks.c.id.in_(list(block_ids)))
+    return int(connection.execute(query).scalar_one())
+
+
+def delete_blocks(connection: Connection, block_ids: Sequence[str]) -> None:
+    """Removes blocks with their columns."""
+    connection.execute(sa.delete(metric_blocks).where(metric_blocks.c.id.in_(list(block_ids))))

@@ -87,6 +87,11 @@ def by_id(connection: Connection, node_id: str) -> Row[Any] | None:
     return connection.execute(sa.select(nodes).where(nodes.c.id == node_id)).first()
 
 
+def by_ids(connection: Connection, node_ids: Sequence[str]) -> list[Row[Any]]:
+    """The nodes of some ids, in the trash or not; those that are there."""
+    return list(connection.execute(sa.select(nodes).where(nodes.c.id.in_(node_ids)).order_by(nodes.c.id)))
+
+
 def root_of(connection: Connection, user_name: str) -> Row[Any] | None:
     """The root of a user's tree."""
     query = sa.select(nodes).where(nodes.c.parent_id.is_(None), nodes.c.sibling_key == user_name)

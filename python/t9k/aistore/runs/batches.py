@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,8 @@ from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import Database, metrics
 from t9k.aistore.db.metrics import Block
 from t9k.aistore.errors import conflict, invalid, not_found
-from t9k.aistore.runs.records import check_client_id, check_run
-from t9k.aistore.tree.access import Access
+from t9k.aistore.runs.records import check_client_id
+from t9k.aistore.tree.access import Access, node_for
 from t9k.protocol.metric_batch import MAX_METRIC_TYPE_BYTES, NOT_LOGGED_BITS, Batch, decode_batch
 from t9k.protocol.runs import MAX_METRIC_NAMES, MAX_METRIC_POINTS, MAX_METRIC_SESSIONS, MAX_METRIC_TYPES
 
@@ -61,9 +62,12 @@ def put(database: Database, caller: Caller, run_id: str, kind: str, session: str
         batch = decode_batch(data)
     except ValueError as error:
         raise invalid(str(error)) from error
+    if not len(batch) or not batch.values:
+        raise invalid(f"a batch of {len(batch)} points of {len(batch.values)} metrics says nothing")
     summarized = {name: summarize(batch.steps, values) for name, values in batch.values.items()}
     summaries = {name: summary for name, summary in summarized.items() if summary is not None}
-    database.read(lambda connection: check_run(connection, caller, run_id, Access.EDIT))
+    # Apart from the write, so that a caller who may not does not fail the transaction of others.
+    database.read(lambda connection: node_for(connection, caller, run_id, Access.EDIT))
     return database.write_together(
         lambda connection: _store(connection, run_id, kind, session, sequence, batch, summaries, data)
     )
@@ -106,17 +110,18 @@ def _store(
     summaries: dict[str, Summary],
     data: bytes,
 ) -> bool:
-    is_there, number = metrics.session_of(connection, run_id, session)
-    if not is_there:
-        raise not_found(f"there is no run {run_id}")
-    if number is None:
-        number = _new_session(connection, run_id, session)
-    elif metrics.is_stored(connection, run_id, kind, number, sequence):
+    place = metrics.place_of(connection, run_id, kind, session, sequence)
+    if place is None:
+        raise not_found(f"node {run_id} is no run")
+    if place.stored_to is not None and place.stored_to >= sequence:
         return False
+    number = _new_session(connection, run_id, session) if place.session is None else place.session
     first_step, last_step = min(batch.steps), max(batch.steps)
-    _count(connection, run_id, kind, len(batch), first_step, last_step)
+    _count(connection, run_id, kind, place, len(batch), first_step, last_step)
     _merge(connection, run_id, kind, number, sequence, summaries)
-    block = Block(run_id, kind, number, sequence, sequence, 0, len(batch), first_step, last_step, data)
+    block = Block(
+        run_id, kind, number, sequence, sequence, 0, len(batch), len(batch.values), first_step, last_step, data
+    )
     metrics.add_block(connection, block)
     return True
 
@@ -129,10 +134,10 @@ def _new_session(connection: metrics.Connection, run_id: str, session: str) -> i
 
 
 def _count(
-    connection: metrics.Connection, run_id: str, kind: str, points: int, first_step: int, last_step: int
+    connection: metrics.Connection, run_id: str, kind: str, before: Any, points: int, first_step: int, last_step: int
 ) -> None:
-    before = metrics.type_of(connection, run_id, kind)
-    if before is None:
+    """Adds a batch to what is known of its type."""
+    if before.points is None:
         if metrics.count_types(connection, run_id) >= MAX_METRIC_TYPES:
             raise conflict(f"a run has at most {MAX_METRIC_TYPES} types of metrics")
         metrics.add_type(connection, run_id, kind, points, first_step, last_step)
@@ -169,13 +174,13 @@ def _merge(
         if (before.last_session, before.last_sequence) > (session, sequence):
             last = {key: getattr(before, key) for key in last}
         row |= {"logged": before.logged + summary.logged, **last}
-        row |= {"min": _least(min, before.min, summary.min), "max": _least(max, before.max, summary.max)}
+        row |= {"min": least(min, before.min, summary.min), "max": least(max, before.max, summary.max)}
         changed.append(row)
     metrics.write_series(connection, added, changed)
 
 
-def _least(choose: Any, first: float | None, second: float | None) -> float | None:
+def least(choose: Callable[[float, float], float], first: float | None, second: float | None) -> float | None:
+    """The least (or with `max` the greatest) of two, of which None is "no number"."""
     if first is None or second is None:
         return second if first is None else first
-    chosen: float = choose(first, second)
-    return chosen
+    return choose(first, second)

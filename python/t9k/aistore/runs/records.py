@@ -11,10 +11,10 @@ from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.clock import now_us
 from t9k.aistore.db import Database, nodes, runs
 from t9k.aistore.errors import Refusal, conflict, invalid, not_found
-from t9k.aistore.runs.documents import check_document, check_text, leaves
+from t9k.aistore.runs.documents import check_document, leaves
 from t9k.aistore.tree.access import Access, Node, node_at, node_for
+from t9k.aistore.tree.names import check_description, check_labels
 from t9k.aistore.tree.placement import Placed, Placement, place
-from t9k.protocol import MAX_DESCRIPTION_BYTES, MAX_LABEL_BYTES, MAX_LABELS
 from t9k.protocol.runs import MAX_CLIENT_ID_CHARS, RUN_STATES
 
 _CLIENT_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_CLIENT_ID_CHARS}}}")
@@ -192,16 +192,8 @@ def _check(parts: Parts) -> None:
         document = getattr(parts, name)
         if document is not None:
             check_document(document, name)
-    labels = parts.labels or ()
-    if len(labels) > MAX_LABELS:
-        raise invalid(f"a run has at most {MAX_LABELS} labels, not {len(labels)}")
-    for label in labels:
-        check_text(label, "a label")
-        if not 1 <= len(label.encode()) <= MAX_LABEL_BYTES or not label.isprintable():
-            raise invalid(f"the label {label[:80]!r} must be 1 to {MAX_LABEL_BYTES} bytes of printable text")
-    description = check_text(parts.description or "", "description")
-    if len(description.encode()) > MAX_DESCRIPTION_BYTES or "\0" in description:
-        raise invalid(f"a description has at most {MAX_DESCRIPTION_BYTES} bytes, and no NUL")
+    check_labels(parts.labels or ())
+    check_description(parts.description or "")
 
 
 def _columns(parts: Parts, state: str, now: int) -> dict[str, Any]:
@@ -221,6 +213,6 @@ def _write_beside(connection: runs.Connection, run_id: str, parts: Parts) -> Non
     if parts.hparams is not None:
         runs.set_params(connection, run_id, leaves(parts.hparams))
     if parts.labels is not None:
-        nodes.set_labels(connection, run_id, list(dict.fromkeys(parts.labels)))
+        nodes.set_labels(connection, run_id, check_labels(parts.labels))
     if parts.description is not None:
         nodes.update(connection, run_id, now_us(), description=parts.description)

@@ -85,18 +85,19 @@ metric_blocks = Table(  # consecutive batches of a session: one as it came, or s
     Column("session", sa.Integer, nullable=False),
     Column("first_sequence", sa.BigInteger, nullable=False),
     Column("last_sequence", sa.BigInteger, nullable=False),
-    Column("level", sa.SmallInteger, nullable=False),  # times merged; `compaction.FULL` is never merged again
+    Column("level", sa.SmallInteger, nullable=False),  # times merged; `db.metrics.FULL` is never merged again
     Column("points", sa.Integer, nullable=False),
+    Column("names", sa.Integer, nullable=False),  # metrics in it: with `points`, how large it is
     Column("first_step", sa.BigInteger, nullable=False),
     Column("last_step", sa.BigInteger, nullable=False),
     Column("batch", sa.LargeBinary),  # the batch as it came, or null: then its columns are in `metric_columns`
     sa.UniqueConstraint("node_id", "type", "session", "first_sequence"),
     Index(
-        "ix_metric_blocks_small",
+        "ix_metric_blocks_small",  # what compaction looks through
         "node_id",
         "type",
         "session",
-        "level",
+        "points",
         sqlite_where=sa.text("level < 9"),
         postgresql_where=sa.text("level < 9"),
     ),
@@ -106,7 +107,7 @@ metric_columns = Table(
     "metric_columns",
     metadata,
     Column("block_id", ForeignKey("metric_blocks.id", ondelete="CASCADE"), primary_key=True),
-    Column("number", sa.Integer, primary_key=True),  # below 0 as `blocks` says, else of `metric_series`
+    Column("number", sa.Integer, primary_key=True),  # below 0 as `db.metrics` says, else of `metric_series`
     Column("data", sa.LargeBinary, nullable=False),
 )
 
@@ -118,6 +119,11 @@ log_parts = Table(
     Column("length", sa.Integer, nullable=False),
     Column("data", sa.LargeBinary, nullable=False),  # zlib
 )
+
+# PostgreSQL would try to compress what is compressed, or is so soon.
+for _column in (metric_blocks.c.batch, metric_columns.c.data, log_parts.c.data):
+    _external = sa.DDL(f"ALTER TABLE {_column.table.name} ALTER COLUMN {_column.name} SET STORAGE EXTERNAL")  # type: ignore[no-untyped-call]
+    sa.event.listen(_column.table, "after_create", _external.execute_if(dialect="postgresql"))
 
 edges = Table(
     "edges",
