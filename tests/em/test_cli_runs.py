@@ -219,6 +219,18 @@ def test_tail_is_interrupted_without_a_traceback(
         assert interrupt(tail) == (130, "\n")
 
 
+def test_pipes_in_the_place_of_files_are_not_waited_for(directory: Path) -> None:
+    run = make_run("pipes")
+    os.mkfifo(os.path.join(run.local, "metrics", "val.yaml"))
+    os.unlink(os.path.join(run.local, "stdout.log"))
+    os.mkfifo(os.path.join(run.local, "stdout.log"))
+    (directory / ".em" / "runs" / "bad_261125_000000_aaaaaa").mkdir()
+    os.mkfifo(directory / ".em" / "runs" / "bad_261125_000000_aaaaaa" / "metadata.yaml")
+    assert len(call("runs").splitlines()) == 2
+    assert "train/loss" in call("show", "pipes")
+    assert "train step 2" in call("tail", "pipes")
+
+
 def test_growing_file_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = GrowingFile(str(path))

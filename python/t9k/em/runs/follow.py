@@ -31,6 +31,8 @@ class GrowingFile:
 
     def read_lines(self) -> bytes:
         """Returns new whole lines, at most about a megabyte of them; b'' if there are none yet."""
+        if not os.path.isfile(self.path):  # or a pipe, which would wait for ever
+            return b""
         try:
             with open(self.path, "rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
@@ -51,6 +53,8 @@ class GrowingFile:
 
     def read_rest(self) -> bytes:
         """Returns what the last line has, when nobody will end it any more."""
+        if not os.path.isfile(self.path):
+            return b""
         try:
             with open(self.path, "rb") as file:
                 file.seek(self._offset or 0)

@@ -81,10 +81,8 @@ class RunRecord:
         return self._file("hyperparameters.yaml")
 
     def _file(self, name: str) -> dict[str, Any]:
-        try:
-            return read_yaml(os.path.join(self.path, name))
-        except NotFoundError:
-            return {}
+        path = os.path.join(self.path, name)
+        return read_yaml(path) if os.path.isfile(path) else {}
 
     def associations(self, side: str) -> list[dict[str, Any]]:
         """Returns the ``inputs`` or ``outputs``."""
@@ -95,7 +93,8 @@ class RunRecord:
     def kinds(self) -> list[str]:
         """Returns the types of metrics, the standard ones first."""
         try:
-            names = os.listdir(os.path.join(self.path, "metrics"))
+            with os.scandir(os.path.join(self.path, "metrics")) as entries:
+                names = [entry.name for entry in entries if entry.is_file()]  # reading a pipe would wait for ever
         except (FileNotFoundError, NotADirectoryError):
             return []
         kinds = sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
@@ -140,10 +139,10 @@ def read_record(path: str) -> RunRecord:
         InvalidInputError: Its metadata is not that of a run.
         StoreError: It cannot be read.
     """
-    try:
-        metadata = read_yaml(os.path.join(path, "metadata.yaml"))
-    except NotFoundError:
-        raise NotFoundError(f"there is no run at {path}") from None
+    file = os.path.join(path, "metadata.yaml")
+    if not os.path.isfile(file):
+        raise NotFoundError(f"there is no run at {path}")
+    metadata = read_yaml(file)
     status = str(metadata.get("status") or "Running")
     process = metadata.get("process")
     if status == "Running" and isinstance(process, Mapping) and heartbeat.is_gone(process, path):
