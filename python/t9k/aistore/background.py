@@ -1,7 +1,7 @@
-"""Work that no request waits for: hashing new objects, expiring the trash, finding crashed runs.
+"""Work that no request waits for: hashing new objects, collecting garbage, expiring the trash, finding crashed runs.
 
-Each process runs the jobs on one thread of its own; a job claims what it works on in the database, so that several
-processes share it. A job that fails is logged and runs again at its next turn.
+Each process runs each job on a thread of its own, so that a long one holds up no other. A job claims what it works on
+in the database, so that several processes share it. A job that fails is logged and runs again at its next turn.
 """
 
 from __future__ import annotations
@@ -32,19 +32,23 @@ class Background:
         """Begins nothing: see `start`."""
         self._jobs: list[Job] = []
         self._condition = threading.Condition()
+        self._is_started = False
         self._is_stopping = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def add(self, job: Job) -> None:
-        """Adds a job; it first runs when the thread starts."""
+        """Adds a job; it first runs at once, or when the jobs are started."""
         with self._condition:
             self._jobs.append(job)
-            self._condition.notify()
+            if self._is_started:
+                self._start(job)
 
     def start(self) -> None:
-        """Starts the thread."""
-        self._thread = threading.Thread(target=self._run, name="background", daemon=True)
-        self._thread.start()
+        """Starts the jobs."""
+        with self._condition:
+            self._is_started = True
+            for job in self._jobs:
+                self._start(job)
 
     def wake(self, name: str) -> None:
         """Lets a job run now rather than at its next turn."""
@@ -52,7 +56,7 @@ class Background:
             for job in self._jobs:
                 if job.name == name:
                     job.due = 0.0
-            self._condition.notify()
+            self._condition.notify_all()
 
     @property
     def is_stopping(self) -> bool:
@@ -60,27 +64,30 @@ class Background:
         return self._is_stopping
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """Asks the running job to end and waits for it, at most `timeout_s` seconds."""
+        """Asks the running jobs to end and waits for them, at most `timeout_s` seconds."""
         with self._condition:
             self._is_stopping = True
-            self._condition.notify()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+            self._condition.notify_all()
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _run(self) -> None:
-        while (job := self._next()) is not None:
+    def _start(self, job: Job) -> None:
+        thread = threading.Thread(target=self._run, args=(job,), name=f"job-{job.name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self, job: Job) -> None:
+        while self._wait(job):
             try:
                 job.run()
-            except Exception:  # the thread's edge: one job's failure must not end the others
+            except Exception:  # the thread's edge: a failure must not end the job for good
                 log.exception("job %s failed", job.name)
 
-    def _next(self) -> Job | None:
+    def _wait(self, job: Job) -> bool:
+        """Waits for a job's turn; whether there is one."""
         with self._condition:
-            while not self._is_stopping:
-                now = time.monotonic()
-                job = min(self._jobs, key=lambda job: job.due, default=None)
-                if job is not None and job.due <= now:
-                    job.due = now + job.every_s
-                    return job
-                self._condition.wait(None if job is None else job.due - now)
-            return None
+            while not self._is_stopping and (left := job.due - time.monotonic()) > 0:
+                self._condition.wait(left)
+            job.due = time.monotonic() + job.every_s
+            return not self._is_stopping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from t9k.aistore.artifacts.jobs import artifact_jobs
 from t9k.aistore.background import Job
 from t9k.aistore.runs.jobs import run_jobs
 from t9k.aistore.services import Services
@@ -21,4 +22,8 @@ def install(services: Services) -> None:
         )
     )
     for job in run_jobs(services.database, background, services.settings.crashed_after_s):
+        background.add(job)
+    for job in artifact_jobs(
+        services.database, services.blobs, services.settings, is_stopping=lambda: background.is_stopping
+    ):
         background.add(job)

@@ -27,6 +27,7 @@ class Settings:
         behind_proxy: Whether `X-Forwarded-For` and `X-Forwarded-Proto` of the peer are believed.
         log_level: ``info`` has a line for each request.
         lease_s: Seconds that an upload keeps the garbage collector away after its last request.
+        gc_grace_s: Seconds until the bytes of what nothing reaches are deleted.
     """
 
     data_dir: Path = field(default_factory=default_data_dir)
@@ -40,6 +41,7 @@ class Settings:
     behind_proxy: bool = False
     log_level: str = "warning"
     lease_s: int = 3600
+    gc_grace_s: int = 86_400
 
     @property
     def url_of_database(self) -> str:

@@ -18,6 +18,7 @@ from t9k.aistore.api.problems import responses
 from t9k.aistore.artifacts import commit, download, presence, versions
 from t9k.aistore.clock import iso
 from t9k.aistore.errors import invalid
+from t9k.aistore.artifacts.jobs import CHECK_OBJECTS
 from t9k.aistore.tree.views import NodeView, view, view_of
 from t9k.protocol import (
     BINARY_TYPE,
@@ -176,7 +177,7 @@ async def commit_artifact(
             return Committed(node=node_model(seen), version=done.number, created=done.created)
 
         made = await run_in_threadpool(work)
-    services.background.wake("check-objects")
+    services.background.wake(CHECK_OBJECTS)
     if not made.created:
         response.status_code = 200
     return made

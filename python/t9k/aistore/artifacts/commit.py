@@ -153,7 +153,7 @@ def commit(
     except Refusal:
         discard(blobs, key)
         raise
-    if key is not None and not database.read(lambda connection: versions.has_manifest_blob(connection, key)):
+    if key is not None and not database.read(versions.has_manifest_blob, key):
         discard(blobs, key)
     return committed
 

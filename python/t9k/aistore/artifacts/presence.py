@@ -45,7 +45,7 @@ def plan(database: Database, caller: Caller, body: bytes | bytearray) -> bytes:
     known, unreached = database.read(look)
     if unreached:
         # No manifest keeps these. Those that the collector has not taken yet stay for as long as a lease.
-        alive = database.write(lambda connection: objects.vouch(connection, unreached, now_us()))
+        alive = database.write(objects.vouch, unreached, now_us())
         gone = set(unreached) - alive
         known = {position: number for position, number in known.items() if number not in gone}
     return _bitmap(count, known)

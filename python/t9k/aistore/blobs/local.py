@@ -82,6 +82,18 @@ class LocalBlobStore:
                     status = path.stat()
                     yield BlobInfo(key, status.st_size, status.st_mtime_ns // 1000)
 
+    def sweep(self, before_us: int) -> int:
+        """See `BlobStore`."""
+        count = 0
+        for directory, _, names in os.walk(self._root):
+            for name in names:
+                path = Path(directory, name)
+                with contextlib.suppress(FileNotFoundError):
+                    if name.startswith(_TEMPORARY) and path.stat().st_mtime_ns // 1000 < before_us:
+                        path.unlink()
+                        count += 1
+        return count
+
     def delete(self, key: str) -> None:
         """See `BlobStore`."""
         with contextlib.suppress(FileNotFoundError):

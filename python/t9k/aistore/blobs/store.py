@@ -37,5 +37,8 @@ class BlobStore(Protocol):
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All blobs whose keys begin so, in no order."""
 
+    def sweep(self, before_us: int) -> int:
+        """Removes what puts that died before this time have left, of which no listing tells; answers how many."""
+
     def delete(self, key: str) -> None:
         """Removes a blob; one that is not there is no error."""

@@ -27,6 +27,8 @@ VERBS = {
     "migrate": "Bring the database to this version's schema.",
     "backup": "Copy database and blobs, while the server runs.",
     "restore": "Make a server's data from a backup.",
+    "check": "Compare database and blobs, and find what is damaged.",
+    "gc": "Delete what nothing reaches any more.",
 }
 """Every verb with its line of `aistore --help`, which is shown without importing the verb's module."""
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,6 +25,7 @@ from sqlalchemy.engine import Connection, Engine
 from t9k.aistore.db.group_commit import GroupCommit
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """Releases without the bug that can corrupt a database in WAL mode: the first and later, others in their line."""
@@ -52,28 +53,28 @@ class Database:
         self.engine = self._sqlite(pool_size) if self.is_sqlite else self._postgresql(pool_size)
         self._group = GroupCommit(self.write)
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs `work` on one snapshot of the database."""
+    def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs `work` with a connection and these arguments, on one snapshot of the database."""
         with self.engine.connect() as connection:
             if not self.is_sqlite:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
-                return work(connection)
+                return work(connection, *args, **kwargs)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
+    def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` in one serializable transaction, durable when this returns; again if it met another."""
         if self.is_sqlite:
             # Waiting here is fair; SQLite's own waiting is a poll.
             with self._write_lock, self.engine.connect() as connection:
                 connection = connection.execution_options(is_write=True)
                 with connection.begin():
-                    return work(connection)
+                    return work(connection, *args, **kwargs)
         for attempt in range(MAX_ATTEMPTS):
             try:
                 with self.engine.connect() as connection:
                     connection = connection.execution_options(isolation_level="SERIALIZABLE")
                     with connection.begin():
-                        return work(connection)
+                        return work(connection, *args, **kwargs)
             except sa.exc.DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in ("40001", "40P01") or attempt + 1 == MAX_ATTEMPTS:
                     raise

@@ -28,6 +28,7 @@ def complete_manifest(connection: Connection, domain: int, digest: bytes) -> Row
         manifests.c.digest == digest,
         manifests.c.checking_count == 0,
         manifests.c.bad_count == 0,
+        manifests.c.condemned_us.is_(None),
     )
     return connection.execute(query.limit(1)).first()
 

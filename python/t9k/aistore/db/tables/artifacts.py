@@ -105,6 +105,7 @@ manifests = Table(
     Column("checking_count", sa.BigInteger, nullable=False),  # of its objects that are still to be hashed whole
     Column("bad_count", sa.BigInteger, nullable=False),  # of its objects that are not what their digests say
     Column("created_us", TimeUs, nullable=False),
+    Column("condemned_us", TimeUs, index=True),  # no version has it, and no commit finds it
     Index(None, "domain_id", "digest"),
 )
 

@@ -1,0 +1,155 @@
+"""The garbage collector: condemns what nothing reaches, and deletes it after a grace period.
+
+What is reached is what foreign keys say: node → version → manifest → object → chunk → pack. Beside that a pack is
+protected by leases, and an object for as long as a lease after `plan` vouched for it or its last manifest went.
+
+1. Versions that their artifact's retention lets go.
+2. Manifests without a version are condemned, let go of their objects, and are deleted.
+3. Objects without a manifest are deleted. Their chunks stay.
+4. Packs without an object and without a lease are condemned: their chunks answer "missing" from then on.
+5. Packs that were condemned longer than the grace period are deleted: first their rows, then their bytes.
+
+Each step is a transaction that looks again, so it may run beside everything else and be killed anywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from t9k.aistore.blobs.store import BlobStore
+from t9k.aistore.clock import now_us
+from t9k.aistore.db import Database, garbage, versions
+from t9k.aistore.db.nodes import Connection
+
+COMMITS_KEPT_US = 8 * 86_400 * 1_000_000
+"""A commit's answer is known under its idempotency key for a week; a day more for slow clocks."""
+
+ORPHAN_AGE_US = 86_400 * 1_000_000
+"""A blob without a row belongs to an upload in flight, unless it is older."""
+
+_ROWS = 20_000
+_PACKS = 500
+
+
+@dataclass
+class Collected:
+    """What a collection did."""
+
+    versions: int = 0
+    manifests: int = 0
+    objects: int = 0
+    condemned_packs: int = 0
+    deleted_packs: int = 0
+    deleted_bytes: int = 0
+
+
+def collect(
+    database: Database,
+    blobs: BlobStore,
+    *,
+    lease_s: int,
+    grace_s: int,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Collected:
+    """Collects what is garbage now.
+
+    Args:
+        database: Whose rows are collected.
+        blobs: Where the bytes are.
+        lease_s: How long an object stays after it was last vouched for.
+        grace_s: How long a pack stays condemned.
+        is_stopping: Asked between transactions.
+    """
+    done = Collected()
+    steps: list[Iterator[None]] = [
+        _retain(database, done),
+        _manifests(database, done),
+        _objects(database, done, now_us() - lease_s * 1_000_000),
+        _condemn(database, done),
+        _delete(database, done, now_us() - grace_s * 1_000_000),
+        _bytes(database, blobs),
+    ]
+    for _ in itertools.chain.from_iterable(steps):
+        if is_stopping():
+            break
+    return done
+
+
+def _retain(database: Database, done: Collected) -> Iterator[None]:
+    database.write(garbage.forget_commits, now_us() - COMMITS_KEPT_US)
+    for kept in database.read(versions.with_retention):
+        done.versions += database.write(_retain_one, kept.node_id)
+        yield
+
+
+def _retain_one(connection: Connection, node_id: str) -> int:
+    kept = versions.retention(connection, node_id)
+    if kept is None or kept.keep_last is kept.ttl_s is None:
+        return 0
+    made_before = None if kept.ttl_s is None else now_us() - kept.ttl_s * 1_000_000
+    numbers = versions.expired(connection, node_id, kept.keep_last, made_before)
+    for number in numbers:
+        versions.delete_version(connection, node_id, number)
+    return len(numbers)
+
+
+def _manifests(database: Database, done: Collected) -> Iterator[None]:
+    for first, behind in _ranges(database, "manifests", _ROWS):
+        database.write(garbage.condemn_manifests, first, behind, now_us())
+        yield
+    for number in database.read(garbage.condemned_manifests):
+        while database.write(garbage.let_go, number, _ROWS, now_us()):
+            yield
+        done.manifests += database.write(garbage.delete_manifest, number)
+        yield
+
+
+def _objects(database: Database, done: Collected, asked_before_us: int) -> Iterator[None]:
+    for first, behind in _ranges(database, "objects", _ROWS):
+        done.objects += database.write(garbage.delete_objects, first, behind, asked_before_us)
+        yield
+
+
+def _condemn(database: Database, done: Collected) -> Iterator[None]:
+    for first, behind in _ranges(database, "packs", _PACKS):
+        done.condemned_packs += database.write(garbage.condemn_packs, first, behind, now_us())
+        yield
+
+
+def _delete(database: Database, done: Collected, condemned_before_us: int) -> Iterator[None]:
+    for number in database.read(garbage.overdue_packs, condemned_before_us):
+        size_bytes = database.write(garbage.delete_pack, number, condemned_before_us)
+        done.deleted_packs += size_bytes > 0
+        done.deleted_bytes += size_bytes
+        yield
+
+
+def _bytes(database: Database, blobs: BlobStore) -> Iterator[None]:
+    while keys := database.read(garbage.doomed, 100):
+        for key in keys:
+            blobs.delete(key)
+            database.write(garbage.forget_blob, key)
+            yield
+
+
+def _ranges(database: Database, what: str, step: int) -> Iterator[tuple[int, int]]:
+    end = database.read(garbage.highest, what) + 1
+    for first in range(0, end, step):
+        yield first, first + step
+
+
+def sweep(database: Database, blobs: BlobStore, older_than_us: int = ORPHAN_AGE_US) -> int:
+    """Deletes blobs that no row names and that no upload in flight can be about to name; answers how many.
+
+    Reads the whole listing. Temporaries of uploads that died go too.
+    """
+    before_us = now_us() - older_than_us
+    count = blobs.sweep(before_us)
+    old = (blob.key for blob in blobs.list() if blob.changed_us < before_us)
+    while keys := list(itertools.islice(old, _ROWS)):
+        for key in database.read(garbage.orphans, keys):
+            blobs.delete(key)
+            count += 1
+    return count
