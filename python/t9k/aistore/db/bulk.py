@@ -14,6 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.selectable import Join
 
 BATCH_ROWS = 20_000
 """Rows of one statement: 1.3 MB of JSON for digests."""
@@ -49,6 +51,29 @@ def _json_table(columns: dict[str, tuple[type[sa.types.TypeEngine[Any]], Sequenc
         value = sa.func.unhex(value, type_=sa.LargeBinary) if kind is sa.LargeBinary else sa.type_coerce(value, kind)
         selected.append(value.label(name))
     return sa.select(*selected, each.c.key.label("position")).subquery("batch")
+
+
+class _OrderedJoin(Join):
+    inherit_cache = True
+
+
+@compiles(_OrderedJoin, "sqlite")
+def _cross_join(join: _OrderedJoin, compiler: Any, **options: Any) -> str:
+    inside = options | {"asfrom": True}
+    left, right = compiler.process(join.left, **inside), compiler.process(join.right, **inside)
+    return f"{left} CROSS JOIN {right} ON {compiler.process(join.onclause, **options | {'asfrom': False})}"
+
+
+def look_up(batch: sa.FromClause, *steps: tuple[sa.FromClause, sa.ColumnElement[bool]]) -> sa.FromClause:
+    """A batch, then tables that are looked up for each row of it, each with its condition.
+
+    SQLite knows nothing of how long a JSON text is and would scan it for each row of a table; where a CROSS JOIN says
+    so, it keeps to the order.
+    """
+    joined = batch
+    for table, condition in steps:
+        joined = _OrderedJoin(joined, table, condition)
+    return joined
 
 
 def split(digests: bytes | bytearray | memoryview, size: int = 32) -> list[bytes]:

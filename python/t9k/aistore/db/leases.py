@@ -48,11 +48,10 @@ def protect(connection: Connection, lease_id: str, pack_ids: Iterable[int]) -> s
     alive: set[int] = set()
     for start in range(0, len(wanted), bulk.BATCH_ROWS):
         batch = bulk.table_of(connection, pack_id=(sa.BigInteger, wanted[start : start + bulk.BATCH_ROWS]))
-        query = sa.select(packs.c.id).join(batch, batch.c.pack_id == packs.c.id).where(packs.c.condemned_us.is_(None))
+        there = bulk.look_up(batch, (packs, packs.c.id == batch.c.pack_id))
+        query = sa.select(packs.c.id).select_from(there).where(packs.c.condemned_us.is_(None))
         alive.update(connection.execute(query).scalars())
-        rows = sa.select(sa.literal(lease_id), packs.c.id).join(batch, batch.c.pack_id == packs.c.id)
-        statement = bulk.insert(connection, lease_packs).from_select(
-            ["lease_id", "pack_id"], rows.where(packs.c.condemned_us.is_(None))
-        )
-        connection.execute(statement.on_conflict_do_nothing())
+    rows = [{"lease_id": lease_id, "pack_id": pack_id} for pack_id in sorted(alive)]
+    if rows:
+        connection.execute(bulk.insert(connection, lease_packs).on_conflict_do_nothing(), rows)
     return alive

@@ -34,9 +34,13 @@ def complete(connection: Connection, domain: int, digests: Sequence[bytes]) -> I
 
 
 def _complete(batch: sa.Subquery, domain: int, start: int) -> sa.Select[Any]:
-    is_it = (objects.c.digest == batch.c.digest) & (objects.c.domain_id == domain) & (objects.c.state == COMPLETE)
+    is_it = _object_of(batch, domain) & (objects.c.state == COMPLETE)
     columns = [(batch.c.position + start).label("position"), objects.c.id, objects.c.size_bytes]
-    return sa.select(*columns).join_from(batch, objects, is_it)
+    return sa.select(*columns).select_from(bulk.look_up(batch, (objects, is_it)))
+
+
+def _object_of(batch: sa.Subquery, domain: int) -> sa.ColumnElement[bool]:
+    return (objects.c.digest == batch.c.digest) & (objects.c.domain_id == domain)
 
 
 def unreached(connection: Connection, object_ids: Sequence[int]) -> list[int]:
@@ -79,16 +83,14 @@ def put_single(
                 sa.literal(COMPLETE),
                 sa.literal(now_us, sa.BigInteger),
             )
-            .join_from(batch, chunks, is_it & (chunks.c.raw_bytes == batch.c.size_bytes))
-            .join(packs, packs.c.id == chunks.c.pack_id)
-            .where(packs.c.condemned_us.is_(None))
+            .select_from(bulk.look_up(batch, (chunks, is_it), (packs, packs.c.id == chunks.c.pack_id)))
+            .where(packs.c.condemned_us.is_(None), chunks.c.raw_bytes == batch.c.size_bytes)
         )
         columns = ["domain_id", "digest", "table_hash", "size_bytes", "state", "asked_us"]
         connection.execute(bulk.insert(connection, objects).from_select(columns, rows).on_conflict_do_nothing())
         links = (
             sa.select(objects.c.id, sa.literal(0), chunks.c.id)
-            .join_from(batch, chunks, is_it)
-            .join(objects, (objects.c.digest == batch.c.digest) & (objects.c.domain_id == domain))
+            .select_from(bulk.look_up(batch, (objects, _object_of(batch, domain)), (chunks, is_it)))
             .where(objects.c.table_hash == ONE_CHUNK)
         )
         names = ["object_id", "position", "chunk_id"]
@@ -149,15 +151,15 @@ def put_chunks_of(
             & (chunks.c.domain_id == domain)
             & (chunks.c.raw_bytes == batch.c.raw_bytes)
         )
-        alive = sa.join(chunks, packs, (packs.c.id == chunks.c.pack_id) & packs.c.condemned_us.is_(None))
+        is_alive = (packs.c.id == chunks.c.pack_id) & packs.c.condemned_us.is_(None)
         rows = sa.select(sa.literal(object_id, sa.BigInteger), batch.c.position + start, chunks.c.id).select_from(
-            batch.join(alive, is_there)
+            bulk.look_up(batch, (chunks, is_there), (packs, is_alive))
         )
         columns = ["object_id", "position", "chunk_id"]
         stored = connection.execute(sa.insert(object_chunks).from_select(columns, rows)).rowcount
         if stored != len(part):
-            query = sa.select(batch.c.digest).select_from(batch.outerjoin(alive, is_there)).where(chunks.c.id.is_(None))
-            missing.extend(connection.execute(query).scalars())
+            there = sa.select(sa.literal(1)).select_from(chunks.join(packs, is_alive)).where(is_there).exists()
+            missing.extend(connection.execute(sa.select(batch.c.digest).where(~there)).scalars())
     return missing
 
 
@@ -204,6 +206,7 @@ def of_manifest(connection: Connection, domain: int, manifest_id: int, digests: 
     """Those of these objects that a manifest names: `position`, `id`, `size_bytes`, `table_bytes`."""
     for start, part in bulk.batches(digests):
         batch = bulk.table_of(connection, digest=(sa.LargeBinary, part))
+        is_named = (manifest_objects.c.manifest_id == manifest_id) & (manifest_objects.c.object_id == objects.c.id)
         query = (
             sa.select(
                 (batch.c.position + start).label("position"),
@@ -211,11 +214,7 @@ def of_manifest(connection: Connection, domain: int, manifest_id: int, digests: 
                 objects.c.size_bytes,
                 sa.func.coalesce(sa.func.length(chunk_tables.c.bytes), 0).label("table_bytes"),
             )
-            .join_from(batch, objects, (objects.c.digest == batch.c.digest) & (objects.c.domain_id == domain))
-            .join(
-                manifest_objects,
-                (manifest_objects.c.manifest_id == manifest_id) & (manifest_objects.c.object_id == objects.c.id),
-            )
+            .select_from(bulk.look_up(batch, (objects, _object_of(batch, domain)), (manifest_objects, is_named)))
             .outerjoin(chunk_tables, chunk_tables.c.object_id == objects.c.id)
         )
         yield from connection.execute(query)

@@ -68,11 +68,11 @@ def put_chunks(connection: Connection, domain: int, pack_id: int, records: Seque
             sa.literal(domain), batch.c.digest, sa.literal(pack_id), batch.c.offset, batch.c.length, batch.c.raw_bytes
         ).where(sa.true())  # without it SQLite takes ON CONFLICT for a join's ON
         statement = bulk.insert(connection, chunks).from_select(columns, rows)
-        condemned = sa.select(packs.c.condemned_us).where(packs.c.id == chunks.c.pack_id).scalar_subquery()
+        condemned = sa.select(packs.c.condemned_us).where(packs.c.id == sa.literal_column("chunks.pack_id"))
         statement = statement.on_conflict_do_update(
             index_elements=["domain_id", "digest"],
             set_={name: statement.excluded[name] for name in columns[2:]},
-            where=condemned.is_not(None),
+            where=condemned.scalar_subquery().is_not(None),
         )
         connection.execute(statement)
 
@@ -87,10 +87,16 @@ def present(connection: Connection, domain: int, digests: Sequence[bytes]) -> It
 def _present(batch: sa.Subquery, domain: int, start: int) -> sa.Select[Any]:
     return (
         sa.select((batch.c.position + start).label("position"), chunks.c.pack_id)
-        .join_from(batch, chunks, (chunks.c.digest == batch.c.digest) & (chunks.c.domain_id == domain))
-        .join(packs, packs.c.id == chunks.c.pack_id)
+        .select_from(bulk.look_up(batch, _chunk_of(batch, domain), _PACK))
         .where(packs.c.condemned_us.is_(None))
     )
+
+
+def _chunk_of(batch: sa.Subquery, domain: int) -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
+    return chunks, (chunks.c.digest == batch.c.digest) & (chunks.c.domain_id == domain)
+
+
+_PACK = (packs, packs.c.id == chunks.c.pack_id)
 
 
 def _is_of(manifest_id: int) -> sa.ColumnElement[bool]:
@@ -111,8 +117,7 @@ def locate(connection: Connection, domain: int, manifest_id: int, digests: Seque
                 chunks.c.offset,
                 chunks.c.length,
             )
-            .join_from(batch, chunks, (chunks.c.digest == batch.c.digest) & (chunks.c.domain_id == domain))
-            .join(packs, packs.c.id == chunks.c.pack_id)
+            .select_from(bulk.look_up(batch, _chunk_of(batch, domain), _PACK))
             .where(_is_of(manifest_id))
         )
         yield from connection.execute(query)

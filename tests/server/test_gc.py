@@ -1,0 +1,206 @@
+"""The garbage collector: what it keeps, what it lets go, and in which order."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from harness import Account
+from starlette.testclient import TestClient
+from t9k.aistore.artifacts.check import check
+from t9k.aistore.artifacts.gc import Collected, collect, sweep
+from t9k.aistore.artifacts.verification import check_objects
+from t9k.aistore.db import dump
+from t9k.aistore.db.tables import artifacts as tables
+from t9k.aistore.db.tables import tree
+from t9k.aistore.services import Services
+from uploads import Content, Uploader, noise, pack_of
+
+ONE = Content({"x": [noise(1, 900), noise(2, 900)], "y": [b"y"]})
+TWO = Content({"x": [noise(1, 900), noise(2, 900)], "z": [b"z"]})
+LATER = -10
+"""Seconds: of leases and graces that are over already."""
+
+
+@pytest.fixture
+def uploader(api: TestClient, ada: Account) -> Uploader:
+    """Ada's client."""
+    return Uploader(api, ada)
+
+
+def run(services: Services, *, lease_s: int = LATER, grace_s: int = LATER) -> Collected:
+    return collect(services.database, services.blobs, lease_s=lease_s, grace_s=grace_s)
+
+
+def expire_leases(services: Services) -> None:
+    services.database.write(lambda connection: connection.execute(sa.update(tables.leases).values(expires_us=1)))
+
+
+def delete_node(services: Services, node_id: str) -> None:
+    """For good, as when the trash is emptied."""
+    services.database.write(
+        lambda connection: connection.execute(sa.delete(tree.nodes).where(tree.nodes.c.id == node_id))
+    )
+
+
+def blobs(services: Services) -> int:
+    return len(list(services.blobs.list()))
+
+
+def test_collector_leaves_what_a_version_has(uploader: Uploader, services: Services) -> None:
+    node_id = uploader.upload(ONE)["node"]["id"]
+    check_objects(services.database, services.blobs)
+    expire_leases(services)
+    for _ in range(3):
+        assert run(services) == Collected()
+    assert uploader.download(node_id)
+    assert list(check(services.database, services.blobs, read=True)) == []
+
+
+def test_collector_takes_what_nothing_has_in_two_runs(uploader: Uploader, services: Services) -> None:
+    first, second = uploader.upload(ONE), uploader.upload(TWO)
+    expire_leases(services)
+    delete_node(services, first["node"]["id"])
+    assert run(services) == Collected(manifests=1, objects=1)  # both packs are in use: ONE's has the chunks of TWO's x
+    delete_node(services, second["node"]["id"])
+    assert run(services, grace_s=1000) == Collected(manifests=1, objects=2, condemned_packs=2)
+    assert blobs(services) == 2
+    uploader.lease = None
+    assert uploader.missing(ONE.chunks) == ONE.chunks
+    done = run(services)
+    assert done.deleted_packs == 2
+    assert blobs(services) == 0
+    for table in (tables.packs, tables.chunks, tables.objects, tables.manifests, tables.doomed_blobs):
+        query = sa.select(sa.func.count()).select_from(table)
+        assert services.database.read(lambda connection, query=query: connection.execute(query).scalar()) == 0
+
+
+def test_lease_protects_what_was_sent_and_what_was_there(uploader: Uploader, services: Services) -> None:
+    uploader.put(pack_of([b"sent"]))
+    assert run(services, lease_s=3600) == Collected()
+    first = uploader.upload(ONE)["node"]["id"]
+    expire_leases(services)
+    uploader.lease = None
+    assert uploader.missing(ONE.chunks) == []  # takes a lease
+    delete_node(services, first)
+    run(services)
+    assert uploader.commit(ONE).status_code == 201
+    assert uploader.missing([b"sent"]) == [b"sent"]
+
+
+def test_object_that_plan_called_known_stays_as_long_as_a_lease(uploader: Uploader, services: Services) -> None:
+    node_id = uploader.upload(ONE)["node"]["id"]
+    check_objects(services.database, services.blobs)
+    expire_leases(services)
+    delete_node(services, node_id)
+    run(services, lease_s=3600)
+    sizes = {name: sum(map(len, chunks)) for name, chunks in ONE.objects.items()}
+    assert uploader.unknown(sizes) == []
+    run(services, lease_s=3600)
+    assert uploader.commit(ONE).status_code == 201
+    assert list(check(services.database, services.blobs, read=True)) == []
+
+
+def test_condemned_pack_that_is_sent_again_is_acquitted(uploader: Uploader, services: Services) -> None:
+    pack = pack_of(ONE.chunks)
+    uploader.put(pack)
+    expire_leases(services)
+    assert run(services, grace_s=1000).condemned_packs == 1
+    uploader.lease = None
+    assert uploader.missing(ONE.chunks) == ONE.chunks
+    assert uploader.put(pack).status_code == 200
+    assert uploader.missing(ONE.chunks) == []
+    run(services)
+    assert uploader.commit(ONE).status_code == 201
+
+
+def test_chunk_of_a_condemned_pack_moves_to_the_pack_it_is_sent_in(uploader: Uploader, services: Services) -> None:
+    uploader.put(pack_of([*ONE.chunks, b"more"]))
+    expire_leases(services)
+    run(services, grace_s=1000)
+    uploader.lease = None
+    node_id = uploader.upload(ONE)["node"]["id"]
+    assert run(services).deleted_packs == 1
+    assert uploader.download(node_id)
+    assert uploader.missing([b"more"]) == [b"more"]
+    assert list(check(services.database, services.blobs, read=True)) == []
+
+
+def test_backup_in_progress_holds_bytes_and_their_rows(uploader: Uploader, services: Services) -> None:
+    uploader.put(pack_of([b"x"]))
+    expire_leases(services)
+    with dump.hold_blobs(services.database):
+        for _ in range(2):
+            assert run(services).deleted_packs == 0
+        assert blobs(services) == 1
+    assert run(services).deleted_packs == 1
+    assert blobs(services) == 0
+
+
+def test_deletion_of_bytes_that_was_cut_short_is_finished(
+    uploader: Uploader, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploader.put(pack_of([b"x"]))
+    expire_leases(services)
+
+    def fail(key: str) -> None:
+        raise OSError("cut short")
+
+    run(services, grace_s=1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(services.blobs, "delete", fail)
+        with pytest.raises(OSError, match="cut short"):
+            run(services)
+    assert list(check(services.database, services.blobs)) == []
+    run(services)
+    assert blobs(services) == 0
+
+
+def test_sweep_takes_old_blobs_without_a_row(uploader: Uploader, services: Services) -> None:
+    uploader.upload(ONE)
+    services.blobs.put_if_absent("packs/zz/orphan", b"x")
+    assert sweep(services.database, services.blobs) == 0  # it may be of an upload in flight
+    found = [problem.kind for problem in check(services.database, services.blobs)]
+    assert found == []
+    assert sweep(services.database, services.blobs, older_than_us=-1_000_000) == 1
+    assert services.blobs.size("packs/zz/orphan") is None
+    assert list(check(services.database, services.blobs, read=True)) == []
+
+
+def test_retention_keeps_the_latest_pinned_and_named(uploader: Uploader, services: Services) -> None:
+    node_id = uploader.upload(Content({}))["node"]["id"]
+    uploader.send([b"x"])
+    for number in range(5):
+        uploader.commit(Content({f"{number}": [b"x"]}), artifact_id=node_id)
+    uploader.call("PATCH", f"/artifacts/{node_id}/versions/2", json={"pinned": True})
+    uploader.call("PUT", f"/artifacts/{node_id}/aliases/best", json={"version": 3})
+
+    def versions() -> list[int]:
+        listed = uploader.call("GET", f"/artifacts/{node_id}/versions").json()["versions"]
+        return [version["version"] for version in listed]
+
+    uploader.call("PUT", f"/artifacts/{node_id}/retention", json={"keep_last": 2, "ttl_s": None})
+    assert run(services).versions == 2
+    assert versions() == [6, 5, 3, 2]
+    uploader.call("PUT", f"/artifacts/{node_id}/retention", json={"keep_last": None, "ttl_s": 0})
+    assert run(services).versions == 1
+    assert versions() == [6, 3, 2]
+
+
+def test_check_finds_each_kind_of_damage(uploader: Uploader, services: Services) -> None:
+    uploader.upload(ONE)
+    uploader.put(pack_of([b"other"]))
+    keys = sorted(blob.key for blob in services.blobs.list("packs"))
+    root = services.settings.data_dir / "blobs"
+    (root / keys[0]).chmod(0o644)
+    data = (root / keys[0]).read_bytes()
+    (root / keys[0]).write_bytes(data[:60] + bytes([data[60] ^ 1]) + data[61:])
+    services.blobs.delete(keys[1])
+    assert sorted(problem.kind for problem in check(services.database, services.blobs, read=True)) == [
+        "damaged",
+        "missing",
+    ]
+    (root / keys[0]).write_bytes(data[:-1])
+    assert sorted(problem.kind for problem in check(services.database, services.blobs)) == ["missing", "size"]
+    change = sa.update(tables.manifests).values(bad_count=1)
+    services.database.write(lambda connection: connection.execute(change))
+    assert "rows" in [problem.kind for problem in check(services.database, services.blobs)]
