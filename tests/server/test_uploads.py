@@ -9,10 +9,12 @@ import pytest
 import sqlalchemy as sa
 from harness import Account
 from starlette.testclient import TestClient
+from t9k.aistore.artifacts.gc import collect
 from t9k.aistore.artifacts.verification import check_objects
 from t9k.aistore.db.tables import artifacts as tables
 from t9k.aistore.db.tables import tree
 from t9k.aistore.services import Services
+from t9k.aistore.tree.trash import expire
 from uploads import Content, Uploader, digest, manifest_of, noise, pack_name, pack_of, signed, table_of
 
 CONTENT = Content(
@@ -283,24 +285,26 @@ def test_viewer_downloads_a_shared_artifact_and_nothing_beside_it(
     assert other.call("GET", url, params=params, headers=within).status_code == 404
 
 
-def test_artifact_with_the_versions_of_another_users_outlives_it(
-    uploader: Uploader, other: Uploader, services: Services
+def test_copy_in_another_users_tree_outlives_the_original(
+    uploader: Uploader, other: Uploader, bob: Account, services: Services
 ) -> None:
-    from t9k.aistore.artifacts.gc import collect
-    from t9k.aistore.db.versions import copy_versions
 
-    original = uploader.upload(CONTENT)["node"]["id"]
-    copy = other.upload(Content({}))["node"]["id"]
-
-    def move(connection: sa.Connection) -> None:
-        connection.execute(sa.delete(tables.versions).where(tables.versions.c.node_id == copy))
-        copy_versions(connection, original, copy)
-        connection.execute(sa.delete(tree.nodes).where(tree.nodes.c.id == original))
-
-    services.database.write(move)
+    original = uploader.upload(CONTENT, aliases=["best"])["node"]["id"]
+    share(services, original, bob)
+    folder = other.call("GET", "/nodes", params={"path": "/bob/default"}).json()["id"]
+    copied = other.call("POST", f"/nodes/{original}/copy", json={"parent_id": folder})
+    assert copied.status_code == 201, copied.text
+    uploader.call("DELETE", f"/nodes/{original}")
+    assert uploader.call("DELETE", f"/trash/{original}").status_code == 204
+    expire(services.database, 0)
+    services.database.write(lambda connection: connection.execute(sa.update(tables.leases).values(expires_us=1)))
     for _ in range(2):
         collect(services.database, services.blobs, lease_s=-10, grace_s=-10)
-    assert other.download(copy) == objects_of(CONTENT)
+    assert uploader.call("GET", f"/nodes/{original}").status_code == 404
+    assert count(services, tables.versions) == 1
+    assert other.download(copied.json()["id"]) == objects_of(CONTENT)
+    assert other.call("GET", "/artifacts", params={"path": "/bob/default/a:best"}).json()["version"] == 1
+    assert set(other.missing(CONTENT.chunks)) == set(CONTENT.chunks)  # its bytes are there, its presence is not told
 
 
 # --- lies ---

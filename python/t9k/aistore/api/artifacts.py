@@ -16,9 +16,9 @@ from t9k.aistore.api.nodes import Node, NodeId, NodePath, PlacementBody, node_mo
 from t9k.aistore.api.packs import Lease, VersionQuery, binary, in_threads
 from t9k.aistore.api.problems import responses
 from t9k.aistore.artifacts import commit, download, presence, versions
+from t9k.aistore.artifacts.jobs import CHECK_OBJECTS
 from t9k.aistore.clock import iso
 from t9k.aistore.errors import invalid
-from t9k.aistore.artifacts.jobs import CHECK_OBJECTS
 from t9k.aistore.tree.views import NodeView, view, view_of
 from t9k.protocol import (
     BINARY_TYPE,

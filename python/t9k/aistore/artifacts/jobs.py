@@ -30,9 +30,7 @@ def artifact_jobs(
         return Job(name, every_s / 10, run)
 
     def collect() -> None:
-        gc.collect(
-            database, blobs, lease_s=settings.lease_s, grace_s=settings.gc_grace_s, is_stopping=is_stopping
-        )
+        gc.collect(database, blobs, lease_s=settings.lease_s, grace_s=settings.gc_grace_s, is_stopping=is_stopping)
 
     return [
         Job(CHECK_OBJECTS, 60, lambda: verification.check_objects(database, blobs, is_stopping)),
