@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -42,21 +43,19 @@ def receive(
 ) -> tuple[bool, str]:
     """Takes in a pack, durable when this returns; whether it is new, and the lease that keeps it.
 
-    Every chunk is decoded and hashed before anything is stored. The bytes are stored before the rows that name them.
+    Bytes are written and synced while every chunk is decoded and hashed; only rows make them visible, and those are
+    written when both are done.
 
     Raises:
         Refusal: A chunk, the pack's form or its digest is wrong (`integrity`); the lease has ended (`conflict`).
     """
-    records = packs.records_of(_verified(digest, data))
 
     def look(connection: Connection) -> bool:
         domain = lease_rows.domain_id(connection, caller.domain)
         return domain is not None and packs.by_digest(connection, domain, digest) is not None
 
-    key = None
-    if not database.read(look):
-        key = blob_key("packs")
-        blobs.put_if_absent(key, data)
+    key = None if database.read(look) else blob_key("packs")
+    records = packs.records_of(_verified_and_stored(blobs, key, digest, data))
 
     def work(connection: Connection) -> tuple[bool, str] | None:
         domain = lease_rows.make_domain(connection, caller.domain)
@@ -93,6 +92,22 @@ def discard(blobs: BlobStore, key: str | None) -> None:
     if key is not None:
         with suppress(OSError):
             blobs.delete(key)
+
+
+def _verified_and_stored(blobs: BlobStore, key: str | None, digest: bytes, data: bytearray) -> bytes:
+    if key is None:
+        return _verified(digest, data)
+    with ThreadPoolExecutor(1) as other:
+        stored = other.submit(blobs.put_if_absent, key, data)
+        try:
+            rows = _verified(digest, data)
+        except Refusal:
+            with suppress(OSError):
+                stored.result()
+            discard(blobs, key)
+            raise
+        stored.result()
+        return rows
 
 
 def _verified(digest: bytes, data: bytearray) -> bytes:

@@ -1,0 +1,148 @@
+"""A real server, killed at random moments of uploads, and one whose disk is full.
+
+`AISTORE_KILLS` sets how often it is killed for each database.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+from harness import Account, Serving, run_server
+from t9k.aistore.accounts.caller import Caller
+from uploads import Content, Uploader, noise, pack_of
+
+KILLS = int(os.environ.get("AISTORE_KILLS", "5"))
+NOBODY = Caller(user_id="", name="", role="user", domain="")
+
+
+def client_of(serving: Serving, key: str) -> Uploader:
+    """A client of a real server, with a connection of its own."""
+    return Uploader(httpx2.Client(base_url=serving.url, timeout=60), Account("admin", key, NOBODY))  # type: ignore[arg-type]
+
+
+@dataclass
+class Acknowledged:
+    """What the server has said is done."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    artifacts: dict[str, Content] = field(default_factory=dict)
+    chunks: set[bytes] = field(default_factory=set)
+    tried: dict[str, Content] = field(default_factory=dict)  # by Idempotency-Key, acknowledged or not
+
+
+def work(serving: Serving, key: str, seed: int, done: Acknowledged) -> None:
+    """Uploads until the server is gone. Each artifact shares chunks with the one before."""
+    uploader, chance = client_of(serving, key), random.Random(seed)
+    try:
+        for turn in range(10_000):
+            chunks = [noise((seed, turn - back), chance.choice((10, 5_000, 200_000))) for back in (0, 1)]
+            content = Content({"pair": chunks, "one": chunks[:1]})
+            uploader.unknown({name: sum(map(len, parts)) for name, parts in content.objects.items()})
+            gone = uploader.missing(content.chunks)
+            if gone:
+                response = uploader.put(pack_of(gone))
+                assert response.status_code in (200, 201), response.text
+                with done.lock:
+                    done.chunks |= set(gone)
+            name = f"{seed}-{turn}"
+            with done.lock:
+                done.tried[name] = content
+            response = uploader.commit(content, key=name, placement={"name": name})
+            assert response.status_code == 201, response.text
+            with done.lock:
+                done.artifacts[response.json()["node"]["id"]] = content
+    except httpx2.TransportError:
+        pass
+    finally:
+        uploader.client.close()
+
+
+def look(serving: Serving, key: str, done: Acknowledged) -> None:
+    """All that was acknowledged is there, and nothing is there by half."""
+    uploader = client_of(serving, key)
+    for node_id, content in done.artifacts.items():
+        assert uploader.download(node_id) == {name: b"".join(parts) for name, parts in content.objects.items()}
+    assert uploader.missing(sorted(done.chunks)) == []
+    folder = uploader.call("GET", "/nodes", params={"path": "/admin/default"}).json()["id"]
+    listed = uploader.call("GET", f"/nodes/{folder}/children", params={"limit": "1000"}).json()["nodes"]
+    for node in listed:
+        if node["id"] not in done.artifacts:
+            content = done.tried[node["name"]]
+            expected = {name: b"".join(parts) for name, parts in content.objects.items()}
+            assert uploader.download(node["id"]) == expected
+            again = uploader.commit(content, key=node["name"], placement={"name": node["name"]})
+            assert again.json()["node"]["id"] == node["id"]  # whose answer was lost asks again
+            done.artifacts[node["id"]] = content
+    uploader.client.close()
+
+
+def check(data: Path, database_url: str | None) -> None:
+    """`aistore check --read` finds nothing that is lost."""
+    where = ["--data", str(data)] + ([] if database_url is None else ["--database-url", database_url])
+    command = [sys.executable, "-m", "t9k.aistore", *where, "check", "--read"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_killed_server_has_all_that_it_acknowledged(tmp_path: Path, database_url: str | None) -> None:
+    data, chance, done, key = tmp_path / "served", random.Random(4), Acknowledged(), ""
+    for turn in range(KILLS):
+        with run_server(data, database_url) as serving:
+            key = serving.api_key or key
+            if turn:
+                look(serving, key, done)
+            # The artifacts of earlier turns were looked at above; only their chunks are asked for again.
+            done.artifacts.clear()
+            threads = [
+                threading.Thread(target=work, args=(serving, key, 10 * turn + number, done)) for number in range(3)
+            ]
+            for thread in threads:
+                thread.start()
+            time.sleep(chance.uniform(0.1, 1.5))
+            serving.process.kill()
+            for thread in threads:
+                thread.join()
+        check(data, database_url)
+    with run_server(data, database_url) as serving:
+        look(serving, key, done)
+    assert done.chunks
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
+def test_full_disk_is_told_reading_goes_on_and_room_is_used(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        with run_server(mount / "served") as serving:
+            uploader = client_of(serving, serving.api_key)
+            content = Content({"x": [noise(1, 2 << 20)]})
+            node_id = uploader.upload(content)["node"]["id"]
+            full = []
+            for number in range(2, 30):
+                response = uploader.put(pack_of([noise(number, 2 << 20)]))
+                if response.status_code == 507:
+                    full.append(response.json())
+                    if len(full) == 3:
+                        break
+                else:
+                    assert response.status_code == 201
+            assert [problem["kind"] for problem in full] == ["store"] * 3
+            assert uploader.download(node_id)
+            assert uploader.call("GET", "/session").status_code == 200
+            subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
+            assert uploader.put(pack_of([noise("more", 2 << 20)])).status_code == 201
+            uploader.client.close()
+        check(mount / "served", None)
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
