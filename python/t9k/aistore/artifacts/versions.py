@@ -13,7 +13,6 @@ from t9k.aistore.db.nodes import Connection
 from t9k.aistore.db.tables.artifacts import BAD, CHECKING, COMPLETE
 from t9k.aistore.errors import Refusal, conflict, invalid, not_found
 from t9k.aistore.tree.access import Access, Node, node_at, node_for
-from t9k.aistore.tree.copies import COPIERS
 
 LATEST = "latest"
 """The alias that always is the highest number; nobody moves it."""
@@ -285,12 +284,3 @@ def set_retention(connection: Connection, caller: Caller, node_id: str, retentio
     """
     node = artifact_for(connection, caller, node_id, Access.EDIT)
     rows.set_retention(connection, node.id, retention.keep_last, retention.ttl_s)
-
-
-def copy_artifacts(connection: Connection, caller: Caller, new_ids: dict[str, str]) -> None:
-    """Gives copies of artifacts the versions of their originals, by reference: either outlives the other."""
-    for original, made in new_ids.items():
-        rows.copy_versions(connection, original, made)
-
-
-COPIERS["Artifact"] = copy_artifacts
