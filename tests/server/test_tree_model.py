@@ -141,6 +141,10 @@ class TreeMachine(RuleBasedStateMachine):
         found = [node for node in self.model.nodes.values() if not live or self.model.is_live(node)]
         return data.draw(st.sampled_from(found))
 
+    def user(self, who: int, node: Node) -> str:
+        """One of the three, or the owner: most of what the others try is refused."""
+        return self.users[who] if who < 3 else node.owner
+
     def both(self, expected: Callable[[], Any], work: Callable[[Any], Any]) -> Any:
         """Does something in the model and in the database, and compares how it ends; None if it is refused."""
         wanted, value = "ok", None
@@ -156,9 +160,10 @@ class TreeMachine(RuleBasedStateMachine):
         assert got == wanted
         return value if got == "ok" else None
 
-    @rule(data=st.data(), who=st.integers(0, 2), name=st.sampled_from(NAMES))
+    @rule(data=st.data(), who=st.integers(0, 4), name=st.sampled_from(NAMES))
     def make_folder(self, data: st.DataObject, who: int, name: str) -> None:
-        user, parent = self.users[who], self.pick(data, live=True)
+        parent = self.pick(data, live=True)
+        user = self.user(who, parent)
         if parent.kind == "Shortcut":
             return  # followed: `make_in_shortcut`
 
@@ -174,12 +179,13 @@ class TreeMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        who=st.integers(0, 2),
+        who=st.integers(0, 4),
         name=st.sampled_from(NAMES),
         strategy=st.sampled_from(["skip", "error", "new", "replace"]),
     )
     def place_artifact(self, data: st.DataObject, who: int, name: str, strategy: str) -> None:
-        user, parent = self.users[who], self.pick(data, live=True)
+        parent = self.pick(data, live=True)
+        user = self.user(who, parent)
         if parent.kind == "Shortcut":
             return
         outcome: dict[str, Any] = {"name": name}
@@ -212,9 +218,10 @@ class TreeMachine(RuleBasedStateMachine):
             else:
                 assert placed.node_id == outcome["skipped"]
 
-    @rule(data=st.data(), who=st.integers(0, 2), name=st.sampled_from(NAMES) | st.none(), moves=st.booleans())
+    @rule(data=st.data(), who=st.integers(0, 4), name=st.sampled_from(NAMES) | st.none(), moves=st.booleans())
     def change(self, data: st.DataObject, who: int, name: str | None, moves: bool) -> None:
-        user, node = self.users[who], self.pick(data)
+        node = self.pick(data)
+        user = self.user(who, node)
         folder = self.pick(data) if moves else None
 
         def expected() -> None:
@@ -225,9 +232,10 @@ class TreeMachine(RuleBasedStateMachine):
         wanted = changes.Change(name=name, parent_id=folder and folder.id)
         self.both(expected, lambda c: changes.change(c, self.callers[user], node.id, wanted))
 
-    @rule(data=st.data(), who=st.integers(0, 2))
+    @rule(data=st.data(), who=st.integers(0, 4))
     def delete(self, data: st.DataObject, who: int) -> None:
-        user, node = self.users[who], self.pick(data)
+        node = self.pick(data)
+        user = self.user(who, node)
 
         def expected() -> None:
             self.model.need(user, node, Access.EDIT)
@@ -237,13 +245,13 @@ class TreeMachine(RuleBasedStateMachine):
 
         self.both(expected, lambda c: trash.delete(c, self.callers[user], node.id))
 
-    @rule(data=st.data(), who=st.integers(0, 2), name=st.sampled_from(NAMES) | st.none())
+    @rule(data=st.data(), who=st.integers(0, 4), name=st.sampled_from(NAMES) | st.none())
     def restore(self, data: st.DataObject, who: int, name: str | None) -> None:
-        user = self.users[who]
         trashed = [node for node in self.model.nodes.values() if node.in_trash]
         if not trashed:
             return
         node = data.draw(st.sampled_from(trashed))
+        user = self.user(who, node)
 
         def expected() -> None:
             self.model.need(user, node, Access.EDIT, in_trash=True)
@@ -255,9 +263,10 @@ class TreeMachine(RuleBasedStateMachine):
 
         self.both(expected, lambda c: trash.restore(c, self.callers[user], node.id, name=name))
 
-    @rule(data=st.data(), who=st.integers(0, 2), now=st.booleans())
+    @rule(data=st.data(), who=st.integers(0, 4), now=st.booleans())
     def purge(self, data: st.DataObject, who: int, now: bool) -> None:
-        user, node = self.users[who], self.pick(data)
+        node = self.pick(data)
+        user = self.user(who, node)
 
         def expected() -> None:
             self.model.need(user, node, Access.OWN, in_trash=True)
@@ -271,12 +280,13 @@ class TreeMachine(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        who=st.integers(0, 2),
+        who=st.integers(0, 4),
         grantee=st.sampled_from([0, 1, 2, None]),
         access=st.sampled_from(["view", "edit", None]),
     )
     def share(self, data: st.DataObject, who: int, grantee: int | None, access: str | None) -> None:
-        user, node = self.users[who], self.pick(data)
+        node = self.pick(data)
+        user = self.user(who, node)
         name = "" if grantee is None else self.users[grantee]
 
         def expected() -> None:
@@ -296,9 +306,10 @@ class TreeMachine(RuleBasedStateMachine):
 
         self.both(expected, work)
 
-    @rule(data=st.data(), who=st.integers(0, 2), name=st.sampled_from(NAMES))
+    @rule(data=st.data(), who=st.integers(0, 4), name=st.sampled_from(NAMES))
     def make_shortcut(self, data: st.DataObject, who: int, name: str) -> None:
-        user, target, parent = self.users[who], self.pick(data), self.pick(data, live=True)
+        target, parent = self.pick(data), self.pick(data, live=True)
+        user = self.user(who, parent)
         if parent.kind != "Folder":
             return
         outcome: dict[str, str] = {}
@@ -318,9 +329,10 @@ class TreeMachine(RuleBasedStateMachine):
         if made is not None:
             self.model.nodes[made] = Node(made, parent.id, parent.owner, "Shortcut", name, target=outcome["target"])
 
-    @rule(data=st.data(), who=st.integers(0, 2), name=st.sampled_from(NAMES))
+    @rule(data=st.data(), who=st.integers(0, 4), name=st.sampled_from(NAMES))
     def copy(self, data: st.DataObject, who: int, name: str) -> None:
-        user, node, folder = self.users[who], self.pick(data), self.pick(data)
+        node, folder = self.pick(data), self.pick(data)
+        user = self.user(who, folder)
 
         def expected() -> None:
             self.model.need(user, node, Access.VIEW)
@@ -360,10 +372,10 @@ class TreeMachine(RuleBasedStateMachine):
             return None
         return target
 
-    @rule(data=st.data(), who=st.integers(0, 2))
+    @rule(data=st.data(), who=st.integers(0, 4))
     def look(self, data: st.DataObject, who: int) -> None:
         """What one user sees of one node: by id, by path, through it, and in it."""
-        self.check_view(self.users[who], self.pick(data))
+        self.check_view(self.users[who % 3], self.pick(data))
 
     def check_view(self, user: str, node: Node) -> None:
         caller = self.callers[user]
