@@ -8,10 +8,10 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from t9k.em.capture import ending, heartbeat
-from t9k.em.errors import ConflictError, EmError, InvalidInputError, NotFoundError, TransferError
+from t9k.em.errors import ConflictError, EmError, InvalidInputError, NotFoundError
 from t9k.em.fields import Fields
 from t9k.em.metrics import LazyMetrics, canonical_type, encode_line, timestamp
 from t9k.em.params import Params
@@ -20,6 +20,10 @@ from t9k.em.record import Recorder
 from t9k.em.run_config import read_run_config
 from t9k.em.run_files import check_name, make_run_dir, read_yaml
 from t9k.em.warn import warn
+
+if TYPE_CHECKING:
+    from t9k.em.sync.auto import AutoUpload
+    from t9k.em.sync.state import SyncState
 
 _ALTERNATIVE_NAME = re.compile(r"_\d{6}_\d{6}_[a-z0-9]{6}$")
 
@@ -85,6 +89,7 @@ class Run:
         self._recorder: Recorder | None = None  # of a run that has a directory
         self._is_guest = False
         self._is_loaded = False  # the first change makes it a run of this process
+        self._auto_upload: AutoUpload | None = None
         self.local = ""
         self.parse_from_dict(
             {
@@ -375,6 +380,8 @@ class Run:
         self._process = heartbeat.identify()
         self.status, self.end_timestamp, self._error = "Running", "", ""
         recorder.start()
+        if self._auto_upload is not None:
+            self._auto_upload.start(self.local)
         atexit.register(self.finish)
         ending.watch(id(self), self._fail)
 
@@ -416,6 +423,21 @@ class Run:
                 self._save("metadata.yaml")
         ending.unwatch(id(self))
         atexit.unregister(self.finish)
+        if self._auto_upload is not None:
+            self._note_upload(self._auto_upload.finish(is_failure=status != "Complete"))
+
+    def _upload_while_it_grows(self, folder: str, make_folder: bool, conflict_strategy: str) -> None:
+        from t9k.em.sync.auto import AutoUpload
+
+        self._auto_upload = AutoUpload(folder, make_folder, conflict_strategy)
+
+    def _note_upload(self, state: SyncState | None) -> None:
+        """Writes where the helper process has sent the run into its history, which is this process's to write."""
+        if state is None or not state.node_id:
+            return
+        place = {"action": "upload", "host": state.server, "path": state.path}
+        if not any(place.items() <= line.items() for line in self.remote):
+            self.remember({**place, "timestamp": timestamp()})
 
 
 def create_run(
@@ -450,7 +472,9 @@ def create_run(
         labels: Labels of the Run.
         description: Description of the Run.
         auto_upload: Whether to upload the Run and its data automatically and
-            asynchronously. If False, the following arguments are not used.
+            asynchronously, from a process beside the script, which never waits
+            for it; `Run.finish` does, up to EM_SYNC_FINISH_S (60) seconds. If
+            False, the following arguments are not used.
         folder: Path of the Folder to which the Run is uploaded; without a
             leading ``/`` it is below ``/<current-user>/``.
         make_folder: Whether to make the Folder and its parents as needed.
@@ -465,7 +489,8 @@ def create_run(
             line the message names, and the key that may have been meant.
         NotFoundError: There is no config file.
         StoreError: The directory cannot be created.
-        TransferError: ``auto_upload`` without a server.
+        AuthError: ``auto_upload``, and nobody is logged in; EM_MODE=offline needs no
+            server: `em sync` sends the Run later.
 
     Example:
         >>> from t9k import em
@@ -490,8 +515,6 @@ def create_run(
     """
     config = read_run_config(config_path) if config_path is not None else {}
     name = check_name(config.get("name", name))
-    if config.get("auto_upload", auto_upload):
-        raise TransferError("auto_upload needs a server: not logged in")
     if isinstance(labels, str):
         raise InvalidInputError("labels must be a list of texts, not one text")
     run = Run(
@@ -502,6 +525,12 @@ def create_run(
         },
         hparams=config.get("hparams", hparams),
     )
+    if config.get("auto_upload", auto_upload):
+        run._upload_while_it_grows(
+            config.get("folder", folder),
+            config.get("make_folder", make_folder),
+            config.get("conflict_strategy", conflict_strategy),
+        )
     parent = os.environ.get("EM_RUN_PARENT_DIR") or os.path.join(".em", "runs")
     path, run.alternative_name = make_run_dir(os.path.abspath(parent), name)
     recorder = run._open(path)
@@ -529,7 +558,9 @@ def load_run(
     Args:
         path: Local directory of the Run.
         auto_upload: Whether to upload the Run and its data automatically and
-            asynchronously. If False, the following arguments are not used.
+            asynchronously, from a process beside the script, which never waits
+            for it; `Run.finish` does, up to EM_SYNC_FINISH_S (60) seconds. If
+            False, the following arguments are not used.
         folder: Path of the Folder to which the Run is uploaded; without a
             leading ``/`` it is below ``/<current-user>/``.
         make_folder: Whether to make the Folder and its parents as needed.
@@ -542,15 +573,14 @@ def load_run(
     Raises:
         NotFoundError: The path is nowhere; it is a RuntimeError too.
         InvalidInputError: The files are not those of a run.
-        TransferError: ``auto_upload`` without a server.
+        AuthError: ``auto_upload``, and nobody is logged in; EM_MODE=offline needs no
+            server: `em sync` sends the Run later.
 
     Example:
         >>> loaded = em.load_run(run.local)
         >>> loaded.hparams.to_dict() == run.hparams.to_dict()
         True
     """
-    if auto_upload:
-        raise TransferError("auto_upload needs a server: not logged in")
     path = os.path.abspath(path)
     if not os.path.isfile(os.path.join(path, "metadata.yaml")):
         if os.path.isdir(path) and _ALTERNATIVE_NAME.search(os.path.basename(path)):
@@ -575,4 +605,6 @@ def load_run(
         else:
             run._is_guest = True
     run._is_loaded = not run._is_guest
+    if auto_upload and not run._is_guest:
+        run._upload_while_it_grows(folder, make_folder, conflict_strategy)
     return run

@@ -55,7 +55,7 @@ def identify() -> dict[str, Any]:
     }
 
 
-def is_gone(process: Mapping[str, Any], folder: str) -> bool:
+def is_gone(process: Mapping[str, Any], folder: str, file: str = FILE) -> bool:
     """Tells whether the process that wrote a run is gone for certain.
 
     In the same boot and process namespace, the process table knows, whatever
@@ -66,6 +66,7 @@ def is_gone(process: Mapping[str, Any], folder: str) -> bool:
     Args:
         process: What `identify` returned in the run's process.
         folder: The run's directory.
+        file: The file in it whose modification time the process renews.
     """
     if not isinstance(process.get("pid"), int):
         return False
@@ -76,7 +77,7 @@ def is_gone(process: Mapping[str, Any], folder: str) -> bool:
     if (is_same_boot or is_same_machine) and is_same_namespace:
         return process_start(process["pid"]) != process.get("start")
     try:
-        age_s = time.time() - os.stat(os.path.join(folder, FILE)).st_mtime
+        age_s = time.time() - os.stat(os.path.join(folder, file)).st_mtime
     except FileNotFoundError:  # it died before its first beat, which comes before its metadata
         return "boot" in process
     except OSError:

@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "verify": "Hash stored files and report what is wrong.",
     },
     "Server": {
+        "sync": "Send what runs with auto_upload could not.",
         "login": "Keep a server's URL and an API key.",
         "logout": "Forget the API key.",
         "upload": "Upload runs and artifacts.",

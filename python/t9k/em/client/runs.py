@@ -83,6 +83,11 @@ def read_log(session: Session, run_id: str, what: str) -> Iterator[bytes]:
         offset += len(answer.body)
 
 
+def beat(session: Session, run_id: str, what: str) -> None:
+    """Tells that a run lives."""
+    session.request("POST", f"/runs/{run_id}/heartbeat", what, repeat=True)
+
+
 def put_edges(session: Session, run_id: str, edges: Mapping[str, Any], what: str) -> None:
     """Sets what a run read and made."""
     session.request("PUT", f"/runs/{run_id}/edges", what, json=edges)

@@ -79,10 +79,10 @@ class _Key(AuthBase):
     """The API key; its `repr` hides it. As `auth` it also keeps requests from sending one of `~/.netrc` instead."""
 
     def __init__(self, text: str) -> None:
-        self._header = f"Bearer {text}"
+        self.text = text
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = self._header
+        request.headers["Authorization"] = f"Bearer {self.text}"
         return request
 
     def __repr__(self) -> str:
@@ -124,6 +124,11 @@ class Session:
             raise InvalidInputError("the API key has characters that no key has", hint="copy it again, without spaces")
         auth = _Key(api_key) if api_key else None
         return cls(_checked_url(url), auth, read_timeout_s=read_timeout_s or READ_TIMEOUT_S)
+
+    @property
+    def api_key(self) -> str:
+        """The key, for a process that goes on with this session; never for a message."""
+        return self._auth.text if self._auth is not None else ""
 
     def close(self) -> None:
         """Closes the connections; the next request opens new ones."""

@@ -55,8 +55,14 @@ class Uploaded:
     report: Report
 
 
-def upload_artifact(session: Session, artifact: Artifact, target: Target) -> Uploaded:
+def upload_artifact(session: Session, artifact: Artifact, target: Target, *, version_of: str | None = None) -> Uploaded:
     """Uploads an artifact; when this returns the server has all of it durably.
+
+    Args:
+        session: The server.
+        artifact: With a local directory.
+        target: Where it goes.
+        version_of: Id of a node that gets a new version instead; `target` does not count then.
 
     Raises:
         ConflictError: The name is taken, and the strategy says that this is an error.
@@ -65,9 +71,12 @@ def upload_artifact(session: Session, artifact: Artifact, target: Target) -> Upl
         AuthError, StoreError, TransferError: As everywhere.
     """
     what = f"cannot upload artifact {artifact.alternative_name or artifact.name!r}"
-    placement = target.placement(session.user, artifact.name, artifact.alternative_name or artifact.name)
-    if (taken := _taken(session, placement, what)) is not None:
-        return Uploaded(taken.path, taken.id, False, Report())
+    place: dict[str, Any] = {"artifact_id": version_of}
+    if version_of is None:
+        placement = target.placement(session.user, artifact.name, artifact.alternative_name or artifact.name)
+        place = {"placement": placement}
+        if (taken := _taken(session, placement, what)) is not None:
+            return Uploaded(taken.path, taken.id, False, Report())
     store = store_dir()
     with naming_paths(artifact, store), _engine.Lease(store) as lease, TransferProgress("upload") as progress:
         manifest = _engine.read_manifest(artifact.local)
@@ -75,7 +84,7 @@ def upload_artifact(session: Session, artifact: Artifact, target: Target) -> Upl
         unknown = [objects[index] for index in artifacts.plan(session, objects)]
         sender = Sender(session, store, lease, progress)
         sender.send(unknown)
-        body = _Body(artifact, manifest, placement)
+        body = _Body(artifact, manifest, place)
         document = _commit(sender, objects, unknown, body, what)
     node = nodes.node_of(document.get("node"), what)
     artifact.remember(entry("upload", session, node.path, body.digest))
@@ -132,13 +141,13 @@ def naming_paths(artifact: Artifact, store: str) -> Iterator[None]:
 class _Body:
     """The body of a commit, with or without the manifest and chunk tables."""
 
-    def __init__(self, artifact: Artifact, manifest: bytes, placement: dict[str, Any]) -> None:
+    def __init__(self, artifact: Artifact, manifest: bytes, place: dict[str, Any]) -> None:
         self.digest = _engine.digest(manifest).hex()
         self._manifest = manifest
         fields = ("name", "labels", "description", "created_timestamp", "alternative_name")
         document = {
             "manifest_digest": self.digest,
-            "placement": placement,
+            **place,
             "metadata": {field: getattr(artifact, field) for field in fields},
         }
         head = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

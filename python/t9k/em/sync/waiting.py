@@ -1,0 +1,49 @@
+"""What of the local runs still waits to be sent."""
+
+from __future__ import annotations
+
+import os
+
+from t9k.em.errors import EmError
+from t9k.em.sync import state as states
+
+
+def unsent_runs(parent_dir: str) -> list[str]:
+    """Directories of runs below a parent that wait to be sent, oldest first; one whose state is unreadable too."""
+    found = []
+    try:
+        with os.scandir(parent_dir) as entries:
+            for entry in entries:
+                path = os.path.join(entry.path, states.FILE)
+                if os.path.exists(path) and not _is_done(entry.path):
+                    found.append((os.path.getmtime(path), entry.path))
+    except OSError:
+        return []
+    return [path for _, path in sorted(found)]
+
+
+def unsent_bytes(run_dir: str, state: states.SyncState) -> int:
+    """Bytes of metrics and log that the server has not acknowledged."""
+    if state.is_done or state.is_skipped:
+        return 0
+    total = max(0, _size(os.path.join(run_dir, "stdout.log")) - state.log_offset)
+    folder = os.path.join(run_dir, "metrics")
+    for name in os.listdir(folder) if os.path.isdir(folder) else []:
+        sent = state.metrics.get(name.removesuffix(".yaml"))
+        total += max(0, _size(os.path.join(folder, name)) - (sent.offset if sent else 0))
+    return total
+
+
+def _is_done(run_dir: str) -> bool:
+    try:
+        state = states.load(run_dir)
+    except EmError:
+        return False
+    return state is None or state.is_done
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0

@@ -1,0 +1,318 @@
+"""`auto_upload` with real scripts, helper processes and servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from harness import Serving, run_server
+from t9k import em
+from t9k.em.errors import AuthError
+from t9k.em.sync import state as states
+from t9k.em.sync.helper import send
+from t9k.em.sync.lock import SyncLock
+from t9k.em.sync.waiting import unsent_runs
+
+POLL_S = 0.05
+PATIENCE_S = 60.0
+
+
+def script(server: Serving, body: str, *, wait: bool = True, **environment: str) -> subprocess.Popen[str]:
+    """A training script in a process of its own; `run` is its run, with auto_upload."""
+    head = f"""
+        import os, signal, sys, time
+        from pathlib import Path
+        from t9k import em
+        if os.environ.get("EM_MODE") != "offline":
+            em.login({server.url!r}, {server.api_key!r})
+        run = em.create_run(name="auto", hparams={{"lr": 0.1}}, auto_upload=True)
+        print(run.local, flush=True)
+        """
+    code = textwrap.dedent(head) + textwrap.dedent(body)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    if wait:
+        process.wait(PATIENCE_S * 2)
+    return process
+
+
+def run_dir(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def eventually(look: Callable[[], Any]) -> Any:
+    """What `look` answers once it is true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            if found := look():
+                return found
+        except (requests.RequestException, FileNotFoundError, KeyError):
+            pass
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not happen")
+        time.sleep(POLL_S)
+
+
+def record(server: Serving, path: str) -> dict[str, Any]:
+    answer = requests.get(
+        f"{server.url}/api/v1/runs",
+        params={"path": path},
+        headers={"Authorization": f"Bearer {server.api_key}"},
+        timeout=10,
+    )
+    found: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+    return found
+
+
+def points(server: Serving, node_id: str, kind: str = "train") -> list[int]:
+    """Steps of all points of a type."""
+    answer = requests.get(
+        f"{server.url}/api/v1/runs/{node_id}/metrics/{kind}",
+        params={"limit": 100_000},
+        headers={"Authorization": f"Bearer {server.api_key}"},
+        timeout=10,
+    )
+    return list(answer.json()["steps"]) if answer.status_code == 200 else []
+
+
+def state_of(directory: str) -> states.SyncState:
+    found = states.load(directory)
+    assert found is not None
+    return found
+
+
+def test_run_is_on_the_server_when_finish_returns(server: Serving, home: Path) -> None:
+    process = script(
+        server,
+        """
+        print("a line of output")
+        for step in range(1000):
+            run.log("train", {"loss": 1 / (step + 1)}, step=step)
+        run.log("val", {"accuracy": float("nan")}, step=1)
+        run.hparams["late"] = float("inf")
+        Path("weights").write_bytes(os.urandom(400_000))
+        artifact = em.create_artifact("weights")
+        artifact.add_file("weights")
+        run.mark_output(artifact)
+        run.finish()
+        print(run.remote)
+        """,
+        EM_CAPTURE="1",
+    )
+    assert process.returncode == 0, process.stderr and process.stderr.read()
+    directory = run_dir(process)
+    state = state_of(directory)
+    assert state.is_done
+    found = record(server, state.path)
+    assert found["state"] == "Complete"
+    assert found["hparams"] == {"lr": 0.1, "late": "Infinity"}
+    assert found["platform"]["python"]
+    assert points(server, state.node_id) == list(range(1000))
+    assert points(server, state.node_id, "val") == [1]
+    assert found["log_bytes"] == Path(directory, "stdout.log").stat().st_size > 0
+    assert len(state.artifacts) == 1
+    assert process.stdout is not None
+    assert "'action': 'upload'" in process.stdout.read()
+    em.login(server.url, server.api_key)
+    (sent,) = state.artifacts.values()
+    assert sent.node_id
+
+
+def test_run_appears_while_it_goes_on(server: Serving, home: Path) -> None:
+    process = script(server, "run.log('train', {'x': 1}, step=0)\nsys.stdin.readline()", wait=False)
+    directory = run_dir(process)
+    state = eventually(lambda: (found := state_of(directory)).node_id and found)
+    eventually(lambda: points(server, state.node_id) == [0])
+    assert record(server, state.path)["state"] == "Running"
+    process.kill()
+    process.communicate()
+
+
+def test_killed_script_loses_nothing_that_log_returned_for(server: Serving, home: Path) -> None:
+    process = script(
+        server,
+        """
+        for step in range(5000):
+            run.log("train", {"x": step}, step=step)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+    )
+    directory = run_dir(process)
+    state = eventually(lambda: (found := state_of(directory)).is_done and found)
+    assert points(server, state.node_id) == list(range(5000))
+    assert record(server, state.path)["state"] == "Crashed"
+
+
+def test_sigterm_marks_failed_and_sends_the_rest(server: Serving, home: Path) -> None:
+    process = script(
+        server,
+        """
+        for step in range(100):
+            run.log("train", {"x": step}, step=step)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+        """,
+    )
+    directory = run_dir(process)
+    state = eventually(lambda: (found := state_of(directory)).is_done and found)
+    assert points(server, state.node_id) == list(range(100))
+    assert record(server, state.path)["state"] == "Failed"
+
+
+def test_server_that_is_away_is_no_trouble_and_gets_all_later(tmp_path: Path, home: Path) -> None:
+    data = tmp_path / "later"
+    with run_server(data) as gone:
+        pass
+    key, port = gone.api_key, gone.url.rpartition(":")[2]
+    # A login needs the server; the session outlives it.
+    with run_server(data, None, "--port", port) as server:
+        server.api_key = key
+        body = "Path('go').write_text('')\nwhile Path('go').exists(): time.sleep(0.05)\n"
+        body += "for step in range(300): run.log('train', {'x': step}, step=step)\nrun.finish()"
+        process = script(server, body, wait=False, EM_SYNC_FINISH_S="0.5")
+        directory = run_dir(process)
+        eventually(lambda: Path("go").exists())
+    Path("go").unlink()
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert "are not uploaded yet" in errors
+    with run_server(data, None, "--port", port) as server:
+        server.api_key = key
+        state = eventually(lambda: (found := state_of(directory)).is_done and found)
+        assert points(server, state.node_id) == list(range(300))
+
+
+def test_offline_run_waits_for_em_sync(server: Serving, home: Path) -> None:
+    process = script(server, "run.log('train', {'x': 1}, step=7)", EM_MODE="offline")
+    assert process.returncode == 0
+    directory = run_dir(process)
+    assert unsent_runs(".em/runs") == [os.path.relpath(directory)]
+    environment = {**os.environ, "T9K_CONFIG": str(home / "config.yaml")}
+    config = {"current-context": "c", "contexts": [{"name": "c", "server": server.url, "prefixes": {"aistore": "/"}}]}
+    config["contexts"][0]["auth"] = {"apikey": server.api_key}  # type: ignore[index]
+    (home / "config.yaml").write_text(json.dumps(config) + "\n")
+    for expected in ("1 run, 0 with", "0 runs, 0 with"):
+        done = subprocess.run(
+            [sys.executable, "-m", "t9k.em", "sync"], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+    assert points(server, state_of(directory).node_id) == [7]
+
+
+def test_loaded_run_continues_where_it_is(server: Serving, home: Path) -> None:
+    first = script(server, "run.log('train', {'x': 1}, step=0)\nrun.finish()")
+    directory = run_dir(first)
+    before = state_of(directory)
+    code = f"""
+        second = em.load_run({directory!r}, auto_upload=True)
+        second.log("train", {{"x": 2}}, step=1)
+        second.finish()
+        run.finish()
+        """
+    assert script(server, code).returncode == 0
+    after = state_of(directory)
+    assert after.is_done
+    assert after.node_id == before.node_id
+    assert points(server, after.node_id) == [0, 1]
+
+
+def test_forked_workers_neither_send_nor_wait(server: Serving, home: Path) -> None:
+    process = script(
+        server,
+        """
+        children = []
+        for _ in range(4):
+            if not (child := os.fork()):
+                run.log("train", {"x": -1}, step=-1)
+                sys.exit()
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+        run.log("train", {"x": 1}, step=0)
+        run.finish()
+        """,
+    )
+    assert process.returncode == 0, process.stderr and process.stderr.read()
+    assert points(server, state_of(run_dir(process)).node_id) == [0]
+
+
+def test_killed_helper_is_replaced_by_sync_and_nothing_counts_twice(server: Serving, home: Path) -> None:
+    body = """
+        for step in range(20_000):
+            run.log("train", {"x": step}, step=step)
+        sys.stdin.readline()
+        """
+    process = script(server, body, wait=False)
+    directory = run_dir(process)
+    holder = eventually(lambda: json.loads(Path(directory, ".sync.lock").read_text()))
+    eventually(lambda: state_of(directory).metrics["train"].offset > 0)
+    os.kill(holder["pid"], signal.SIGKILL)
+    process.kill()
+    process.communicate()
+    em.login(server.url, server.api_key)
+    from t9k.em.client.connection import connected
+
+    assert send(connected(), directory)
+    sent = points(server, state_of(directory).node_id)
+    assert sent == list(range(len(sent)))
+    assert len(sent) == len(em.load_run(directory).metrics["train"])
+
+
+def test_two_senders_of_one_run_take_turns(server: Serving, home: Path) -> None:
+    process = script(server, "run.log('train', {'x': 1}, step=0)", EM_MODE="offline")
+    directory = run_dir(process)
+    em.login(server.url, server.api_key)
+    from t9k.em.client.connection import connected
+    from t9k.em.errors import ConflictError
+
+    with SyncLock(directory), pytest.raises(ConflictError, match="another process"):
+        send(connected(), directory)
+    assert send(connected(), directory)
+
+
+def test_lock_of_a_dead_process_counts_no_more(home: Path) -> None:
+    code = "import os, sys; from t9k.em.sync.lock import SyncLock; SyncLock('.').__enter__(); os._exit(1)"
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert Path(".sync.lock").exists()
+    with SyncLock("."):
+        pass
+    assert not Path(".sync.lock").exists()
+
+
+def test_auto_upload_without_login_is_an_error_at_once(home: Path) -> None:
+    with pytest.raises(AuthError, match="not logged in"):
+        em.create_run(auto_upload=True)
+    assert not Path(".em/runs").exists()
+
+
+def test_log_makes_no_system_call_for_the_server(server: Serving, home: Path) -> None:
+    """The script writes its file and nothing else: no socket, whatever the server does."""
+    em.login(server.url, server.api_key)
+    run = em.create_run(auto_upload=True)
+    try:
+        before = set(os.listdir("/proc/self/fd"))
+        for step in range(100):
+            run.log("train", {"x": 1}, step=step)
+        opened = set(os.listdir("/proc/self/fd")) - before
+        assert len(opened) <= 1
+    finally:
+        run.finish()
+    assert state_of(run.local).is_done
