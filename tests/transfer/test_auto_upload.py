@@ -41,6 +41,7 @@ def script(server: Serving, body: str, *, wait: bool = True, **environment: str)
     code = textwrap.dedent(head) + textwrap.dedent(body)
     process = subprocess.Popen(
         [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from t9k.em.artifact import store_dir
-from t9k.em.errors import EmError
+from t9k.em.errors import ConflictError, EmError
 from t9k.em.progress import Progress
 from t9k.em.sync import state as states
-from t9k.em.sync.lock import is_held
+from t9k.em.sync.lock import SyncLock, is_held
 from t9k.em.sync.waiting import unsent_bytes
 from t9k.em.warn import warn
 
@@ -60,9 +61,12 @@ class AutoUpload:
             StoreError: The run's directory cannot be written.
         """
         self._run_dir, self._began = run_dir, time.monotonic()
-        if states.load(run_dir) is None:
+        with suppress(ConflictError), SyncLock(run_dir):  # the helper of an earlier process may still be at it
             target = self._target
-            states.SyncState(target.folder, target.make_folder, target.conflict_strategy).save(run_dir)
+            before = states.load(run_dir)
+            state = before or states.SyncState(target.folder, target.make_folder, target.conflict_strategy)
+            state.is_done = False
+            state.save(run_dir)
         if self._session is not None:
             # A thread: starting a process takes longer than making a run may.
             threading.Thread(target=self._start, args=(self._session,), name="t9k-sync", daemon=True).start()

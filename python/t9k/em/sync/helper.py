@@ -73,9 +73,6 @@ def follow(session: Session, run_dir: str) -> None:
         if state is None:
             return
         with Push(session, run_dir, state) as push:
-            if state.is_done and push.has_ended():
-                return
-            state.is_done = False  # the run was continued
             failures, ended_at = 0, None
             while lock.renew():
                 # Looked at before the step: what the run wrote before its end is then sent with it.
@@ -130,9 +127,6 @@ def send(session: Session, run_dir: str) -> bool:
             return True
         with Push(session, run_dir, state) as push:
             has_ended = push.has_ended()
-            if state.is_done and has_ended:
-                return True
-            state.is_done = False
             try:
                 while lock.renew():
                     push.step(wait=True)
