@@ -9,7 +9,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +28,64 @@ POLL_S = 0.05
 PATIENCE_S = 60.0
 
 
-def script(server: Serving, body: str, *, wait: bool = True, **environment: str) -> subprocess.Popen[str]:
+@dataclass
+class Script:
     """A training script in a process of its own; `run` is its run, with auto_upload."""
-    head = f"""
-        import os, signal, sys, time
-        from pathlib import Path
-        from t9k import em
-        if os.environ.get("EM_MODE") != "offline":
-            em.login({server.url!r}, {server.api_key!r})
-        run = em.create_run(name="auto", hparams={{"lr": 0.1}}, auto_upload=True)
-        print(run.local, flush=True)
-        """
-    code = textwrap.dedent(head) + textwrap.dedent(body)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    if wait:
-        process.wait(PATIENCE_S * 2)
-    return process
+
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+
+    @property
+    def local(self) -> str:
+        """The directory of its run."""
+        return str(eventually(lambda: self.out.read_text().partition("\n")[0]))
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        self.process.kill()
+        self.process.wait()
 
 
-def run_dir(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+Start = Callable[..., Script]
+
+
+@pytest.fixture
+def start(home: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts scripts; what still runs at the end is killed."""
+    started: list[Script] = []
+
+    def begin(server: Serving, body: str, *, wait: bool = True, **environment: str) -> Script:
+        head = f"""
+            import os, signal, sys, time
+            from pathlib import Path
+            from t9k import em
+            if os.environ.get("EM_MODE") != "offline":
+                em.login({server.url!r}, {server.api_key!r})
+            run = em.create_run(name="auto", hparams={{"lr": 0.1}}, auto_upload=True)
+            print(run.local, flush=True)
+            """
+        code = textwrap.dedent(head) + textwrap.dedent(body)
+        out, err = (tmp_path / f"{name}-{len(started)}" for name in ("out", "err"))
+        with open(out, "wb") as output, open(err, "wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=errors,
+                env={**os.environ, **environment},
+            )
+        script = Script(process, out, err)
+        started.append(script)
+        if wait:
+            process.wait(PATIENCE_S * 2)
+        return script
+
+    yield begin
+    for script in started:
+        script.kill()
+        assert script.process.stdin is not None
+        script.process.stdin.close()
 
 
 def eventually(look: Callable[[], Any]) -> Any:
@@ -99,8 +130,8 @@ def state_of(directory: str) -> states.SyncState:
     return found
 
 
-def test_run_is_on_the_server_when_finish_returns(server: Serving, home: Path) -> None:
-    process = script(
+def test_run_is_on_the_server_when_finish_returns(server: Serving, start: Start) -> None:
+    script = start(
         server,
         """
         print("a line of output")
@@ -117,8 +148,8 @@ def test_run_is_on_the_server_when_finish_returns(server: Serving, home: Path) -
         """,
         EM_CAPTURE="1",
     )
-    assert process.returncode == 0, process.stderr and process.stderr.read()
-    directory = run_dir(process)
+    assert script.process.returncode == 0, script.err.read_text()
+    directory = script.local
     state = state_of(directory)
     assert state.is_done
     found = record(server, state.path)
@@ -129,25 +160,20 @@ def test_run_is_on_the_server_when_finish_returns(server: Serving, home: Path) -
     assert points(server, state.node_id, "val") == [1]
     assert found["log_bytes"] == Path(directory, "stdout.log").stat().st_size > 0
     assert len(state.artifacts) == 1
-    assert process.stdout is not None
-    assert "'action': 'upload'" in process.stdout.read()
-    em.login(server.url, server.api_key)
-    (sent,) = state.artifacts.values()
-    assert sent.node_id
+    assert "'action': 'upload'" in script.out.read_text()
 
 
-def test_run_appears_while_it_goes_on(server: Serving, home: Path) -> None:
-    process = script(server, "run.log('train', {'x': 1}, step=0)\nsys.stdin.readline()", wait=False)
-    directory = run_dir(process)
+def test_run_appears_while_it_goes_on(server: Serving, start: Start) -> None:
+    script = start(server, "run.log('train', {'x': 1}, step=0)\nsys.stdin.readline()", wait=False)
+    directory = script.local
     state = eventually(lambda: (found := state_of(directory)).node_id and found)
     eventually(lambda: points(server, state.node_id) == [0])
     assert record(server, state.path)["state"] == "Running"
-    process.kill()
-    process.communicate()
+    script.kill()
 
 
-def test_killed_script_loses_nothing_that_log_returned_for(server: Serving, home: Path) -> None:
-    process = script(
+def test_killed_script_loses_nothing_that_log_returned_for(server: Serving, start: Start) -> None:
+    script = start(
         server,
         """
         for step in range(5000):
@@ -155,14 +181,14 @@ def test_killed_script_loses_nothing_that_log_returned_for(server: Serving, home
         os.kill(os.getpid(), signal.SIGKILL)
         """,
     )
-    directory = run_dir(process)
+    directory = script.local
     state = eventually(lambda: (found := state_of(directory)).is_done and found)
     assert points(server, state.node_id) == list(range(5000))
     assert record(server, state.path)["state"] == "Crashed"
 
 
-def test_sigterm_marks_failed_and_sends_the_rest(server: Serving, home: Path) -> None:
-    process = script(
+def test_sigterm_marks_failed_and_sends_the_rest(server: Serving, start: Start) -> None:
+    script = start(
         server,
         """
         for step in range(100):
@@ -171,13 +197,13 @@ def test_sigterm_marks_failed_and_sends_the_rest(server: Serving, home: Path) ->
         time.sleep(60)
         """,
     )
-    directory = run_dir(process)
+    directory = script.local
     state = eventually(lambda: (found := state_of(directory)).is_done and found)
     assert points(server, state.node_id) == list(range(100))
     assert record(server, state.path)["state"] == "Failed"
 
 
-def test_server_that_is_away_is_no_trouble_and_gets_all_later(tmp_path: Path, home: Path) -> None:
+def test_server_that_is_away_is_no_trouble_and_gets_all_later(tmp_path: Path, start: Start) -> None:
     data = tmp_path / "later"
     with run_server(data) as gone:
         pass
@@ -187,23 +213,22 @@ def test_server_that_is_away_is_no_trouble_and_gets_all_later(tmp_path: Path, ho
         server.api_key = key
         body = "Path('go').write_text('')\nwhile Path('go').exists(): time.sleep(0.05)\n"
         body += "for step in range(300): run.log('train', {'x': step}, step=step)\nrun.finish()"
-        process = script(server, body, wait=False, EM_SYNC_FINISH_S="0.5")
-        directory = run_dir(process)
+        script = start(server, body, wait=False, EM_SYNC_FINISH_S="0.5")
+        directory = script.local
         eventually(lambda: Path("go").exists())
     Path("go").unlink()
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0
-    assert "are not uploaded yet" in errors
+    assert script.process.wait(PATIENCE_S) == 0
+    assert "are not uploaded yet" in script.err.read_text()
     with run_server(data, None, "--port", port) as server:
         server.api_key = key
         state = eventually(lambda: (found := state_of(directory)).is_done and found)
         assert points(server, state.node_id) == list(range(300))
 
 
-def test_offline_run_waits_for_em_sync(server: Serving, home: Path) -> None:
-    process = script(server, "run.log('train', {'x': 1}, step=7)", EM_MODE="offline")
-    assert process.returncode == 0
-    directory = run_dir(process)
+def test_offline_run_waits_for_em_sync(server: Serving, home: Path, start: Start) -> None:
+    script = start(server, "run.log('train', {'x': 1}, step=7)", EM_MODE="offline")
+    assert script.process.returncode == 0
+    directory = script.local
     assert unsent_runs(".em/runs") == [os.path.relpath(directory)]
     environment = {**os.environ, "T9K_CONFIG": str(home / "config.yaml")}
     config = {"current-context": "c", "contexts": [{"name": "c", "server": server.url, "prefixes": {"aistore": "/"}}]}
@@ -218,9 +243,9 @@ def test_offline_run_waits_for_em_sync(server: Serving, home: Path) -> None:
     assert points(server, state_of(directory).node_id) == [7]
 
 
-def test_loaded_run_continues_where_it_is(server: Serving, home: Path) -> None:
-    first = script(server, "run.log('train', {'x': 1}, step=0)\nrun.finish()")
-    directory = run_dir(first)
+def test_loaded_run_continues_where_it_is(server: Serving, start: Start) -> None:
+    first = start(server, "run.log('train', {'x': 1}, step=0)\nrun.finish()")
+    directory = first.local
     before = state_of(directory)
     code = f"""
         second = em.load_run({directory!r}, auto_upload=True)
@@ -228,15 +253,16 @@ def test_loaded_run_continues_where_it_is(server: Serving, home: Path) -> None:
         second.finish()
         run.finish()
         """
-    assert script(server, code).returncode == 0
+    second = start(server, code)
+    assert second.process.returncode == 0, second.err.read_text()
     after = state_of(directory)
     assert after.is_done
     assert after.node_id == before.node_id
     assert points(server, after.node_id) == [0, 1]
 
 
-def test_forked_workers_neither_send_nor_wait(server: Serving, home: Path) -> None:
-    process = script(
+def test_forked_workers_neither_send_nor_wait(server: Serving, start: Start) -> None:
+    script = start(
         server,
         """
         children = []
@@ -251,23 +277,22 @@ def test_forked_workers_neither_send_nor_wait(server: Serving, home: Path) -> No
         run.finish()
         """,
     )
-    assert process.returncode == 0, process.stderr and process.stderr.read()
-    assert points(server, state_of(run_dir(process)).node_id) == [0]
+    assert script.process.returncode == 0, script.err.read_text()
+    assert points(server, state_of(script.local).node_id) == [0]
 
 
-def test_killed_helper_is_replaced_by_sync_and_nothing_counts_twice(server: Serving, home: Path) -> None:
+def test_killed_helper_is_replaced_by_sync_and_nothing_counts_twice(server: Serving, start: Start) -> None:
     body = """
         for step in range(20_000):
             run.log("train", {"x": step}, step=step)
         sys.stdin.readline()
         """
-    process = script(server, body, wait=False)
-    directory = run_dir(process)
+    script = start(server, body, wait=False)
+    directory = script.local
     holder = eventually(lambda: json.loads(Path(directory, ".sync.lock").read_text()))
     eventually(lambda: state_of(directory).metrics["train"].offset > 0)
     os.kill(holder["pid"], signal.SIGKILL)
-    process.kill()
-    process.communicate()
+    script.kill()
     em.login(server.url, server.api_key)
     from t9k.em.client.connection import connected
 
@@ -277,9 +302,9 @@ def test_killed_helper_is_replaced_by_sync_and_nothing_counts_twice(server: Serv
     assert len(sent) == len(em.load_run(directory).metrics["train"])
 
 
-def test_two_senders_of_one_run_take_turns(server: Serving, home: Path) -> None:
-    process = script(server, "run.log('train', {'x': 1}, step=0)", EM_MODE="offline")
-    directory = run_dir(process)
+def test_two_senders_of_one_run_take_turns(server: Serving, start: Start) -> None:
+    script = start(server, "run.log('train', {'x': 1}, step=0)", EM_MODE="offline")
+    directory = script.local
     em.login(server.url, server.api_key)
     from t9k.em.client.connection import connected
     from t9k.em.errors import ConflictError
@@ -304,7 +329,7 @@ def test_auto_upload_without_login_is_an_error_at_once(home: Path) -> None:
     assert not Path(".em/runs").exists()
 
 
-def test_log_makes_no_system_call_for_the_server(server: Serving, home: Path) -> None:
+def test_log_opens_nothing_but_its_file(server: Serving, home: Path) -> None:
     """The script writes its file and nothing else: no socket, whatever the server does."""
     em.login(server.url, server.api_key)
     run = em.create_run(auto_upload=True)
