@@ -90,7 +90,7 @@ def configured(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_of_page_run(page: Path, workdir: Path, request: pytest.FixtureRequest) -> None:
-    if page.name == "transfer.md":
+    if page.name in ("auto_upload.md", "transfer.md"):
         request.getfixturevalue("configured")
     space: dict[str, Any] = {"__name__": "docs"}
     missing: set[str] = set()

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from t9k.em.errors import AuthError, ConflictError, InvalidInputError, NotFoundError, StoreError, TransferError
+from t9k.em.errors import AuthError, ConflictError, InvalidInputError, NotFoundError, StoreError
 from t9k.em.run import Run, create_run, load_run
 
 
@@ -152,7 +152,7 @@ def test_names_that_cannot_name_a_directory_are_refused(name: str) -> None:
 def test_remote_halves_fail_clearly(run: Run) -> None:
     with pytest.raises(AuthError, match="not logged in"):
         run.upload()
-    with pytest.raises(TransferError):
+    with pytest.raises(AuthError, match="not logged in"):
         create_run(auto_upload=True)
     with pytest.raises(NotFoundError):
         load_run("/no/such/run")
