@@ -45,6 +45,7 @@ bench: build
 	cargo install --quiet b3sum --root target/peers
 	$(BIN)/python benches/hash.py
 	$(BIN)/python benches/memory.py
+	$(BIN)/python benches/server_metrics.py
 	$(BIN)/python benches/packs.py
 	cargo run --quiet --release -p em-core --example bench_cdc
 	cargo run --quiet --release -p em-core --example bench_codecs

@@ -128,3 +128,9 @@ def test_columns_keep_every_bit(patterns: list[int]) -> None:
     numbers, integers = array("d", raw), array("q", raw)
     assert columns.unpack_numbers(columns.pack_numbers(numbers)).tobytes() == raw
     assert columns.unpack_integers(columns.pack_integers(integers)) == integers
+
+
+def test_backlog_is_merged_in_statements_of_bounded_length() -> None:
+    backlog = [row(number, number, 0, 1) for number in range(2 * compaction.MOST_BLOCKS + compaction.FAN_IN)]
+    sizes = [(level, len(group)) for level, group in compaction.plan(backlog)]
+    assert sizes == [(1, compaction.MOST_BLOCKS), (1, compaction.MOST_BLOCKS), (1, compaction.FAN_IN)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from run_records import batch, new_run, put
 from starlette.testclient import TestClient
 from t9k.aistore.db import Database
 from t9k.aistore.db.tables.runs import metric_blocks
+from t9k.aistore.runs import blocks, buckets
 from t9k.protocol.metric_batch import MAX_BATCH_BYTES, NOT_LOGGED, decode_batch, encode_batch
 
 ONE = encode_batch(batch(0, 1, loss=[1.0]))
@@ -223,3 +225,23 @@ def test_unknown_type_metric_cursor_and_empty_range_are_refused(api: TestClient,
         assert api.get(url + path, params=query, headers=ada.headers).status_code == status, (path, query)
     beyond = get(api, ada, run_id, "/train/buckets", width=10, first_step=-(2**63), last_step=2**63 - 1)
     assert beyond["metrics"][0]["logged"] == [1]
+
+
+def test_chart_of_too_much_asks_for_less(api: TestClient, ada: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "MAX_VALUES", 30)
+    run_id = new_run(api, ada)
+    assert put(api, ada, run_id, "train", 0, batch(0, 20, a=[0.5] * 20, b=[1.5] * 20)).status_code == 201
+    url = f"/api/v1/runs/{run_id}/metrics/train/buckets"
+    refused = api.get(url, params={"width": 5}, headers=ada.headers)
+    assert (refused.status_code, refused.json()["hint"]) == (400, "name fewer, or fewer steps")
+    chart = get(api, ada, run_id, "/train/buckets", width=5, name="b")
+    assert chart["metrics"][0]["logged"] == [4] * 5
+
+
+def test_reading_holds_few_numbers_at_once_however_many_are_wanted() -> None:
+    rows = [SimpleNamespace(points=1000, names=1000, level=level % 2) for level in range(40)]
+    groups = list(blocks._groups(rows, 10))
+    assert [row for group in groups for row in group] == rows
+    for group in groups:
+        cells = [row.points * (4 + (row.names if row.level == 0 else 10)) for row in group]
+        assert sum(cells[:-1]) < blocks.CELLS_AT_ONCE

@@ -13,9 +13,9 @@ from t9k.aistore.db.metrics import EPOCHS, SEQUENCES, STEPS, TIMES
 from t9k.aistore.runs.columns import not_logged, unpack_integers, unpack_numbers
 from t9k.protocol.metric_batch import decode_batch
 
-POINTS_AT_ONCE = 200_000
+CELLS_AT_ONCE = 1 << 21
 BLOCKS_AT_ONCE = 100
-"""Blocks that one query brings, and at about which number of points it stops."""
+"""Numbers (16 MiB) and blocks that are read at once, so that memory is bounded however many metrics are wanted."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def read(
         needs_all: Whether epochs, times and sequence numbers are wanted too; else they are empty.
     """
     wanted = [STEPS, *((EPOCHS, TIMES, SEQUENCES) if needs_all else ()), *numbers.values()]
-    for group in _groups(rows):
+    for group in _groups(rows, len(numbers)):
         block_ids = [row.id for row in group]
         batches = metrics.batches_of(connection, block_ids)
         merged = [block_id for block_id in block_ids if block_id not in batches]
@@ -81,13 +81,15 @@ def read(
                 yield _of_columns(row, columns.pop(row.id))
 
 
-def _groups(rows: Sequence[Any]) -> Iterator[list[Any]]:
+def _groups(rows: Sequence[Any], wanted: int) -> Iterator[list[Any]]:
     group: list[Any] = []
+    cells = 0
     for row in rows:
         group.append(row)
-        if len(group) == BLOCKS_AT_ONCE or sum(item.points for item in group) >= POINTS_AT_ONCE:
+        cells += row.points * (4 + (row.names if row.level == 0 else min(row.names, wanted)))
+        if len(group) == BLOCKS_AT_ONCE or cells >= CELLS_AT_ONCE:
             yield group
-            group = []
+            group, cells = [], 0
     if group:
         yield group
 

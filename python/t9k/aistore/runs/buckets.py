@@ -20,6 +20,9 @@ MAX_WIDTH = 10_000
 MAX_BUCKETS = 200_000
 """Buckets of all metrics of one answer."""
 
+MAX_VALUES = 20_000_000
+"""Values that an answer with several metrics is made of: about a second. One metric may always be asked for."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -72,7 +75,7 @@ def course(
     Reads only blocks that have steps in the range, and of them only the columns of these metrics.
 
     Raises:
-        Refusal: As `runs.points.series`; the range is empty (`invalid_input`).
+        Refusal: As `runs.points.series`; the range is empty, or has too much (`invalid_input`).
     """
     numbers = series(connection, caller, run_id, kind, names)
     known = metrics.type_of(connection, run_id, kind)
@@ -85,6 +88,8 @@ def course(
     scale = Scale(first, last, width)
     courses = [Course(name) for name in numbers]
     rows = metrics.blocks_of(connection, run_id, kind, first_step=first, last_step=last)
+    if len(numbers) > 1 and sum(row.points for row in rows) * len(numbers) > MAX_VALUES:
+        raise invalid(f"{len(numbers)} metrics have too many points for one chart", hint="name fewer, or fewer steps")
     for columns in blocks.read(connection, rows, numbers, needs_all=False):
         parts = list(_parts(columns.steps, scale))
         for found, number in zip(courses, numbers.values(), strict=True):

@@ -18,6 +18,9 @@ from t9k.aistore.runs.blocks import Columns
 from t9k.aistore.runs.columns import pack_integers, pack_numbers
 
 FAN_IN = 16
+MOST_BLOCKS = 1000
+"""Blocks that are merged at once where many have come together; their ids are parameters of one statement."""
+
 FULL_POINTS = 1 << 16
 FULL_CELLS = 1 << 21
 """A block of so many points, or numbers, is full: 16 MiB of them, however many metrics a type has."""
@@ -74,6 +77,9 @@ def _split(level: int, stretch: list[Any]) -> list[tuple[int, list[Any]]]:
         cells += row.points * (row.names + 3)
         if points >= FULL_POINTS or cells >= FULL_CELLS:
             groups.append((FULL, group))
+            group, points, cells = [], 0, 0
+        elif len(group) == MOST_BLOCKS:
+            groups.append((min(level + 1, FULL), group))
             group, points, cells = [], 0, 0
     if len(group) >= FAN_IN:
         groups.append((min(level + 1, FULL), group))
