@@ -12,13 +12,17 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from harness import Account, make_account
+from starlette.testclient import TestClient
 from t9k.aistore import backup as backups
 from t9k.aistore.accounts.caller import authenticate
+from t9k.aistore.api.app import make_app
+from t9k.aistore.artifacts.check import check
 from t9k.aistore.cli import main
 from t9k.aistore.db import dump
 from t9k.aistore.errors import Refusal
 from t9k.aistore.services import Services, open_services
 from t9k.aistore.settings import Settings
+from uploads import Content, Uploader
 
 MakeUrl = Callable[[], str | None]
 
@@ -52,6 +56,20 @@ def test_restored_server_knows_keys_and_blobs(saved: Path, services: Services, a
     restored.close()
 
 
+def test_restored_server_takes_uploads(
+    services: Services, ada: Account, tmp_path: Path, other: Settings, api: TestClient
+) -> None:
+    node_id = Uploader(api, ada).upload(Content({"x": [b"one", b"two"]}))["node"]["id"]
+    backups.backup(services.database, services.blobs, tmp_path / "backup")
+    restored = open_services(other, schema=False)
+    backups.restore(tmp_path / "backup", restored.database, restored.blobs)
+    with TestClient(make_app(restored)) as client:
+        uploader = Uploader(client, ada)
+        assert len(uploader.download(node_id)) == 1
+        uploader.upload(Content({"y": [b"three", b"four"]}))
+        assert list(check(restored.database, restored.blobs, read=True)) == []
+
+
 def test_backup_from_sqlite_restores_into_postgresql(
     request: pytest.FixtureRequest, tmp_path: Path, services: Services, settings: Settings
 ) -> None:
@@ -59,7 +77,9 @@ def test_backup_from_sqlite_restores_into_postgresql(
         pytest.skip("the target is PostgreSQL")
     source = open_services(Settings(data_dir=tmp_path / "source"))
     account = make_account(source.database, "ada")
-    backups.backup(source.database, source.blobs, tmp_path / "backup")
+    with TestClient(make_app(source)) as client:
+        Uploader(client, account).upload(Content({"x": [b"one", b"two"]}))
+        backups.backup(source.database, source.blobs, tmp_path / "backup")
     with pytest.raises(Refusal, match="has tables already"):
         backups.restore(tmp_path / "backup", services.database, services.blobs)
     query = sa.text("SELECT current_schema()")
@@ -68,7 +88,9 @@ def test_backup_from_sqlite_restores_into_postgresql(
     services.database.write(lambda connection: connection.exec_driver_sql(f"CREATE SCHEMA {empty}"))
     backups.restore(tmp_path / "backup", services.database, services.blobs)
     assert authenticate(services.database, account.key) == account.caller
-    source.close()
+    with TestClient(make_app(services)) as client:  # rows get numbers that no restored one has
+        Uploader(client, account).upload(Content({"y": [b"three", b"four"]}))
+        assert list(check(services.database, services.blobs, read=True)) == []
 
 
 def test_backup_of_one_moment_while_users_are_added(services: Services, tmp_path: Path, other: Settings) -> None:

@@ -171,7 +171,7 @@ async def commit_artifact(
     async with body(request, MAX_COMMIT_BYTES) as data:
 
         def work() -> Committed:
-            wish, rest = _wish(memoryview(data), key, lease)
+            wish, rest = _wish(data, key, lease)
             done = commit.commit(services.database, services.blobs, caller, wish, rest, services.settings.lease_s)
             seen = services.database.read(lambda connection: view_of(connection, caller, done.node_id))
             return Committed(node=node_model(seen), version=done.number, created=done.created)

@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from t9k.aistore.errors import Refusal
+from t9k.protocol import MAX_PACK_BYTES
 
 MIN_BYTES_PER_S = 256 << 10
+MIN_SHARED_BYTES = 1 << 20
+"""Shorter bodies have memory of their own."""
+
 PATIENCE_S = 10.0
 """So long a body may take whatever its rate."""
 
@@ -25,14 +29,19 @@ WAIT_S = 60.0
 """So long a request waits for room."""
 
 
+KEPT_S = 10.0
+"""So long a buffer is kept for the next pack: touching 64 MiB of fresh memory takes longer than checking a pack."""
+
+
 class Room:
-    """Bytes of bodies that a process may hold at once. Used on one event loop."""
+    """Bytes of bodies that a process may hold at once, and buffers for them. Used on one event loop."""
 
     def __init__(self, size_bytes: int) -> None:
         """Has this many bytes."""
         self._size = size_bytes
         self._free = size_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._buffers: list[bytearray] = []
 
     @property
     def is_wanted(self) -> bool:
@@ -53,6 +62,22 @@ class Room:
         finally:
             self._free += wanted
             self._admit()
+
+    @contextmanager
+    def buffer(self, size_bytes: int) -> Iterator[memoryview]:
+        """Memory for a body of this length; another body's when the block has ended."""
+        if not MIN_SHARED_BYTES < size_bytes <= MAX_PACK_BYTES:
+            yield memoryview(bytearray(size_bytes))
+            return
+        memory = self._buffers.pop() if self._buffers else bytearray(MAX_PACK_BYTES)
+        try:
+            yield memoryview(memory)[:size_bytes]
+        finally:
+            self._buffers.append(memory)
+            asyncio.get_running_loop().call_later(KEPT_S, self._drop, memory)
+
+    def _drop(self, memory: bytearray) -> None:
+        self._buffers = [kept for kept in self._buffers if kept is not memory]
 
     async def _take(self, wanted: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -82,8 +107,8 @@ class Room:
 
 
 @asynccontextmanager
-async def body(request: Request, cap: int) -> AsyncIterator[bytearray]:
-    """The body of a request, once; its room is held until the block ends.
+async def body(request: Request, cap: int) -> AsyncIterator[memoryview]:
+    """The body of a request, once; its memory is another body's when the block has ended.
 
     Raises:
         HTTPException: It is longer than `cap` (413).
@@ -96,15 +121,23 @@ async def body(request: Request, cap: int) -> AsyncIterator[bytearray]:
         raise too_long
     room: Room = request.app.state.room
     async with room.held(cap if length is None else length):
-        yield await _read(request, cap, length, room, too_long)
+        if length is None:
+            grown = bytearray()
+            await _read(request, grown, cap, room, too_long)
+            yield memoryview(grown)
+            return
+        with room.buffer(length) as memory:
+            if await _read(request, memory, length, room, too_long) != length:
+                raise HTTPException(400, "the body ended early")
+            yield memory
 
 
-async def _read(request: Request, cap: int, length: int | None, room: Room, too_long: HTTPException) -> bytearray:
-    data = bytearray(length or 0)
+async def _read(request: Request, data: bytearray | memoryview, cap: int, room: Room, too_long: HTTPException) -> int:
+    """Reads a body into `data`; answers its bytes."""
     at, began = 0, time.monotonic()
     try:
         async for part in request.stream():
-            if at + len(part) > (cap if length is None else length):
+            if at + len(part) > cap:
                 raise too_long
             data[at : at + len(part)] = part
             at += len(part)
@@ -113,6 +146,4 @@ async def _read(request: Request, cap: int, length: int | None, room: Room, too_
                 raise Refusal("transfer", "the body came too slowly while others waited", hint="try again later")
     except ClientDisconnect:
         raise HTTPException(400, "the body ended early") from None
-    if length is not None and at != length:
-        raise HTTPException(400, "the body ended early")
-    return data
+    return at

@@ -29,7 +29,7 @@ def read_manifest(blobs: BlobStore, key: str, size_bytes: int) -> Iterator[bytes
 
 
 def describe_objects(
-    database: Database, caller: Caller, node_id: str, number: int | None, body: bytes | bytearray
+    database: Database, caller: Caller, node_id: str, number: int | None, body: bytes | memoryview
 ) -> Iterator[bytes]:
     """Digest, size and chunk table of each of these objects, in order; checked before the first byte is given.
 
@@ -61,7 +61,7 @@ def describe_objects(
     return answer()
 
 
-def locate(database: Database, caller: Caller, node_id: str, number: int | None, body: bytes | bytearray) -> bytes:
+def locate(database: Database, caller: Caller, node_id: str, number: int | None, body: bytes | memoryview) -> bytes:
     """Pack, offset and length of the record of each of these chunks, in order.
 
     Raises:
@@ -79,7 +79,7 @@ def locate(database: Database, caller: Caller, node_id: str, number: int | None,
     return b"".join(found[position] for position in range(len(digests)))
 
 
-def _digests(body: bytes | bytearray, most: int, what: str) -> list[bytes]:
+def _digests(body: bytes | memoryview, most: int, what: str) -> list[bytes]:
     if len(body) % DIGEST_BYTES or len(body) > most * DIGEST_BYTES:
         raise invalid(f"the body is at most {most} digests of {what}, 32 bytes each")
     return bulk.split(body)

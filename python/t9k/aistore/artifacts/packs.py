@@ -38,7 +38,7 @@ def receive(
     caller: Caller,
     lease: str | None,
     digest: bytes,
-    data: bytearray,
+    data: memoryview,
     lease_s: int,
 ) -> tuple[bool, str]:
     """Takes in a pack, durable when this returns; whether it is new, and the lease that keeps it.
@@ -94,7 +94,7 @@ def discard(blobs: BlobStore, key: str | None) -> None:
             blobs.delete(key)
 
 
-def _verified_and_stored(blobs: BlobStore, key: str | None, digest: bytes, data: bytearray) -> bytes:
+def _verified_and_stored(blobs: BlobStore, key: str | None, digest: bytes, data: memoryview) -> bytes:
     if key is None:
         return _verified(digest, data)
     with ThreadPoolExecutor(1) as other:
@@ -110,7 +110,7 @@ def _verified_and_stored(blobs: BlobStore, key: str | None, digest: bytes, data:
         return rows
 
 
-def _verified(digest: bytes, data: bytearray) -> bytes:
+def _verified(digest: bytes, data: memoryview) -> bytes:
     try:
         found, rows = engine.verify_pack(data, CHECK_THREADS)
     except engine.EngineError as error:

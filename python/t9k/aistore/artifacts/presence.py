@@ -14,7 +14,7 @@ from t9k.protocol import DIGEST_BYTES, MAX_MISSING_CHUNKS, MAX_PLAN_OBJECTS
 _PLAN_ROW_BYTES = DIGEST_BYTES + 8
 
 
-def plan(database: Database, caller: Caller, body: bytes | bytearray) -> bytes:
+def plan(database: Database, caller: Caller, body: bytes | memoryview) -> bytes:
     """Tells which objects are unknown, as a bitmap.
 
     Known is only what the server has hashed whole. It stays known for as long as a lease, whatever is deleted.
@@ -51,7 +51,7 @@ def plan(database: Database, caller: Caller, body: bytes | bytearray) -> bytes:
     return _bitmap(count, known)
 
 
-def missing(database: Database, caller: Caller, lease: str | None, body: bytes | bytearray, lease_s: int) -> bytes:
+def missing(database: Database, caller: Caller, lease: str | None, body: bytes | memoryview, lease_s: int) -> bytes:
     """Tells which chunks are missing: a lease, then a bitmap. What is there stays while the lease lives.
 
     Args:

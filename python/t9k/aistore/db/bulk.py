@@ -76,7 +76,7 @@ def look_up(batch: sa.FromClause, *steps: tuple[sa.FromClause, sa.ColumnElement[
     return joined
 
 
-def split(digests: bytes | bytearray | memoryview, size: int = 32) -> list[bytes]:
+def split(digests: bytes | memoryview, size: int = 32) -> list[bytes]:
     """Values of a fixed number of bytes that lie one behind the other."""
     data = bytes(digests)
     return [data[at : at + size] for at in range(0, len(data), size)]

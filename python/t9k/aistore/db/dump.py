@@ -69,7 +69,18 @@ def insert(connection: Connection, name: str, rows: Iterable[dict[str, Any]]) ->
             row.update({key: base64.b64decode(row[key]) for key in binary if row[key] is not None})
         connection.execute(sa.insert(table), batch)
         count += len(batch)
+    if connection.dialect.name == "postgresql":
+        _count_on(connection, table)
     return count
+
+
+def _count_on(connection: Connection, table: sa.Table) -> None:
+    """Lets PostgreSQL number new rows behind those that came with their numbers; SQLite does so by itself."""
+    for column in table.primary_key.columns:
+        sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+        if isinstance(column.type, sa.Integer) and connection.execute(sa.select(sequence)).scalar() is not None:
+            highest = sa.func.greatest(sa.func.max(column), 1)
+            connection.execute(sa.select(sa.func.setval(sequence, highest)).select_from(table))
 
 
 def _rows(connection: Connection, table: sa.Table) -> Iterator[dict[str, Any]]:
