@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 from harness import Account
 from starlette.testclient import TestClient
 from t9k.aistore.artifacts.check import check
 from t9k.aistore.artifacts.gc import Collected, collect, sweep
 from t9k.aistore.artifacts.verification import check_objects
+from t9k.aistore.cli import main
 from t9k.aistore.db import dump
 from t9k.aistore.db.tables import artifacts as tables
 from t9k.aistore.db.tables import tree
@@ -164,6 +168,31 @@ def test_sweep_takes_old_blobs_without_a_row(uploader: Uploader, services: Servi
     assert sweep(services.database, services.blobs, older_than_us=-1_000_000) == 1
     assert services.blobs.size("packs/zz/orphan") is None
     assert list(check(services.database, services.blobs, read=True)) == []
+
+
+def test_commands_check_and_collect(uploader: Uploader, services: Services) -> None:
+    uploader.put(pack_of([b"x"]))
+    expire_leases(services)
+    where = ["--data", str(services.settings.data_dir)]
+    if services.settings.database_url is not None:
+        where += ["--database-url", services.settings.database_url]
+
+    def run_command(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, [*where, *arguments])
+        return result.exit_code, result.output
+
+    assert run_command("check", "--read") == (0, "0 problems\n")
+    code, output = run_command("gc", "--json")
+    assert (code, json.loads(output)["condemned_packs"], json.loads(output)["deleted_packs"]) == (0, 1, 0)
+    code, output = run_command("gc", "--grace", "0")
+    assert code == 0
+    assert "deleted 1 packs" in output
+    services.database.write(lambda connection: connection.execute(sa.delete(tables.lease_packs)))
+    uploader.lease = None
+    uploader.put(pack_of([b"y"]))
+    services.blobs.delete(next(services.blobs.list()).key)
+    code, output = run_command("check", "--json")
+    assert (code, json.loads(output)["kind"]) == (1, "missing")
 
 
 def test_retention_keeps_the_latest_pinned_and_named(uploader: Uploader, services: Services) -> None:
