@@ -324,3 +324,33 @@ def test_copy_of_a_run_has_its_record_and_its_own_life(a: Client, api: TestClien
     last = sa.select(metric_series.c.last).where(metric_series.c.node_id == copied)
     assert database.read(lambda connection: connection.execute(points).scalar()) == 3
     assert database.read(lambda connection: connection.execute(last).scalar()) == 2.0
+
+
+@pytest.mark.parametrize(
+    "text", ["\0", "a\0b", "'; DROP TABLE nodes; --", "%00", "..", "\u202e", "x" * 5000, "<script>"]
+)
+def test_hostile_text_is_refused_or_kept_as_text(a: Client, text: str) -> None:
+    folder = a.make("/ada/x")
+    requests: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", "/nodes", {"params": {"path": f"/ada/{text}"}}),
+        ("GET", "/nodes", {"params": {"path": text}}),
+        ("GET", f"/nodes/{folder}/children", {"params": {"cursor": text}}),
+        ("GET", f"/nodes/{folder}/children", {"params": {"filter": f'name = "{text}"'}}),
+        ("GET", f"/nodes/{folder}/children", {"params": {"filter": f'param."{text}" = 1'}}),
+        ("GET", "/shared", {"params": {"cursor": text}}),
+        ("GET", "/trash", {"params": {"cursor": text}}),
+        ("GET", "/keys", {"params": {"cursor": text}}),
+        ("POST", "/folders", {"json": {"path": f"/ada/{text}/y", "parents": True}}),
+        ("POST", "/shortcuts", {"json": {"path": f"/ada/{text}", "target_id": text}}),
+        ("PATCH", f"/nodes/{folder}", {"json": {"name": text}}),
+        ("PATCH", f"/nodes/{folder}", {"json": {"parent_id": text}}),
+        ("PATCH", f"/nodes/{folder}", {"json": {"labels": [text], "description": text}}),
+        ("POST", f"/nodes/{folder}/copy", {"json": {"parent_id": text, "name": text}}),
+        ("POST", "/keys", {"json": {"name": text}}),
+    ]
+    for method, url, arguments in requests:
+        response = a.ask(method, url, **arguments)
+        assert response.status_code < 500, (method, url, arguments, response.text)
+    node = a.ask("GET", f"/nodes/{folder}").json()
+    assert node["name"] in ("x", text)
+    assert node["description"] in ("", text)
