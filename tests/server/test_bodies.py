@@ -1,0 +1,76 @@
+"""Room for long bodies: in the order of asking, given back whatever happens, taken from who is slow."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from starlette.requests import Request
+from t9k.aistore.api import bodies
+from t9k.aistore.api.bodies import Room, body
+from t9k.aistore.errors import Refusal
+
+
+class _App:
+    class state:
+        room = Room(100)
+
+
+def request_of(*parts: bytes, delay_s: float = 0.0) -> Request:
+    sent = list(parts)
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(delay_s)
+        return {"type": "http.request", "body": sent.pop(0), "more_body": bool(sent)}
+
+    length = str(sum(map(len, parts))).encode()
+    scope = {"type": "http", "headers": [(b"content-length", length)], "app": _App, "method": "PUT", "path": "/"}
+    return Request(scope, receive)
+
+
+def test_room_is_given_in_the_order_of_asking_and_back_after_a_cancel() -> None:
+    async def main() -> None:
+        room, order = Room(100), []
+
+        async def hold(name: str, size: int, seconds: float) -> None:
+            async with room.held(size):
+                order.append(name)
+                await asyncio.sleep(seconds)
+
+        first = asyncio.create_task(hold("first", 60, 0.05))
+        await asyncio.sleep(0)
+        long = asyncio.create_task(hold("long", 10_000, 0))  # longer than all of it: gets all of it
+        given_up = asyncio.create_task(hold("given up", 60, 0))
+        small = asyncio.create_task(hold("small", 1, 0))
+        await asyncio.sleep(0.01)
+        assert order == ["first"]
+        given_up.cancel()
+        await asyncio.gather(first, long, small)
+        assert order == ["first", "long", "small"]
+        async with room.held(100):
+            pass
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_slow_body_goes_on_alone_and_gives_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "PATIENCE_S", 0.01)
+
+    async def main() -> None:
+        _App.state.room = Room(100)
+        async with body(request_of(*[b"x"] * 5, delay_s=0.01), 100) as data:
+            assert bytes(data) == b"xxxxx"
+
+        async def slow() -> None:
+            async with body(request_of(*[b"x" * 20] * 5, delay_s=0.02), 100):
+                pass
+
+        other = asyncio.create_task(slow())
+        await asyncio.sleep(0.01)
+        async with body(request_of(b"y" * 50), 100) as data:
+            assert bytes(data) == b"y" * 50
+        with pytest.raises(Refusal, match="too slowly") as refused:
+            await other
+        assert refused.value.kind == "transfer"
+
+    asyncio.run(asyncio.wait_for(main(), 10))
