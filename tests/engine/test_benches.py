@@ -35,3 +35,11 @@ def test_memory_of_a_large_file_stays_far_below_its_size() -> None:
 def test_packs_reports_both_sides() -> None:
     rows = run("packs.py", "--size", "40000000", "--rounds", "1")["packs"]["rows"]
     assert {"cp", "build", "verify", "BLAKE3 of the packs", "assemble", "materialize"} <= set(rows)
+
+
+def test_peers_reports_what_is_installed() -> None:
+    small = ["--size", "1000000", "--files", "20", "--rounds", "1", "--settle", "0"]
+    reports = run("peers.py", "--peers", sys.executable, *small)
+    assert set(reports) == {"peers, checkpoint", "peers, small files"}
+    for report in reports.values():
+        assert {"cp -r: new", "em: new", "em: again"} <= set(report["rows"])

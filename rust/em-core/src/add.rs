@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Digest, Error, Kind, Result,
-    artifact::ArtifactDir,
+    artifact::{ArtifactDir, RESERVED},
     cancel::Progress,
     gc::register_root,
     ingest::{Ingest, Ingested},
@@ -187,20 +187,22 @@ impl Add<'_> {
         for path in directories {
             make_dirs(root, path, |made| created.directory(made))?;
         }
-        let inner = self.artifact.inner();
-        let linker = Linker::new(self.store, &inner, self.link_mode);
-        let threads = if files.len() <= 16 { 1 } else { self.threads };
+        let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
+        // A contiguous part of the files for each worker: two that link into one directory wait for each other.
+        let parts = if files.len() <= 16 { 1 } else { self.threads };
+        let part_len = files.len().div_ceil(parts.max(1));
         parallel::each(
-            threads,
-            files.len(),
+            parts,
+            parts,
             || Ok(()),
-            |(), index| {
-                let (object, file) = (&objects[index], &files[index]);
-                self.progress.check()?;
-                lease.renew();
-                let target = root.join(&targets[index]);
-                if linker.link(object.digest, object.size_bytes, file.executable, &target)?.created {
-                    lock(&created.files).push(index);
+            |(), part| {
+                for index in (part * part_len..files.len()).take(part_len) {
+                    let (object, file, target) = (&objects[index], &files[index], &targets[index]);
+                    self.progress.check()?;
+                    lease.renew();
+                    if linker.link(object.digest, object.size_bytes, file.executable, target)?.created {
+                        lock(&created.files).push(index);
+                    }
                 }
                 Ok(())
             },

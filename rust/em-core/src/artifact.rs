@@ -230,8 +230,7 @@ impl ArtifactDir {
 
     /// Makes the files at `paths` what the newest manifest says, whatever other processes do meanwhile.
     pub fn settle(&self, store: &Store, paths: &[&str]) -> Result<()> {
-        let inner = self.inner();
-        let linker = Linker::new(store, &inner, None);
+        let linker = Linker::new(store, &self.root, RESERVED, None)?;
         loop {
             let (generation, manifest) = self.manifest()?;
             for path in paths {
@@ -240,7 +239,7 @@ impl ArtifactDir {
                     && self.holds_parents(path)
                     && store.usable(*digest, *size)?
                 {
-                    linker.link(*digest, *size, *executable, &self.root.join(path))?;
+                    linker.link(*digest, *size, *executable, path)?;
                 }
             }
             if self.generation()? == Some(generation) {

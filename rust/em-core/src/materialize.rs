@@ -129,8 +129,7 @@ impl Materialize<'_> {
         }
         self.progress.total_files.fetch_add(files.len() as u64, Relaxed);
         self.progress.total_bytes.fetch_add(files.iter().map(|(_, size, ..)| size).sum(), Relaxed);
-        let inner = root.join(RESERVED);
-        let linker = Linker::new(self.store, &inner, self.link_mode);
+        let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
         parallel::each(
             self.threads,
             files.len(),
@@ -139,7 +138,7 @@ impl Materialize<'_> {
                 let (path, size, digest, executable) = files[index];
                 self.progress.check()?;
                 lease.renew();
-                linker.link(digest, size, executable, &root.join(path))?;
+                linker.link(digest, size, executable, path)?;
                 self.progress.files.fetch_add(1, Relaxed);
                 self.progress.bytes.fetch_add(size, Relaxed);
                 Ok(())

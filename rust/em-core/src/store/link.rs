@@ -6,14 +6,17 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, linkat, openat, renameat, unlinkat},
+    io::Errno,
+};
 
-use super::{Store, rename_noreplace, temp_name};
+use super::{Store, objects::relative_path, open_dir, rename_noreplace, temp_name};
 use crate::{Digest, Error, Result};
 
 /// How an object came to a path.
@@ -50,32 +53,37 @@ pub struct Linked {
 }
 
 /// Links the objects of one store into one directory tree. Remembers the first mode that worked.
+///
+/// Holds a handle of the tree's root: the kernel then walks only the paths below it and below the store's objects,
+/// not those of the two directories again for each file.
 #[derive(Debug)]
 pub struct Linker<'a> {
     store: &'a Store,
-    /// Where temporary names go: on the file system of the targets.
-    temp_dir: &'a Path,
+    root: &'a Path,
+    root_fd: OwnedFd,
+    /// Where temporary names go, relative to the root: on the file system of the targets.
+    temp_dir: &'a str,
     mode: AtomicU8,
     forced: bool,
 }
 
 impl<'a> Linker<'a> {
     /// `forced` skips the ladder and fails where that mode cannot be had; but see above what is never hardlinked.
-    pub fn new(store: &'a Store, temp_dir: &'a Path, forced: Option<LinkMode>) -> Self {
+    pub fn new(store: &'a Store, root: &'a Path, temp_dir: &'a str, forced: Option<LinkMode>) -> Result<Self> {
         let mode = AtomicU8::new(forced.unwrap_or(LinkMode::Reflink) as u8);
-        Self { store, temp_dir, mode, forced: forced.is_some() }
+        Ok(Self { store, root, root_fd: open_dir(root)?, temp_dir, mode, forced: forced.is_some() })
     }
 
-    /// Puts the object at `target`, replacing a file there; answers how.
-    pub fn link(&self, digest: Digest, size_bytes: u64, executable: bool, target: &Path) -> Result<Linked> {
-        let object = self.store.object_path(digest);
+    /// Puts the object at `target`, a path relative to the root, replacing a file there; answers how.
+    pub fn link(&self, digest: Digest, size_bytes: u64, executable: bool, target: impl AsRef<Path>) -> Result<Linked> {
+        let (object, target) = (relative_path(digest), target.as_ref());
         let own_inode = executable || size_bytes == 0;
         let mut mode = self.mode.load(Ordering::Relaxed);
         loop {
             let (done, next) = match mode {
-                0 => (self.clone_to(&object, target, executable, LinkMode::Reflink), 1),
+                0 => (self.clone_to(digest, target, executable, LinkMode::Reflink), 1),
                 1 if !own_inode => (self.hardlink(&object, target), 2),
-                _ => (self.clone_to(&object, target, executable, LinkMode::Copy), u8::MAX),
+                _ => (self.clone_to(digest, target, executable, LinkMode::Copy), u8::MAX),
             };
             match done {
                 Ok(linked) => return Ok(linked),
@@ -86,32 +94,38 @@ impl<'a> Linker<'a> {
                         self.mode.fetch_max(next, Ordering::Relaxed);
                     }
                 }
-                Err(error) => return Err(Error::io("link an object to", target, error)),
+                Err(error) => return Err(Error::io("link an object to", &self.root.join(target), error)),
             }
         }
     }
 
-    fn hardlink(&self, object: &Path, target: &Path) -> io::Result<Linked> {
+    fn temp(&self) -> PathBuf {
+        Path::new(self.temp_dir).join(temp_name())
+    }
+
+    fn hardlink(&self, object: &str, target: &Path) -> io::Result<Linked> {
         let mode = LinkMode::Hardlink;
-        match fs::hard_link(object, target) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let temp = self.temp_dir.join(temp_name());
-                fs::hard_link(object, &temp)?;
-                let renamed = fs::rename(&temp, target);
+        let link = |to: &Path| linkat(&self.store.objects, object, &self.root_fd, to, AtFlags::empty());
+        match link(target) {
+            Err(Errno::EXIST) => {
+                let temp = self.temp();
+                link(&temp)?;
+                let renamed = renameat(&self.root_fd, &temp, &self.root_fd, target);
                 // Renaming one name of an inode over another is a no-op that leaves both.
-                let _ = fs::remove_file(&temp);
-                renamed.map(|()| Linked { mode, created: false })
+                let _ = unlinkat(&self.root_fd, &temp, AtFlags::empty());
+                Ok(renamed.map(|()| Linked { mode, created: false })?)
             }
-            linked => linked.map(|()| Linked { mode, created: true }),
+            linked => Ok(linked.map(|()| Linked { mode, created: true })?),
         }
     }
 
     /// Copies the object under a temporary name, with a reflink sharing its blocks, and renames it to `target`.
-    fn clone_to(&self, object: &Path, target: &Path, executable: bool, mode: LinkMode) -> io::Result<Linked> {
-        let temp = self.temp_dir.join(temp_name());
+    fn clone_to(&self, digest: Digest, target: &Path, executable: bool, mode: LinkMode) -> io::Result<Linked> {
+        let (root, temp) = (&self.root_fd, self.temp());
         let cloned = (|| {
-            let mut source = File::open(object)?;
-            let mut file = File::create_new(&temp)?;
+            let mut source = File::open(self.store.object_path(digest))?;
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let mut file = File::from(openat(root, &temp, flags, Mode::from_raw_mode(0o666))?);
             if mode == LinkMode::Reflink {
                 rustix::fs::ioctl_ficlone(&file, &source)?;
             } else {
@@ -119,13 +133,13 @@ impl<'a> Linker<'a> {
             }
             file.set_times(fs::FileTimes::new().set_modified(source.metadata()?.modified()?))?;
             file.set_permissions(Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
-            match rename_noreplace(rustix::fs::CWD, &temp, target) {
-                Err(Errno::EXIST) => fs::rename(&temp, target).map(|()| Linked { mode, created: false }),
+            match rename_noreplace(root, &temp, target) {
+                Err(Errno::EXIST) => Ok(renameat(root, &temp, root, target).map(|()| Linked { mode, created: false })?),
                 renamed => Ok(renamed.map(|()| Linked { mode, created: true })?),
             }
         })();
         if cloned.is_err() {
-            let _ = fs::remove_file(&temp);
+            let _ = unlinkat(root, &temp, AtFlags::empty());
         }
         cloned
     }
@@ -145,7 +159,8 @@ pub fn link_object(
         return Err(Error::integrity(format!("object {} was damaged and is now in trash/", path.display())));
     }
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Linker::new(store, directory, forced).link(digest, size_bytes, executable, target)
+    let name = target.file_name().ok_or_else(|| Error::invalid(format!("{} names no file", target.display())))?;
+    Linker::new(store, directory, "", forced)?.link(digest, size_bytes, executable, name)
 }
 
 /// Errors that say "not here", after which the next rung is tried.
