@@ -1,0 +1,87 @@
+"""Migrations: what they make is what the tables say, from nothing and from each released revision, with its rows."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from t9k.aistore import backup as backups
+from t9k.aistore.accounts.caller import authenticate
+from t9k.aistore.db import Database, dump, tables
+from t9k.aistore.db.schema import current, upgrade
+from t9k.aistore.services import open_services
+from t9k.aistore.settings import Settings
+
+RELEASED = sorted((Path(__file__).parents[1] / "fixtures").glob("aistore-*.tar.xz"))
+"""A backup of each revision that was released, by its name."""
+
+
+def described(database: Database) -> dict[str, Any]:
+    """All tables as the database describes them."""
+
+    def work(connection: sa.Connection) -> dict[str, Any]:
+        inspector = sa.inspect(connection)
+        found: dict[str, Any] = {}
+        for name in sorted(inspector.get_table_names()):
+            if name == "alembic_version":
+                continue
+            columns = [{**column, "type": str(column["type"])} for column in inspector.get_columns(name)]
+            keys = sorted(inspector.get_foreign_keys(name), key=str)
+            indexes = sorted(inspector.get_indexes(name), key=str)
+            uniques = sorted(inspector.get_unique_constraints(name), key=str)
+            primary = inspector.get_pk_constraint(name)
+            found[name] = json.loads(json.dumps([columns, keys, indexes, uniques, primary], default=str))
+        if connection.dialect.name == "sqlite":  # where the inspector leaves out the conditions of indices
+            query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+            found["indices"] = sorted(map(tuple, connection.execute(query)))
+        return found
+
+    return database.read(work)
+
+
+def empty(database: Database) -> None:
+    """Removes all tables."""
+
+    def work(connection: sa.Connection) -> None:
+        found = sa.MetaData()
+        found.reflect(connection)
+        found.drop_all(connection)
+
+    database.write(work)
+
+
+def test_migrations_make_what_the_tables_say(database: Database) -> None:
+    migrated = described(database)
+    empty(database)
+    database.write(tables.metadata.create_all)
+    assert migrated == described(database)
+
+
+@pytest.mark.parametrize("fixture", RELEASED, ids=lambda path: path.name)
+def test_released_revision_is_brought_to_the_newest(
+    fixture: Path, tmp_path: Path, settings: Settings, database: Database
+) -> None:
+    newest = current(database)
+    empty(database)
+    with tarfile.open(fixture) as archive:
+        archive.extractall(tmp_path / "old", filter="data")
+    document = json.loads((tmp_path / "old" / "backup.json").read_text())
+    assert document["revision"] == fixture.name.removeprefix("aistore-").partition(".")[0]
+    services = open_services(settings, schema=False)
+    backups.restore(tmp_path / "old", services.database, services.blobs)
+    assert current(services.database) == newest
+    rows = services.database.read(lambda connection: {name: len(list(rows)) for name, rows in dump.tables(connection)})
+    assert {name: rows[name] for name in document["rows"]} == document["rows"]
+    key = (tmp_path / "old" / "key.txt").read_text()
+    assert authenticate(services.database, key).name == "ada"
+    services.close()
+
+
+def test_upgrade_again_changes_nothing(database: Database) -> None:
+    before = described(database)
+    upgrade(database)
+    assert described(database) == before
