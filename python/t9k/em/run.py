@@ -547,7 +547,7 @@ def load_run(
     make_folder: bool = False,
     conflict_strategy: str = "new",
 ) -> Run:
-    """Loads a Run from its local directory; the first change continues it.
+    """Loads a Run from its local directory, or from the server; the first change continues it.
 
     A run whose process went away without `finish` is Crashed, and repaired,
     with a warning if a torn line was cut off. The first `Run.log`, change of
@@ -556,7 +556,10 @@ def load_run(
     run, `Run.log` appends, but `Run.finish` leaves the run to its owner.
 
     Args:
-        path: Local directory of the Run.
+        path: Local directory of the Run, or path of the Run in server; without
+            a leading ``/`` that is below ``/<current-user>/``. One of the
+            server gets a directory below EM_RUN_PARENT_DIR; with
+            ``auto_upload`` it is continued where it is there.
         auto_upload: Whether to upload the Run and its data automatically and
             asynchronously, from a process beside the script, which never waits
             for it; `Run.finish` does, up to EM_SYNC_FINISH_S (60) seconds. If
@@ -573,7 +576,8 @@ def load_run(
     Raises:
         NotFoundError: The path is nowhere; it is a RuntimeError too.
         InvalidInputError: The files are not those of a run.
-        AuthError: ``auto_upload``, and nobody is logged in; EM_MODE=offline needs no
+        TransferError: The server cannot be reached.
+        AuthError: The user may not see it; or ``auto_upload``, and nobody is logged in; EM_MODE=offline needs no
             server: `em sync` sends the Run later.
 
     Example:
@@ -581,14 +585,32 @@ def load_run(
         >>> loaded.hparams.to_dict() == run.hparams.to_dict()
         True
     """
-    path = os.path.abspath(path)
-    if not os.path.isfile(os.path.join(path, "metadata.yaml")):
-        if os.path.isdir(path) and _ALTERNATIVE_NAME.search(os.path.basename(path)):
-            raise NotFoundError(
-                f"the run at {path} has no metadata: its process died, or is still busy, while it created the run",
-                hint="nothing was logged; the directory can be deleted",
-            )
-        raise NotFoundError(f"there is no run at {path}, and no server to look for it")
+    run = _load_local(_local_path(path))
+    if auto_upload and not run._is_guest:
+        run._upload_while_it_grows(folder, make_folder, conflict_strategy)
+    return run
+
+
+def _local_path(path: str) -> str:
+    """The directory of a run; one of the server is loaded first."""
+    local = os.path.abspath(path)
+    if os.path.isfile(os.path.join(local, "metadata.yaml")):
+        return local
+    if os.path.isdir(local) and _ALTERNATIVE_NAME.search(os.path.basename(local)):
+        raise NotFoundError(
+            f"the run at {local} has no metadata: its process died, or is still busy, while it created the run",
+            hint="nothing was logged; the directory can be deleted",
+        )
+    from t9k.em.client.connection import connected, is_configured
+
+    if not is_configured():
+        raise NotFoundError(f"there is no run at {local}, and no server to look for it")
+    from t9k.em.transfer.download_run import download_run
+
+    return download_run(connected(), path)
+
+
+def _load_local(path: str) -> Run:
     data: dict[str, Any] = {"metadata": read_yaml(os.path.join(path, "metadata.yaml"))}
     for key, file in (("hparams", "hyperparameters"), ("platform", "platform"), ("git", "git")):
         try:
@@ -605,6 +627,4 @@ def load_run(
         else:
             run._is_guest = True
     run._is_loaded = not run._is_guest
-    if auto_upload and not run._is_guest:
-        run._upload_while_it_grows(folder, make_folder, conflict_strategy)
     return run

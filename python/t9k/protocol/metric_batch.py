@@ -95,6 +95,11 @@ def decode_batch(data: bytes) -> Batch:
     return Batch(steps, epochs, times_us, values)
 
 
+def logged(column: array[float]) -> list[bool]:
+    """Which points have the metric; a NaN that was logged counts."""
+    return [bits != NOT_LOGGED_BITS for bits in memoryview(column).cast("B").cast("Q")]
+
+
 def check_metric_name(encoded: bytes) -> str:
     """The name of a metric from its UTF-8.
 

@@ -9,7 +9,8 @@ from urllib.parse import quote
 from t9k.em.client.session import Session
 from t9k.em.errors import TransferError
 from t9k.protocol import BINARY_TYPE
-from t9k.protocol.runs import MAX_LOG_BYTES, MAX_LOG_PART_BYTES
+from t9k.protocol.metric_batch import MAX_BATCH_POINTS
+from t9k.protocol.runs import MAX_LOG_BYTES, MAX_LOG_PART_BYTES, NEXT_HEADER
 
 MAX_RECORD_BYTES = 64 << 20
 MAX_POINTS_BYTES = 64 << 20
@@ -58,6 +59,26 @@ def metric_counts(session: Session, run_id: str, what: str) -> dict[str, int]:
         return {str(one["type"]): int(one["points"]) for one in document["types"]}
     except (KeyError, TypeError, ValueError):
         raise TransferError(f"{what}: the server's answer has another form") from None
+
+
+def read_metrics(session: Session, run_id: str, kind: str, what: str) -> Iterator[bytes]:
+    """All points of a type as batches, in the order of their logging."""
+    params: dict[str, str | int] = {"limit": MAX_BATCH_POINTS}
+    while True:
+        answer = session.request(
+            "GET",
+            f"/runs/{run_id}/metrics/{quote(kind, safe='')}",
+            what,
+            params=params,
+            headers={"Accept": BINARY_TYPE},
+            max_bytes=MAX_POINTS_BYTES,
+        )
+        if answer.body:
+            yield bytes(answer.body)
+        following = answer.headers.get(NEXT_HEADER)
+        if not following:
+            return
+        params["cursor"] = following
 
 
 def put_log(session: Session, run_id: str, offset: int, part: bytes, what: str) -> None:
