@@ -87,8 +87,10 @@ def upload_artifact(session: Session, artifact: Artifact, target: Target, *, ver
         body = _Body(artifact, manifest, place)
         document = _commit(sender, objects, unknown, body, what)
     node = nodes.node_of(document.get("node"), what)
+    if document.get("created") is not True:  # with `skip`, somebody else was faster
+        return Uploaded(node.path, node.id, False, progress.report)
     artifact.remember(entry("upload", session, node.path, body.digest))
-    return Uploaded(node.path, node.id, bool(document.get("created")), progress.report)
+    return Uploaded(node.path, node.id, True, progress.report)
 
 
 def weigh_artifact(session: Session, artifact: Artifact) -> Report:

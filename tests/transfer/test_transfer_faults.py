@@ -1,0 +1,362 @@
+"""Bad networks, killed processes, full disks: a transfer ends right or with a typed error, and the next one goes on.
+
+`EM_TEST_ROUNDS` is the number of rounds of each random test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import Serving, run_server
+from proxy import Faults, Proxy, proxied
+from t9k import em
+from t9k.em.client import connection
+from t9k.em.errors import ConflictError, EmError, IntegrityError, StoreError
+from trees import contents, make_artifact, make_tree
+
+ROUNDS = int(os.environ.get("EM_TEST_ROUNDS", "6"))
+SEED = int(os.environ.get("EM_TEST_SEED", "1"))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t9k.em.client.session.FIRST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def proxy(server: Serving) -> Iterator[Proxy]:
+    with proxied(server.url) as one:
+        yield one
+
+
+def go_to(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory.mkdir(exist_ok=True)
+    monkeypatch.chdir(directory)
+    return directory
+
+
+def leftovers(home: Path) -> list[str]:
+    """What an interrupted load left in the store or beside the artifacts."""
+    return [str(path) for path in (home / ".em").rglob(".tmp-*")]
+
+
+def test_random_faults_end_right_or_with_a_typed_error(
+    home: Path, proxy: Proxy, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(SEED)
+    em.login(proxy.url, server.api_key)
+    outcomes = {"right": 0, "refused": 0}
+    for number in range(ROUNDS):
+        go_to(home, monkeypatch)
+        shutil.rmtree(home / "tree", ignore_errors=True)
+        artifact = make_artifact(
+            make_tree(home / "tree", seed=rng.randrange(1 << 30), large_bytes=12 << 20), f"f{number}"
+        )
+        proxy.faults = Faults(
+            cut=rng.choice((0, 0.002, 0.01)),
+            corrupt=rng.choice((0, 0.002, 0.01)),
+            delay=rng.choice((0, 0.05)),
+            bytes_per_s=rng.choice((0, 0, 40 << 20)),
+            random=random.Random(rng.random()),
+        )
+        try:
+            artifact.upload("faults", make_folder=True, conflict_strategy="replace")
+            is_up = True
+        except EmError:
+            is_up = False
+            outcomes["refused"] += 1
+        if not is_up:
+            proxy.faults = Faults()
+            artifact.upload("faults", make_folder=True, conflict_strategy="replace")
+            proxy.faults = Faults(cut=0.01, random=random.Random(rng.random()))
+        there = go_to(home.parent / f"other{number}", monkeypatch)
+        try:
+            loaded = em.load_artifact(f"faults/f{number}")
+        except EmError:
+            outcomes["refused"] += 1
+            assert not list((there / ".em" / "artifacts").glob("*/"))
+            proxy.faults = Faults()
+            loaded = em.load_artifact(f"faults/f{number}")
+        assert contents(loaded.local) == contents(artifact.local)
+        outcomes["right"] += 1
+        proxy.faults = Faults()
+        shutil.rmtree(there)
+    assert outcomes["right"] == ROUNDS
+
+
+def test_flipped_bit_in_every_answer_is_an_integrity_error_with_nothing_on_disk(
+    home: Path, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t9k.em.client import artifacts
+
+    em.login(server.url, server.api_key)
+    artifact = make_artifact(make_tree(home / "tree", seed=61, large_bytes=9 << 20), "flipped")
+    artifact.upload("faults", make_folder=True)
+    there = go_to(home.parent / "other", monkeypatch)
+    get, flips = artifacts.pack_range, [0]
+
+    def flip(*arguments: object) -> bytes:
+        data = bytearray(get(*arguments))  # type: ignore[arg-type]
+        flips[0] += 1
+        data[len(data) * 2 // 3] ^= 0x10
+        return bytes(data)
+
+    monkeypatch.setattr(artifacts, "pack_range", flip)
+    with pytest.raises(IntegrityError):
+        em.load_artifact("faults/flipped")
+    assert not list((there / ".em").glob("artifacts/*"))
+    assert leftovers(there) == []
+    for path in (there / ".em" / "store" / "objects").glob("*/*"):  # what was complete is right
+        from t9k.em import _engine
+
+        assert _engine.hash_file(str(path)) == path.parent.name + path.name
+    once = [True]
+
+    def flip_once(*arguments: object) -> bytes:
+        return flip(*arguments) if once and once.pop() else bytes(get(*arguments))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artifacts, "pack_range", flip_once)
+    assert contents(em.load_artifact("faults/flipped").local) == contents(artifact.local)
+
+
+@pytest.mark.parametrize("which", ["table", "short", "zeros"])
+def test_server_that_lies_about_chunks_is_an_integrity_error(
+    home: Path, server: Serving, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    from t9k.em.client import artifacts
+
+    em.login(server.url, server.api_key)
+    (home / "one.bin").write_bytes(np.random.default_rng(71).bytes(3 << 20))
+    (home / "two.bin").write_bytes(np.random.default_rng(72).bytes(3 << 20))
+    artifact = em.create_artifact("lied")
+    for name in ("one.bin", "two.bin"):
+        artifact.add_file(name)
+    artifact.upload("faults", make_folder=True, conflict_strategy="replace")
+    there = go_to(home.parent / "other", monkeypatch)
+    tables, read = artifacts.chunk_tables, artifacts.pack_range
+
+    def wrong_tables(session: object, version: object, objects: object) -> object:
+        first, second = tables(session, version, objects)  # type: ignore[arg-type]
+        return [(first[0], first[1], second[2]), (second[0], second[1], first[2])]
+
+    if which == "table":
+        monkeypatch.setattr(artifacts, "chunk_tables", wrong_tables)
+    elif which == "short":
+        monkeypatch.setattr(artifacts, "pack_range", lambda *asked: read(*asked)[:-1])
+    else:
+        monkeypatch.setattr(artifacts, "pack_range", lambda *asked: bytes(len(read(*asked))))
+    with pytest.raises(IntegrityError):
+        em.load_artifact("faults/lied")
+    assert not list((there / ".em").glob("artifacts/*"))
+    assert leftovers(there) == []
+
+
+CLIENT = """
+import sys
+from t9k import em
+url, key, verb, what = sys.argv[1:]
+em.login(url, key)
+if verb == "upload":
+    em.load_artifact(what).upload("killed", make_folder=True, conflict_strategy="skip")
+else:
+    em.load_artifact(what)
+"""
+
+
+def client(url: str, key: str, verb: str, what: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", CLIENT, url, key, verb, what], stderr=subprocess.DEVNULL)
+
+
+def test_killed_client_sends_at_most_the_packs_in_flight_again(home: Path, proxy: Proxy, server: Serving) -> None:
+    rng = random.Random(SEED)
+    size = 96 << 20
+    (home / "large.bin").write_bytes(np.random.default_rng(81).bytes(size))
+    artifact = em.create_artifact("killed")
+    artifact.add_file("large.bin")
+    kills = 0
+    proxy.faults = Faults(bytes_per_s=60 << 20)
+    for _ in range(max(2, ROUNDS // 2)):
+        process = client(proxy.url, server.api_key, "upload", artifact.local)
+        time.sleep(rng.uniform(0.4, 1.4))
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    proxy.faults = Faults()
+    process = client(proxy.url, server.api_key, "upload", artifact.local)
+    assert process.wait(120) == 0
+    packs_in_flight = 4 * (16 << 20) + (1 << 20)
+    assert proxy.sent_bytes < size * 1.01 + kills * packs_in_flight
+    puts = [request for request in proxy.requests if request.startswith("PUT")]
+    assert len(puts) <= 6 + 1 + 4 * kills
+    em.login(server.url, server.api_key)
+    with em.Artifact.at("killed/killed").open("large.bin") as file:
+        assert file.read() == (home / "large.bin").read_bytes()
+
+
+def test_killed_load_is_never_visible_and_goes_on(
+    home: Path, proxy: Proxy, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(SEED)
+    em.login(server.url, server.api_key)
+    artifact = make_artifact(make_tree(home / "tree", seed=91, large_bytes=60 << 20, small=400), "to-load")
+    for number in range(6):
+        (home / f"part{number}.bin").write_bytes(np.random.default_rng(number).bytes(4 << 20))
+        artifact.add_file(f"part{number}.bin")
+    artifact.upload("killed", make_folder=True)
+    there = go_to(home.parent / "other", monkeypatch)
+    proxy.faults = Faults(bytes_per_s=80 << 20)
+    for _ in range(max(2, ROUNDS // 2)):
+        process = client(proxy.url, server.api_key, "load", "killed/to-load")
+        time.sleep(rng.uniform(0.3, 1.2))
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            assert [path.name for path in (there / ".em").glob("artifacts/*") if not path.name.startswith(".")] == []
+    loaded = em.load_artifact("killed/to-load")
+    assert contents(loaded.local) == contents(artifact.local)
+
+
+def test_killed_server_is_waited_for_and_loses_nothing_acknowledged(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t9k.em.client.session.FIRST_PAUSE_S", 0.3)
+    rng = random.Random(SEED)
+    data = tmp_path / "served"
+    with run_server(data) as server:
+        key, port = server.api_key, int(server.url.rpartition(":")[2])
+        em.login(server.url, key)
+        artifact = make_artifact(make_tree(home / "tree", seed=95, large_bytes=64 << 20), "survivor")
+        failed: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                artifact.upload("killed", make_folder=True)
+            except BaseException as error:  # handed to the test's thread
+                failed.append(error)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        time.sleep(rng.uniform(0.1, 0.5))
+        server.process.kill()
+        server.process.wait()
+        command = [sys.executable, "-m", "t9k.aistore", "serve", "--data", str(data), "--port", str(port)]
+        again = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            thread.join(120)
+            assert not thread.is_alive()
+            if failed:  # the one request that may not be repeated was in flight
+                assert isinstance(failed[0], EmError)
+                artifact.upload("killed", make_folder=True, conflict_strategy="skip")
+            monkeypatch.chdir(tmp_path)
+            loaded = em.load_artifact("killed/survivor")
+            assert contents(loaded.local) == contents(artifact.local)
+        finally:
+            again.terminate()
+            again.wait(60)
+
+
+def test_two_clients_of_one_name_end_as_one_after_the_other(home: Path, server: Serving) -> None:
+    em.login(server.url, server.api_key)
+    made = [make_artifact(make_tree(home / f"t{seed}", seed=seed), "same") for seed in (101, 102)]
+    for strategy in ("skip", "error", "new", "replace"):
+        folder = f"race-{strategy}"
+        outcomes: list[object] = [None, None]
+
+        def send(index: int, folder: str = folder, strategy: str = strategy, outcomes: list[object] = outcomes) -> None:
+            before = len(made[index].remote)
+            try:
+                made[index].upload(folder, make_folder=True, conflict_strategy=strategy)
+                outcomes[index] = [line["path"] for line in made[index].remote[before:]]
+            except EmError as error:
+                outcomes[index] = type(error)
+
+        threads = [threading.Thread(target=send, args=(index,)) for index in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        taken = f"/{server.user}/{folder}/same"
+        other = [[f"/{server.user}/{folder}/{one.alternative_name}"] for one in made]
+        serial = {
+            "skip": [[[taken], []], [[], [taken]]],
+            "error": [[[taken], ConflictError], [ConflictError, [taken]]],
+            "new": [[[taken], other[1]], [other[0], [taken]]],
+            "replace": [[[taken], [taken]]],
+        }
+        assert outcomes in serial[strategy], (strategy, outcomes)
+        found = em.Artifact.at(taken).objects
+        assert found in [one.objects for one in made]
+
+
+def test_file_of_the_store_that_is_replaced_during_the_upload_is_caught(
+    home: Path, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t9k.em.client import artifacts
+
+    em.login(server.url, server.api_key)
+    artifact = make_artifact(make_tree(home / "tree", seed=111, large_bytes=40 << 20), "replaced")
+    digest = next(entry["digest"] for entry in artifact.objects if entry["path"] == "large.bin")
+    stored = home / ".em" / "store" / "objects" / digest[:2] / digest[2:]
+    ask = artifacts.missing
+
+    def replace(*asked: object) -> object:
+        answer = ask(*asked)  # type: ignore[arg-type]
+        other = stored.with_name("other")
+        other.write_bytes(bytes(40 << 20))
+        os.replace(other, stored)
+        return answer
+
+    monkeypatch.setattr(artifacts, "missing", replace)
+    with pytest.raises((IntegrityError, StoreError, EmError), match=r"large\.bin"):
+        artifact.upload("faults", make_folder=True)
+    monkeypatch.setattr(artifacts, "missing", ask)
+    assert connection.connected()  # and nothing is there under the name
+    with pytest.raises(EmError):
+        em.Artifact.at("faults/replaced")
+
+
+def limited(code: str, home: Path, file_bytes: int | None = None) -> dict[str, object]:
+    """Runs code in a process of its own, with no file longer than that; its last line of output is JSON."""
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({file_bytes}, {file_bytes}))" if file_bytes else ""
+    script = (
+        f"import json, resource, signal\nfrom t9k import em\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n{limit}\n"
+    )
+    script += textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script], cwd=home, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_full_disk_while_loading_is_a_store_error_and_leaves_nothing_half(
+    home: Path, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    em.login(server.url, server.api_key)
+    artifact = make_artifact(make_tree(home / "tree", seed=121, large_bytes=30 << 20), "no-room")
+    artifact.upload("faults", make_folder=True)
+    there = go_to(home.parent / "other", monkeypatch)
+    code = f"""
+    em.login({server.url!r}, {server.api_key!r})
+    try:
+        em.load_artifact("faults/no-room")
+    except em.errors.StoreError as error:
+        print(json.dumps({{"error": str(error)}}))
+    """
+    found = limited("import t9k.em.errors\n" + textwrap.dedent(code), there, 10 << 20)
+    assert "write" in str(found["error"]) or "File too large" in str(found["error"])
+    assert not [path for path in (there / ".em").glob("artifacts/*") if not path.name.startswith(".")]
+    assert leftovers(there) == []
+    assert contents(em.load_artifact("faults/no-room").local) == contents(artifact.local)
