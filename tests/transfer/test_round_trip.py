@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -59,6 +60,19 @@ def upload(artifact: em.Artifact, folder: str, strategy: str = "new") -> str:
     return artifact.remote[-1]["path"]
 
 
+def wait_until_known(server: Serving, path: str) -> None:
+    """Until the server has hashed the objects of an artifact itself."""
+    from t9k.em.client import artifacts
+
+    for _ in range(400):
+        state = artifacts.resolve(connection.connected(), path).state
+        if state != "checking":
+            assert state == "complete"
+            return
+        time.sleep(0.05)
+    raise AssertionError("the server does not hash what it has")
+
+
 def test_upload_and_load_gives_the_same_bytes_and_metadata(
     logged_in: Path, move: Moving, folder: str, server: Serving
 ) -> None:
@@ -87,6 +101,17 @@ def test_upload_and_load_gives_the_same_bytes_and_metadata(
         assert getattr(loaded, field) == getattr(artifact, field)
     assert [line["action"] for line in loaded.remote] == ["download"]
     assert not os.access(os.path.join(loaded.local, "empty"), os.W_OK) or os.geteuid() == 0
+
+
+def test_unchanged_upload_sends_next_to_nothing(logged_in: Path, folder: str, proxy: Proxy, server: Serving) -> None:
+    artifact = make_artifact(make_tree(logged_in / "tree", small=200))
+    wait_until_known(server, upload(artifact, folder))
+    proxy.reset()
+    objects = len({entry.get("digest") for entry in artifact.objects if entry["type"] == "file"})
+    upload(artifact, folder)
+    assert len(proxy.requests) <= 3, proxy.requests
+    assert proxy.sent_bytes <= 1000 + 40 * objects
+    assert artifact.remote[-1]["path"].endswith(f"/{artifact.alternative_name}")
 
 
 def test_skip_of_a_taken_name_is_one_request(logged_in: Path, folder: str, proxy: Proxy) -> None:

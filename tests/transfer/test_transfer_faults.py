@@ -360,3 +360,32 @@ def test_full_disk_while_loading_is_a_store_error_and_leaves_nothing_half(
     assert not [path for path in (there / ".em").glob("artifacts/*") if not path.name.startswith(".")]
     assert leftovers(there) == []
     assert contents(em.load_artifact("faults/no-room").local) == contents(artifact.local)
+
+
+def test_memory_of_upload_and_load_is_bounded(home: Path, server: Serving) -> None:
+    """256 MiB above the import, for an artifact of 600 MiB and 3,000 small files."""
+    tree = home / "tree"
+    make_tree(tree, seed=131, large_bytes=1 << 20, small=3000)
+    rng = np.random.default_rng(131)
+    for number in range(3):
+        (tree / f"w{number}.bin").write_bytes(rng.bytes(200 << 20))
+    em.login(server.url, server.api_key)
+    artifact = make_artifact(tree, "memory")
+    # Not ru_maxrss: a process inherits that of the one it was forked from.
+    peak = "int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+    for verb in (
+        f"em.load_artifact({artifact.local!r}).upload('faults', make_folder=True)",
+        "em.load_artifact('faults/memory')",
+    ):
+        there = home.parent / "load" if "faults/memory" in verb else home
+        there.mkdir(exist_ok=True)
+        code = f"""
+        import requests
+        em.Artifact
+        em.login({server.url!r}, {server.api_key!r})
+        before = {peak}
+        {verb}
+        print(json.dumps({{"above_kib": {peak} - before}}))
+        """
+        found = limited(code, there)
+        assert 0 < int(str(found["above_kib"])) < 256 << 10, (verb, found)

@@ -13,7 +13,6 @@ from typing import IO, Any
 from t9k.em.client.session import Answer, Session
 from t9k.em.errors import IntegrityError, TransferError
 from t9k.protocol import (
-    BINARY_TYPE,
     DIGEST_BYTES,
     IDEMPOTENCY_HEADER,
     LEASE_BYTES,
@@ -125,7 +124,7 @@ def put_pack(session: Session, digest: bytes, pack: bytes, lease: str) -> None:
 
 def commit(session: Session, body: IO[bytes], lease: str | None, key: str, what: str) -> Answer:
     """Makes a version. 409 is for the caller, who looks into the problem for what is missing."""
-    headers = {IDEMPOTENCY_HEADER: key, "Content-Type": BINARY_TYPE}
+    headers = {IDEMPOTENCY_HEADER: key}
     if lease:
         headers[LEASE_HEADER] = lease
     return session.request(
@@ -253,8 +252,7 @@ def _post(
     max_bytes: int = MAX_JSON_BYTES,
 ) -> Answer:
     """A POST that only asks, and may be sent twice."""
-    sent = {"Content-Type": BINARY_TYPE, **(headers or {})}
-    return session.request("POST", path, what, body=body, headers=sent, repeat=True, max_bytes=max_bytes)
+    return session.request("POST", path, what, body=body, headers=headers, repeat=True, max_bytes=max_bytes)
 
 
 def _set_bits(bitmap: bytes | bytearray, count: int) -> Iterator[int]:

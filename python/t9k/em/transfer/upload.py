@@ -11,8 +11,8 @@ backup is sent what it lacks, and a call that was interrupted is continued by an
 from __future__ import annotations
 
 import json
+import secrets
 import tempfile
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -184,7 +184,7 @@ def _commit(
     sender: Sender, objects: list[tuple[bytes, int]], unknown: list[tuple[bytes, int]], body: _Body, what: str
 ) -> dict[str, Any]:
     """The server's answer. What it finds gone is sent, and the commit tried again under the same key."""
-    key = uuid.uuid4().hex
+    key = secrets.token_urlsafe(16)
     is_short = not unknown
     for _ in range(COMMITS):
         with body.short() if is_short else body.whole(sender.store, unknown) as file:
