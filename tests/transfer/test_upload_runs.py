@@ -11,7 +11,7 @@ from harness import Serving
 from proxy import Proxy, proxied
 from t9k import em
 from t9k.em.client import connection, runs
-from t9k.em.errors import ConflictError, NotFoundError
+from t9k.em.errors import ConflictError, NotFoundError, TransferError
 from trees import make_artifact, make_tree
 
 
@@ -112,3 +112,26 @@ def test_parent_directory_uploads_all_and_one_failure_stops_no_other(
         assert record(f"/{server.user}/{folder}/{name}")["state"] == "Complete"
     with pytest.raises(NotFoundError):
         em.upload(str(logged_in))
+
+
+def test_interrupted_upload_is_continued_under_the_same_node(
+    logged_in: Path, folder: str, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(points=50)
+
+    def cut(*_: object) -> None:
+        raise TransferError("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "put_log", cut)
+        with pytest.raises(TransferError, match="cut"):
+            run.upload(folder, make_folder=True)
+    assert record(f"/{server.user}/{folder}/trained")["state"] == "Running"
+    run.upload(folder, conflict_strategy="error")  # its own half does not count as taken
+    assert [line["path"] for line in run.remote] == [f"/{server.user}/{folder}/trained"]
+    there = record(f"/{server.user}/{folder}/trained")
+    assert there["state"] == "Complete"
+    counts = runs.metric_counts(connection.connected(), there["node"]["id"], "x")  # type: ignore[index]
+    assert counts == {"train": 50, "val": 5}
+    with pytest.raises(ConflictError):  # once more is another upload
+        run.upload(folder, conflict_strategy="error")
