@@ -48,6 +48,9 @@ pub struct Materialize<'a> {
     pub link_mode: Option<LinkMode>,
 }
 
+/// Tries to give a directory its name while somebody else makes and removes others there.
+const MAX_RENAMES: u32 = 100;
+
 impl Materialize<'_> {
     /// Makes the directory `root` of an artifact with these entries, and with `metadata` as its metadata file. A
     /// directory that is there Must be empty, or an artifact with the same entries, which is left as it is: otherwise it is
@@ -74,10 +77,16 @@ impl Materialize<'_> {
             fs::write(&path, metadata).map_err(|e| Error::io("write", &path, e))?;
         }
         ArtifactDir::create_with(&building.path, manifest)?;
-        match rustix::fs::rename(&building.path, root) {
-            Ok(()) => {}
-            Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if is_there(root, manifest)? => return Ok(()),
-            Err(error) => return Err(Error::io("create", root, error)),
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match rustix::fs::rename(&building.path, root) {
+                Ok(()) => break,
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if is_there(root, manifest)? => return Ok(()),
+                // What was in the way has gone since.
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if attempts < MAX_RENAMES => {}
+                Err(error) => return Err(Error::io("create", root, error)),
+            }
         }
         if !lease.is_held() {
             // `gc` may have taken objects away before it could see the manifest.
