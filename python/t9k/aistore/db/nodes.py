@@ -82,9 +82,19 @@ def trash(connection: Connection, node_id: str, now_us: int) -> None:
     update(connection, node_id, now_us, trashed_us=now_us)
 
 
+# Statements of every request are made once: making one takes longer than running it.
+_BY_ID = sa.select(nodes).where(nodes.c.id == sa.bindparam("node_id"))
+_ROOT = sa.select(nodes).where(nodes.c.parent_id.is_(None), nodes.c.sibling_key == sa.bindparam("user_name"))
+_CHILD = sa.select(nodes).where(
+    nodes.c.parent_id == sa.bindparam("folder_id"),
+    nodes.c.sibling_key == sa.bindparam("sibling_key"),
+    nodes.c.trashed_us.is_(None),
+)
+
+
 def by_id(connection: Connection, node_id: str) -> Row[Any] | None:
     """The node of an id, in the trash or not."""
-    return connection.execute(sa.select(nodes).where(nodes.c.id == node_id)).first()
+    return connection.execute(_BY_ID, {"node_id": node_id}).first()
 
 
 def by_ids(connection: Connection, node_ids: Sequence[str]) -> list[Row[Any]]:
@@ -94,18 +104,12 @@ def by_ids(connection: Connection, node_ids: Sequence[str]) -> list[Row[Any]]:
 
 def root_of(connection: Connection, user_name: str) -> Row[Any] | None:
     """The root of a user's tree."""
-    query = sa.select(nodes).where(nodes.c.parent_id.is_(None), nodes.c.sibling_key == user_name)
-    return connection.execute(query).first()
+    return connection.execute(_ROOT, {"user_name": user_name}).first()
 
 
 def child(connection: Connection, folder: Row[Any], name: str) -> Row[Any] | None:
     """The node of a name in a folder, if it is not in the trash."""
-    query = sa.select(nodes).where(
-        nodes.c.parent_id == folder.id,
-        nodes.c.sibling_key == sibling_key(folder, name),
-        nodes.c.trashed_us.is_(None),
-    )
-    return connection.execute(query).first()
+    return connection.execute(_CHILD, {"folder_id": folder.id, "sibling_key": sibling_key(folder, name)}).first()
 
 
 def ancestors(connection: Connection, node_id: str) -> list[Row[Any]]:
@@ -131,27 +135,41 @@ def _ancestors() -> sa.Select[Any]:
 _ANCESTORS = _ancestors()
 
 
-def chains(connection: Connection, node_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
-    """The `ancestors` of some nodes, in one query."""
+def _chains() -> sa.Select[Any]:
     start = sa.select(*_ANCESTOR_COLUMNS, nodes.c.id.label("origin"), sa.literal(0).label("height"))
-    chain = start.where(nodes.c.id.in_(node_ids)).cte("chain", recursive=True)
+    asked = nodes.c.id.in_(sa.bindparam("node_ids", expanding=True))
+    chain = start.where(asked).cte("chain", recursive=True)
     above = (
         sa.select(*_ANCESTOR_COLUMNS, chain.c.origin, chain.c.height + 1)
         .join(chain, nodes.c.id == chain.c.parent_id)
         .where(chain.c.height < MAX_DEPTH + 1)
     )
     chain = chain.union_all(above)
+    return sa.select(chain).order_by(chain.c.origin, chain.c.height)
+
+
+_CHAINS = _chains()
+
+
+def chains(connection: Connection, node_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    """The `ancestors` of some nodes, in one query."""
     found: dict[str, list[Row[Any]]] = {node_id: [] for node_id in node_ids}
-    for row in connection.execute(sa.select(chain).order_by(chain.c.origin, chain.c.height)):
+    for row in connection.execute(_CHAINS, {"node_ids": list(node_ids)}):
         found[row.origin].append(row)
     return found
 
 
+_LABELS = (
+    sa.select(labels)
+    .where(labels.c.node_id.in_(sa.bindparam("node_ids", expanding=True)))
+    .order_by(labels.c.node_id, labels.c.position)
+)
+
+
 def labels_of(connection: Connection, node_ids: Sequence[str]) -> dict[str, list[str]]:
     """The labels of some nodes, in the order in which they were given."""
-    query = sa.select(labels).where(labels.c.node_id.in_(node_ids)).order_by(labels.c.node_id, labels.c.position)
     found: dict[str, list[str]] = {}
-    for row in connection.execute(query):
+    for row in connection.execute(_LABELS, {"node_ids": list(node_ids)}):
         found.setdefault(row.node_id, []).append(row.label)
     return found
 
@@ -164,6 +182,9 @@ def set_labels(connection: Connection, node_id: str, names: Sequence[str]) -> No
         connection.execute(sa.insert(labels), rows)
 
 
+_SHARES = sa.select(shares).where(shares.c.node_id.in_(sa.bindparam("node_ids", expanding=True)))
+
+
 def shares_of(connection: Connection, node_ids: Sequence[str]) -> list[Row[Any]]:
     """The shares of some nodes."""
-    return list(connection.execute(sa.select(shares).where(shares.c.node_id.in_(node_ids))))
+    return list(connection.execute(_SHARES, {"node_ids": list(node_ids)}))
