@@ -28,8 +28,8 @@ _bearer = HTTPBearer(auto_error=False, description="An API key: `em_pat_…`")
 
 
 AT_ONCE = 4
-"""Authentications at once in a process. Each takes a quarter of a millisecond of the interpreter's time, so more threads
-only wait for each other: 4 answer 2,300 requests a second of 32 clients, 40 answer 1,700 (`benches/README.md`)."""
+"""Authentications at once in a process. Each takes a quarter of a millisecond of the interpreter's time, so more
+threads only wait for each other: 4 answer 2,300 requests a second of 32 clients, 40 answer 1,700."""
 
 _limiter: RunVar[CapacityLimiter] = RunVar("_limiter")
 
