@@ -101,8 +101,10 @@ def open_session(url: str | None, api_key: str | None, timeout_s: float | None =
         session.user = _user(session)
     except EmError as error:
         session.close()
-        kind = LoginRefusedError if isinstance(error, AuthError) else LoginFailedError
-        raise kind(str(error)) from None
+        if not isinstance(error, AuthError):
+            raise LoginFailedError(str(error)) from None
+        # The server's hint is for those who speak HTTP.
+        raise LoginRefusedError(str(error).removesuffix(f" (hint: {error.hint})"), hint=hint) from None
     session.attempts = ATTEMPTS
     return session
 
