@@ -182,3 +182,9 @@ def test_missing_file_is_not_found(path: str) -> None:
         read_metrics(path)
     with pytest.raises(StoreError):
         MetricsWriter(path + "/no/x")
+
+
+def test_named_pipe_in_place_of_a_metrics_file_is_an_error_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.yaml")
+    with pytest.raises(StoreError, match="no regular file"):
+        read_metrics(str(tmp_path / "train.yaml"))

@@ -15,6 +15,7 @@ import functools
 import math
 import os
 import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -290,8 +291,12 @@ def read_metrics(path: str, progress: Callable[[int], object] | None = None) -> 
     damaged_lines = 0
     rest = b""
     try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+        # A named pipe in its place would wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            known = os.fstat(file.fileno())
+            if not stat.S_ISREG(known.st_mode):
+                raise StoreError(f"the metrics file {path} is no regular file")
+            if known.st_size > MAX_FILE_BYTES:
                 raise StoreError(f"the metrics file {path} is larger than {MAX_FILE_BYTES} bytes")
             while block := file.read(_BLOCK_BYTES):
                 if progress is not None:
