@@ -102,3 +102,40 @@ def test_errors_are_one_line_and_exit_1(run, capsys: pytest.CaptureFixture[str])
         main(["ls", "nowhere"])
     assert exit_info.value.code == 1
     assert capsys.readouterr().err == "Error: no artifact at 'nowhere'\n"
+
+
+def test_origin_names_the_artifacts_and_runs_of_a_copied_and_renamed_file(run) -> None:
+    made, other, unmarked = em.create_artifact("made"), em.create_artifact("other"), em.create_artifact("unmarked")
+    made.add_dir("a")
+    unmarked.add_file("a/2.bin", "again.bin")
+    other.add_file("a/1.txt")
+    with em.create_run(name="producer") as producer:
+        producer.mark_output(made)
+    with em.create_run(name="consumer") as consumer:
+        consumer.mark_input(made)
+    shutil.copy("a/2.bin", "renamed")
+    code, text = run("origin", "renamed")
+    assert code == 0
+    assert f"{made.alternative_name}: a/2.bin" in text
+    assert f"output of {producer.alternative_name}" in text
+    assert f"input of {consumer.alternative_name}" in text
+    assert f"{unmarked.alternative_name}: again.bin\n    of no run here" in text
+    assert other.alternative_name not in text
+
+    digest = blake3.blake3(Path("renamed").read_bytes()).hexdigest()
+    Path("renamed").unlink()
+    code, text = run("origin", digest, "--json")
+    (found,) = json.loads(text)
+    assert (code, found["digest"]) == (0, digest)
+    assert [origin["paths"] for origin in found["artifacts"]] == [["a/2.bin"], ["again.bin"]]
+    sides = {(mark["side"], mark["status"]) for mark in found["artifacts"][0]["runs"]}
+    assert sides == {("output", "Complete"), ("input", "Complete")}
+
+
+def test_origin_of_unknown_bytes_or_no_file_exits_with_1(run) -> None:
+    em.create_artifact("x").add_file("a/1.txt")
+    code, text = run("origin", "a")
+    assert code == 1
+    assert text.count("in no local artifact") == 1
+    assert run("origin", "nowhere")[0] == 1
+    assert run("origin")[0] == 2

@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "ls": "List local artifacts, or the entries of one.",
         "diff": "Compare the paths and bytes of two artifacts.",
         "hash": "Print BLAKE3 digests as b3sum does.",
+        "origin": "Show which runs and artifacts a file comes from.",
     },
     "Store": {
         "du": "Show what artifacts occupy.",
