@@ -292,6 +292,7 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
     "list_audit": ("administer", lambda world: ("GET", "/audit", {})),
     "list_shared": ("a key that reads", lambda world: ("GET", "/shared", {})),
     "get_run_metrics": ("view", lambda world: ("GET", f"/runs/{world.new_run()['id']}/metrics", {})),
+    "get_session_stored": ("view", lambda world: ("GET", f"/runs/{world.run_with_metrics()}/sessions/s", {})),
     "get_points": ("view", lambda world: ("GET", f"/runs/{world.run_with_metrics()}/metrics/train", {})),
     "get_chart": (
         "view",

@@ -18,7 +18,7 @@ from t9k.aistore.accounts.caller import authenticate
 from t9k.aistore.api.app import make_app
 from t9k.aistore.artifacts.check import check
 from t9k.aistore.cli import main
-from t9k.aistore.db import dump
+from t9k.aistore.db import dump, history
 from t9k.aistore.errors import Refusal
 from t9k.aistore.services import Services, open_services
 from t9k.aistore.settings import Settings
@@ -167,3 +167,30 @@ def test_command_line_backs_up_and_restores(saved: Path, tmp_path: Path) -> None
     result = runner.invoke(main, ["--data", str(tmp_path / "cli"), "backup", str(tmp_path / "again")])
     assert result.exit_code == 0, result.output
     assert "3 blobs" in result.output
+
+
+def test_restored_database_refuses_what_relies_on_the_lost_one(
+    saved: Path, api: TestClient, ada: Account, other: Settings
+) -> None:
+    before = api.get("/api/v1/session", headers=ada.headers).headers["EM-History"]
+    restored = open_services(other, schema=False)
+    backups.restore(saved, restored.database, restored.blobs)
+    for headers, status in (({}, 200), ({"EM-History": before}, 412)):
+        with TestClient(make_app(open_services(other))) as client:
+            answer = client.get("/api/v1/session", headers={**ada.headers, **headers})
+            assert answer.status_code == status
+            assert answer.headers["EM-History"] != before
+    assert api.get("/api/v1/session", headers={**ada.headers, "EM-History": before}).status_code == 200
+    restored.close()
+
+
+def test_database_that_was_put_back_by_other_means_is_told_to_clients(tmp_path: Path) -> None:
+    place = ["--data", str(tmp_path / "cli")]
+    runner = CliRunner()
+    found = []
+    for options in ([], [], ["--restored"], []):
+        assert runner.invoke(main, [*place, "migrate", *options]).exit_code == 0
+        services = open_services(Settings(data_dir=tmp_path / "cli"))
+        found.append(services.database.read(history.current))
+        services.close()
+    assert found[0] == found[1] != found[2] == found[3]

@@ -61,12 +61,7 @@ class Folders:
 
     def check(self, http: requests.Session, url: str) -> None:
         """All names, with their ids."""
-        answer = http.get(f"{url}/nodes", params={"path": f"/admin/{self.name}"})
-        found: dict[str, str] = {}
-        if answer.status_code == 200:
-            page = http.get(f"{url}/nodes/{answer.json()['id']}/children", params={"limit": 1000}).json()
-            assert page["next"] is None
-            found = {node["name"]: node["id"] for node in page["nodes"]}
+        found = children(http, url, f"/admin/{self.name}")
         if self.unknown is not None:
             _, old, new = self.unknown
             after = dict(self.there)
@@ -76,6 +71,21 @@ class Folders:
             assert found in (self.there, after)
             self.there, self.unknown = found, None
         assert found == self.there
+
+
+def children(http: requests.Session, url: str, path: str) -> dict[str, str]:
+    """Ids of the nodes in a folder by their names; none if it is not there."""
+    answer = http.get(f"{url}/nodes", params={"path": path})
+    found: dict[str, str] = {}
+    at: dict[str, str] = {}
+    while answer.status_code == 200:
+        folder = f"{url}/nodes/{answer.json()['id']}/children"
+        page = http.get(folder, params={"limit": "1000", **at}).json()
+        found |= {node["name"]: node["id"] for node in page["nodes"]}
+        if page["next"] is None:
+            break
+        at = {"cursor": page["next"]}
+    return found
 
 
 @dataclass
@@ -134,8 +144,8 @@ def run_until_killed(server: Serving, loads: list[Load], headers: dict[str, str]
             try:
                 while True:
                     load.step(http, f"{server.url}/api/v1")
-            except requests.ConnectionError:
-                pass
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+                pass  # the latter between an answer's head and its body
 
     threads = [threading.Thread(target=run, args=(load,)) for load in loads]
     for thread in threads:

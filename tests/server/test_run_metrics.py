@@ -245,3 +245,18 @@ def test_reading_holds_few_numbers_at_once_however_many_are_wanted() -> None:
     for group in groups:
         cells = [row.points * (4 + (row.names if row.level == 0 else 10)) for row in group]
         assert sum(cells[:-1]) < blocks.CELLS_AT_ONCE
+
+
+def test_what_is_stored_of_a_session_is_told_by_type(api: TestClient, ada: Account) -> None:
+    run_id = new_run(api, ada)
+    for sequence in range(3):
+        put(api, ada, run_id, "train", sequence, batch(10 * sequence, 10, loss=[1.0] * 10))
+    put(api, ada, run_id, "val", 0, batch(0, 2, loss=[1.0, 2.0]))
+    put(api, ada, run_id, "val", 0, batch(0, 5, loss=[1.0] * 5), session="another")
+    url = f"/api/v1/runs/{run_id}/sessions"
+    assert api.get(f"{url}/s1", headers=ada.headers).json()["types"] == [
+        {"type": "train", "next_sequence": 3, "points": 30},
+        {"type": "val", "next_sequence": 1, "points": 2},
+    ]
+    assert api.get(f"{url}/unheard-of", headers=ada.headers).json() == {"types": []}
+    assert api.get(f"{url}/no%20session", headers=ada.headers).status_code == 400

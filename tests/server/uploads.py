@@ -121,13 +121,17 @@ class Uploader:
 
     def missing(self, chunks: list[bytes]) -> list[bytes]:
         """Which of these chunks are missing; takes or renews the lease."""
-        names = b"".join(map(digest, chunks))
-        response = self.call("POST", "/artifacts/missing", content=names, headers=self._lease)
+        gone = set(self.missing_names(list(map(digest, chunks))))
+        return [chunk for chunk in chunks if digest(chunk) in gone]
+
+    def missing_names(self, names: list[bytes]) -> list[bytes]:
+        """Which chunks of these digests are missing; takes or renews the lease."""
+        response = self.call("POST", "/artifacts/missing", content=b"".join(names), headers=self._lease)
         assert response.status_code == 200, response.text
         self.lease = response.content[:20].decode()
         bits = response.content[20:]
-        assert len(bits) == (len(chunks) + 7) // 8
-        return [chunk for at, chunk in enumerate(chunks) if bits[at >> 3] >> (at & 7) & 1]
+        assert len(bits) == (len(names) + 7) // 8
+        return [name for at, name in enumerate(names) if bits[at >> 3] >> (at & 7) & 1]
 
     def put(self, pack: bytes, name: bytes | None = None) -> Any:
         name = pack_name(pack) if name is None else name

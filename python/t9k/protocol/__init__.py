@@ -9,6 +9,10 @@ PROTOCOL_VERSION = 1
 PROTOCOL_HEADER = "EM-Protocol"
 """Both sides send their version; the server refuses one that it does not speak."""
 
+HISTORY_HEADER = "EM-History"
+"""The server sends the id of its database's history, and refuses requests with another one: they come from before it
+was restored from a backup, and rely on what the backup may not have."""
+
 REQUEST_ID_HEADER = "X-Request-ID"
 IDEMPOTENCY_HEADER = "Idempotency-Key"
 

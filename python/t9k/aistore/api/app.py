@@ -28,6 +28,7 @@ from t9k.aistore.api import (
 )
 from t9k.aistore.api.bodies import Room
 from t9k.aistore.api.middleware import Envelope
+from t9k.aistore.db import history
 from t9k.aistore.services import Services
 from t9k.protocol import API_PREFIX, MAX_PACK_BYTES
 
@@ -65,7 +66,8 @@ def make_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.room = Room((services.settings.packs_in_flight + 1) * MAX_PACK_BYTES)
     app.state.metrics = metrics.RequestMetrics()
-    app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING)
+    current = services.database.read(history.current)
+    app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING, history=current)
     return app
 
 

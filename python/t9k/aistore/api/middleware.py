@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from t9k.aistore.api.metrics import RequestMetrics
 from t9k.aistore.api.problems import problem
-from t9k.protocol import MAX_JSON_BYTES, PROTOCOL_HEADER, PROTOCOL_VERSION, REQUEST_ID_HEADER
+from t9k.protocol import HISTORY_HEADER, MAX_JSON_BYTES, PROTOCOL_HEADER, PROTOCOL_VERSION, REQUEST_ID_HEADER
 
 log = logging.getLogger("aistore.access")
 
@@ -32,17 +32,19 @@ _SECURITY_HEADERS = {
 class Envelope:
     """Wraps the app; see the module. Bodies of routes that do not read them piece by piece are capped here."""
 
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics, streaming: re.Pattern[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, streaming: re.Pattern[str], history: str) -> None:
         """Wraps an app.
 
         Args:
             app: What answers.
             metrics: Counts requests.
             streaming: Matches the paths of routes that read their bodies themselves, with caps of their own.
+            history: Id of the database's history.
         """
         self._app = app
         self._metrics = metrics
         self._streaming = streaming
+        self._history = history
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
@@ -64,18 +66,20 @@ class Envelope:
                     answer.setdefault(name, value)
                 answer[REQUEST_ID_HEADER] = request_id
                 answer[PROTOCOL_HEADER] = str(PROTOCOL_VERSION)
+                answer[HISTORY_HEADER] = self._history
             await send(message)
 
         began = time.perf_counter()
         try:
             if headers.get(PROTOCOL_HEADER, str(PROTOCOL_VERSION)) != str(PROTOCOL_VERSION):
-                refusal = problem(
-                    Request(scope),
-                    400,
-                    "invalid_input",
-                    f"this server speaks version {PROTOCOL_VERSION} of the protocol",
-                    "use a release of t9k for this version",
-                )
+                detail = f"this server speaks version {PROTOCOL_VERSION} of the protocol"
+                hint = "use a release of t9k for this version"
+                refusal = problem(Request(scope), 400, "invalid_input", detail, hint)
+                await refusal(scope, receive, send_with_headers)
+            elif headers.get(HISTORY_HEADER, self._history) != self._history:
+                detail = "the server was restored from a backup since it took what this request relies on"
+                hint = "look at what it has, and send the rest again"
+                refusal = problem(Request(scope), 412, "conflict", detail, hint)
                 await refusal(scope, receive, send_with_headers)
             elif self._streaming.fullmatch(scope["path"]):
                 await self._app(scope, receive, send_with_headers)

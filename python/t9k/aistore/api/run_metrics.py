@@ -79,6 +79,20 @@ class RunMetrics(Strict):
     types: list[MetricType]
 
 
+class StoredType(Strict):
+    """What is stored of a session's batches of a type: the sequence number behind the last one, and their points."""
+
+    type: str
+    next_sequence: int
+    points: int
+
+
+class StoredSession(Strict):
+    """What is stored of a session."""
+
+    types: list[StoredType]
+
+
 class Points(Strict):
     """Points in the order of their logging, in columns. `null` in `values` is "not logged at this point"."""
 
@@ -186,6 +200,20 @@ def get_run_metrics(caller: AnyCaller, services: ServicesDep, node_id: NodeId) -
             )
             for kind, series in found
         ]
+    )
+
+
+@router.get("/runs/{node_id}/sessions/{session}", responses=responses())
+def get_session_stored(
+    caller: AnyCaller,
+    services: ServicesDep,
+    node_id: NodeId,
+    session: Annotated[str, Path(max_length=MAX_CLIENT_ID_CHARS, pattern="^[A-Za-z0-9_-]+$")],
+) -> StoredSession:
+    """Tell what is stored of the batches that one writer has sent: where it goes on after a restored backup."""
+    found = services.database.read(lambda connection: points.stored(connection, caller, node_id, session))
+    return StoredSession(
+        types=[StoredType(type=row.type, next_sequence=row.batches, points=row.points) for row in found]
     )
 
 

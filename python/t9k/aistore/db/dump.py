@@ -14,13 +14,14 @@ from sqlalchemy.engine import Connection
 
 from t9k.aistore.clock import new_id, now_us
 from t9k.aistore.db.database import Database
+from t9k.aistore.db.tables.history import history
 from t9k.aistore.db.tables.holds import blob_holds
 
 HOLD_US = 24 * 3600 * 1_000_000
 """A backup that dies keeps the garbage collector from blobs for this long."""
 
 _BATCH_ROWS = 1000
-_NOT_DUMPED = ("alembic_version", blob_holds.name)
+_NOT_DUMPED = ("alembic_version", blob_holds.name, history.name)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ __all__ = [
     "delete_blocks",
     "place_of",
     "series_of",
+    "stored_of",
     "type_of",
     "types_of",
     "update_type",
@@ -134,6 +135,29 @@ def place_of(connection: Connection, run_id: str, kind: str, session: str, seque
     """
     values = {"run_id": run_id, "type": kind, "session": session, "sequence": sequence}
     return connection.execute(_PLACE, values).first()
+
+
+_STORED = (
+    sa.select(
+        metric_blocks.c.type,
+        (sa.func.max(metric_blocks.c.last_sequence) + 1).label("batches"),
+        sa.func.sum(metric_blocks.c.points).label("points"),
+    )
+    .join(
+        metric_sessions,
+        sa.and_(
+            metric_sessions.c.node_id == metric_blocks.c.node_id, metric_sessions.c.number == metric_blocks.c.session
+        ),
+    )
+    .where(metric_sessions.c.node_id == sa.bindparam("run_id"), metric_sessions.c.session == sa.bindparam("session"))
+    .group_by(metric_blocks.c.type)
+    .order_by(metric_blocks.c.type)
+)
+
+
+def stored_of(connection: Connection, run_id: str, session: str) -> list[Row[Any]]:
+    """What is stored of a session: by type, the number behind the last batch, and all points."""
+    return list(connection.execute(_STORED, {"run_id": run_id, "session": session}))
 
 
 def add_session(connection: Connection, run_id: str, session: str) -> int:

@@ -13,7 +13,7 @@ from t9k.aistore.errors import invalid, not_found
 from t9k.aistore.runs import blocks
 from t9k.aistore.runs.batches import check_type
 from t9k.aistore.runs.blocks import Columns
-from t9k.aistore.runs.records import check_run
+from t9k.aistore.runs.records import check_client_id, check_run
 from t9k.protocol.metric_batch import Batch
 
 MAX_NAMES = 1000
@@ -45,6 +45,17 @@ def overview(connection: metrics.Connection, caller: Caller, run_id: str) -> lis
         (kind, list(metrics.series_of(connection, run_id, kind.type).values()))
         for kind in metrics.types_of(connection, run_id)
     ]
+
+
+def stored(connection: metrics.Connection, caller: Caller, run_id: str, session: str) -> list[Any]:
+    """What a run has of a session: by type, the number behind its last batch, and its points.
+
+    Raises:
+        Refusal: As `runs.records.check_run`; that is no session (`invalid_input`).
+    """
+    check_client_id(session, "a session")
+    check_run(connection, caller, run_id)
+    return metrics.stored_of(connection, run_id, session)
 
 
 def page(
