@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 _BLOCK_BYTES = 64 << 10
 _REQUEST = re.compile(rb"(GET|POST|PUT|PATCH|DELETE) (/[^ ]*) HTTP/1\.1\r\n")
+_LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Proxy:
         sent_bytes: From clients, heads of requests included.
         received_bytes: From the server.
         requests: Method and path of each, in the order of their coming.
+        body_bytes: Of each of them.
         faults: What it does to them.
     """
 
@@ -51,6 +53,7 @@ class Proxy:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.requests: list[str] = []
+        self.body_bytes: list[int] = []
         self.faulted = 0
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -63,7 +66,7 @@ class Proxy:
         """Counts from nothing again."""
         with self._lock:
             self.sent_bytes = self.received_bytes = self.faulted = 0
-            self.requests = []
+            self.requests, self.body_bytes = [], []
 
     def close(self) -> None:
         """Ends all connections."""
@@ -105,8 +108,11 @@ class Proxy:
                 with self._lock:
                     if is_sending:
                         self.sent_bytes += len(block)
-                        found = _REQUEST.findall(block)
-                        self.requests += [b" ".join(part).decode() for part in found]
+                        for found in _REQUEST.finditer(block):
+                            head = block[found.start() : block.find(b"\r\n\r\n", found.end()) + 2]
+                            length = _LENGTH.search(head)
+                            self.requests.append(b" ".join(found.groups()).decode())
+                            self.body_bytes.append(int(length[1]) if length else 0)
                     else:
                         self.received_bytes += len(block)
                 block = self._spoil(block, in_long_body)

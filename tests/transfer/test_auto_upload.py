@@ -21,8 +21,8 @@ from harness import Serving, run_server
 from t9k import em
 from t9k.em.errors import AuthError
 from t9k.em.sync import state as states
-from t9k.em.sync.helper import send
 from t9k.em.sync.lock import SyncLock
+from t9k.em.sync.send import send
 from t9k.em.sync.waiting import unsent_runs
 
 POLL_S = 0.05

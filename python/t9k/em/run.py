@@ -252,7 +252,8 @@ class Run:
     def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
         """Uploads this Run to server, with its input and output Artifacts that are not there yet.
 
-        A call that was interrupted is continued by the next one.
+        A call that was interrupted is continued by the next one. So is what ``auto_upload`` has sent to this folder,
+        and what a Run that was loaded from it lacks there: only what is new is sent.
 
         Args:
             folder: Path of the Folder it goes to; without a leading ``/`` it
@@ -274,12 +275,15 @@ class Run:
         """
         from t9k.em.client.connection import connected
         from t9k.em.client.placement import Target
-        from t9k.em.transfer.upload_run import upload_run
+        from t9k.em.sync.send import upload_run
 
         target = Target(folder, make_folder, conflict_strategy)
         if not self.local:
             raise InvalidInputError(f"run {self.alternative_name!r} has no local directory", hint="use em.create_run")
-        upload_run(connected(), self, target)
+        session = connected()
+        if not self._is_guest:
+            self._save("metadata.yaml")  # it was perhaps changed by assignment
+        upload_run(session, self, target)
 
     def remember(self, transfer: dict[str, str]) -> None:
         """Appends a line to the remote history, in the directory too unless another process writes that."""
@@ -287,14 +291,13 @@ class Run:
         if not self._is_guest:
             self._save("metadata.yaml")
 
-    def to_record(self) -> dict[str, dict[str, Any]]:
-        """Returns what a server keeps of the Run besides metrics and log, by the names of the protocol."""
-        return {
-            "metadata": self._metadata(),
-            "hparams": self.hparams.to_dict(),
-            "platform": dict(self.platform),
-            "git": dict(self.git),
-        }
+    def remember_place(self, state: SyncState | None) -> None:
+        """Appends where other processes have sent the run, as far as that is known and not in the history yet."""
+        if state is None or not state.node_id:
+            return
+        place = {"action": "upload", "host": state.server, "path": state.path}
+        if not any(place.items() <= line.items() for line in self.remote):
+            self.remember({**place, "timestamp": timestamp()})
 
     def __repr__(self) -> str:
         return f"<Run {self.alternative_name!r}: {self.status}, {self.local or 'in memory'}>"
@@ -424,20 +427,12 @@ class Run:
         ending.unwatch(id(self))
         atexit.unregister(self.finish)
         if self._auto_upload is not None:
-            self._note_upload(self._auto_upload.finish(is_failure=status != "Complete"))
+            self.remember_place(self._auto_upload.finish(is_failure=status != "Complete"))
 
     def _upload_while_it_grows(self, folder: str, make_folder: bool, conflict_strategy: str) -> None:
         from t9k.em.sync.auto import AutoUpload
 
         self._auto_upload = AutoUpload(folder, make_folder, conflict_strategy)
-
-    def _note_upload(self, state: SyncState | None) -> None:
-        """Writes where the helper process has sent the run into its history, which is this process's to write."""
-        if state is None or not state.node_id:
-            return
-        place = {"action": "upload", "host": state.server, "path": state.path}
-        if not any(place.items() <= line.items() for line in self.remote):
-            self.remember({**place, "timestamp": timestamp()})
 
 
 def create_run(

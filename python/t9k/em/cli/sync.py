@@ -28,8 +28,9 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
     from t9k.em.cli.places import run_record
     from t9k.em.client.connection import connected
     from t9k.em.errors import EmError
+    from t9k.em.run import load_run
     from t9k.em.runs.record import run_parent_dir
-    from t9k.em.sync.helper import send
+    from t9k.em.sync.send import send
     from t9k.em.sync.waiting import unsent_runs
 
     waiting = [run_record(run).path for run in runs] or unsent_runs(run_parent_dir())
@@ -39,7 +40,10 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
         assert session is not None
         result = {"run": os.path.basename(path), "problem": ""}
         try:
-            if not send(session, path):
+            state = send(session, path)
+            if state is not None and state.is_done:
+                load_run(path).remember_place(state)
+            elif state is not None and not state.is_skipped:
                 result["problem"] = "the run goes on; what it has written is sent"
         except EmError as error:
             result["problem"] = str(error)

@@ -10,6 +10,7 @@ grow beyond the record: a limit of its size would be a second limit of the disk.
 else; whatever happens to the network or the server happens to the helper.
 
 - `state` is what `.sync.json` holds, `lock` lets one process at a time send a run.
-- `push` sends what the server lacks; `em sync`, `Run.upload` and the helper all call it.
+- `push` sends what the server lacks, `artifacts` those that the run has marked.
+- `send` pushes all that there is, for `Run.upload`, `em upload` and `em sync`.
 - `helper` is the process, `auto` the script's hold on it.
 """

@@ -65,7 +65,7 @@ class AutoUpload:
             target = self._target
             before = states.load(run_dir)
             state = before or states.SyncState(target.folder, target.make_folder, target.conflict_strategy)
-            state.is_done = False
+            state.is_done, state.is_home = False, True
             state.save(run_dir)
         if self._session is not None:
             # A thread: starting a process takes longer than making a run may.

@@ -22,7 +22,7 @@ def next_batch(data: bytes) -> tuple[int, bytes | None]:
     while True:
         points = Points()
         decode_lines(data[:end], points)
-        found = list(islice(batches(points, 0), 2))
+        found = list(islice(batches(points), 2))
         if len(found) < 2:
             return end, found[0] if found else None
         end = data.rfind(b"\n", 0, end // 2) + 1 or data.index(b"\n") + 1

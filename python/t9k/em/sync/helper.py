@@ -16,10 +16,11 @@ import threading
 import time
 
 from t9k.em.client.session import Session
-from t9k.em.errors import ConflictError, EmError, InvalidInputError, NotFoundError
+from t9k.em.errors import EmError
 from t9k.em.sync import state as states
 from t9k.em.sync.lock import SyncLock, is_held
 from t9k.em.sync.push import Push
+from t9k.em.sync.send import LASTING, send
 from t9k.em.sync.waiting import unsent_runs
 
 STEP_S = 1.0
@@ -32,9 +33,6 @@ LINGER_S = 600.0
 LOCK_S = 30.0
 HURRY_S = 20.0
 """After a SIGTERM a scheduler's grace time runs."""
-
-LASTING = (InvalidInputError, ConflictError, NotFoundError)
-"""Errors that a further attempt meets again: somebody must change something."""
 
 _hurry = threading.Event()
 
@@ -81,10 +79,12 @@ def follow(session: Session, run_dir: str) -> None:
                 try:
                     push.step()
                     failures = 0
+                    if state.is_skipped:
+                        return
                 except EmError as error:
                     failures += 1
                     push.note(error)
-                    if isinstance(error, LASTING):
+                    if isinstance(error, LASTING) and error is not push.artifact_error:
                         return
                 if ended_at is not None:
                     if push.is_complete():
@@ -112,32 +112,6 @@ def send_others(session: Session, run_dir: str) -> None:
             return
         with contextlib.suppress(EmError):
             send(session, other)
-
-
-def send(session: Session, run_dir: str) -> bool:
-    """Sends all that there is of a run now; answers whether that was everything.
-
-    Raises:
-        ConflictError: Another process sends it.
-        EmError: What could not be sent, and why; it is noted in the run's directory too.
-    """
-    with SyncLock(run_dir) as lock:
-        state = states.load(run_dir)
-        if state is None:
-            return True
-        with Push(session, run_dir, state) as push:
-            has_ended = push.has_ended()
-            try:
-                while lock.renew():
-                    push.step(wait=True)
-                    if push.is_complete():
-                        break
-            except EmError as error:
-                push.note(error)
-                raise
-            if has_ended and push.is_complete():
-                push.done()
-            return push.is_complete()
 
 
 if __name__ == "__main__":

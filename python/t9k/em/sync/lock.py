@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 from types import TracebackType
 
 from t9k.em.capture import heartbeat
@@ -19,20 +20,25 @@ FILE = ".sync.lock"
 MAX_FILE_BYTES = 4096
 
 
+class IsHeldError(ConflictError):
+    """Another process has the lock."""
+
+
 class SyncLock:
-    """Held from `__enter__` to `__exit__`."""
+    """Held from `__enter__` to `__exit__`, renewed by a thread meanwhile: a step may take hours."""
 
     def __init__(self, run_dir: str) -> None:
         """Takes nothing yet."""
         self._run_dir = run_dir
         self._path = os.path.join(run_dir, FILE)
         self._text = json.dumps({**heartbeat.identify(), "nonce": secrets.token_hex(8)})
+        self._is_over = threading.Event()
 
     def __enter__(self) -> SyncLock:
         """Takes the lock.
 
         Raises:
-            ConflictError: Another process has it.
+            IsHeldError: Another process has it.
             StoreError: The file cannot be written.
         """
         temporary = f"{self._path}.{secrets.token_hex(8)}"
@@ -42,6 +48,7 @@ class SyncLock:
             for _ in range(3):
                 try:
                     os.link(temporary, self._path)
+                    threading.Thread(target=self._keep, name="em-sync-lock", daemon=True).start()
                     return self
                 except FileExistsError:
                     self._remove_if_gone()
@@ -50,20 +57,27 @@ class SyncLock:
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise ConflictError(f"another process is sending the run {self._run_dir}")
+        raise IsHeldError(f"another process is sending the run {self._run_dir}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._is_over.set()
         if _read(self._path) == self._text:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
 
     def renew(self) -> bool:
         """Says that the holder lives; answers whether it still holds the lock."""
+        if _read(self._path) != self._text:
+            return False
         with contextlib.suppress(OSError):
             os.utime(self._path)
-        return _read(self._path) == self._text
+        return True
+
+    def _keep(self) -> None:
+        while not self._is_over.wait(heartbeat.BEAT_S) and self.renew():
+            pass
 
     def _remove_if_gone(self) -> None:
         text = _read(self._path)

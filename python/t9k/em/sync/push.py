@@ -1,37 +1,35 @@
 """One run's directory to the server, as far as that lacks it.
 
 ```text
-the run itself ─ parts of its record ─ metrics ─ log ─ sign of life ─ artifacts ─ edges
+the run itself ─ parts of its record ─ metrics ─ log ─ sign of life ─ artifacts ─ edges ─ metadata with its state
 ```
 
 Each step sends what has grown and changed since the one before. What the server acknowledged is noted in the
 directory's state; what it did not is sent again and counts once: the run by its client id, a batch of metrics by its
-number, bytes of the log by their offset.
+number, bytes of the log by their offset. The state comes last: a run that is Complete there is there whole.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any
 
 from t9k.em import _engine
-from t9k.em.artifact import Artifact, load_local
 from t9k.em.capture import heartbeat
 from t9k.em.client import nodes, runs
-from t9k.em.client.placement import Target
+from t9k.em.client.placement import absolute_path
 from t9k.em.client.session import Session
-from t9k.em.errors import ConflictError, EmError, NotFoundError, StoreError, TransferError
+from t9k.em.errors import ConflictError, EmError, NotFoundError, StoreError
 from t9k.em.run_files import read_yaml
+from t9k.em.sync.artifacts import MarkedArtifacts
 from t9k.em.sync.batches import READ_BYTES, next_batch
 from t9k.em.sync.documents import document
-from t9k.em.sync.state import Sent, SentArtifact, SyncState
-from t9k.em.transfer.progress import Report
-from t9k.em.transfer.upload import Uploaded, upload_artifact
+from t9k.em.sync.state import Sent, SyncState
 from t9k.protocol.runs import MAX_LOG_BYTES
 
 BEAT_S = 20.0
@@ -42,7 +40,6 @@ LOG_BYTES = 1 << 20
 
 _PARTS = {"hparams": "hyperparameters.yaml", "platform": "platform.yaml", "git": "git.yaml"}
 _METADATA = "metadata.yaml"
-_SIDES = ("inputs", "outputs")
 
 
 class Push:
@@ -50,10 +47,21 @@ class Push:
 
     Attributes:
         state: What was acknowledged; saved after each acknowledgement.
+        artifacts: Those that the run has marked.
+        artifact_error: What the last step met at an artifact; it raised this when all else was sent.
+        node: Where the run is, or what has its name where it was skipped; None before a step has asked.
     """
 
-    def __init__(self, session: Session, run_dir: str, state: SyncState) -> None:
+    def __init__(
+        self, session: Session, run_dir: str, state: SyncState, on_sent: Callable[[], None] | None = None
+    ) -> None:
         """Sends nothing yet.
+
+        Args:
+            session: The server.
+            run_dir: Directory of the run.
+            state: What was acknowledged so far.
+            on_sent: Called when more was acknowledged.
 
         Raises:
             ConflictError: Another server has the run.
@@ -61,16 +69,18 @@ class Push:
         if state.node_id and state.server != session.url:
             raise ConflictError(
                 f"the run {run_dir} is at {state.server}, and this is a session at {session.url}",
-                hint="log in there; to send it here too, delete .sync.json in its directory",
+                hint="log in there; or `em upload`, once it is there whole, puts a copy here",
             )
         self.state = state
+        self.artifacts = MarkedArtifacts(session, state, self._save)
+        self.artifact_error: EmError | None = None
+        self.node: nodes.Node | None = None
         self._session = session
         self._run_dir = run_dir
+        self._on_sent = on_sent
         self._what = f"cannot upload run {os.path.basename(run_dir)!r}"
         self._stamps: dict[str, tuple[int, int]] = {}  # of files whose content was acknowledged
         self._beat_at = 0.0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="em-artifacts")
-        self._uploads: dict[str, tuple[str, Future[Uploaded]]] = {}
 
     def __enter__(self) -> Push:
         return self
@@ -78,11 +88,11 @@ class Push:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self.artifacts.close()
 
     def has_ended(self) -> bool:
         """Whether nothing more will be written by the run: it was finished, or its process is gone."""
-        return bool(self._read_metadata()["state"] != "Running")
+        return bool(read_metadata(self._run_dir)["state"] != "Running")
 
     def step(self, *, wait: bool = False) -> None:
         """Sends what the server lacks now.
@@ -91,36 +101,57 @@ class Push:
             wait: Whether for artifacts too; else they go on beside the next steps.
 
         Raises:
-            EmError: What could not be sent, and why. What was acknowledged before stays so.
+            EmError: What could not be sent, and why. What was acknowledged before stays so. An artifact that fails
+                keeps nothing else back.
         """
-        self._stamps[_METADATA] = _stamp(os.path.join(self._run_dir, _METADATA))
-        metadata = self._read_metadata()
+        # Read first: what the run wrote before its end is then sent together with its end.
+        metadata = read_metadata(self._run_dir)
         if not self.state.node_id and not self.state.is_skipped:
             self._make(metadata)
         if self.state.is_skipped:
             return
-        self._send_parts(metadata)
+        for name, part, key, file, stamp in self._unsent_parts():
+            if part is not None:
+                runs.change(self._session, self.state.node_id, {name: part}, self._what)
+                self._acknowledge(name, key)
+            self._stamps[file] = stamp
         for kind in self._kinds():
             self._send_metrics(kind)
         self._send_log(has_ended=metadata["state"] != "Running")
         self._beat(metadata)
-        self._send_artifacts(wait=wait)
-        self._send_edges()
+        send = self.artifacts.send if wait else self.artifacts.send_beside
+        self.artifact_error = send(metadata)
+        self._send_edges(metadata)
+        parts = self._metadata_parts(metadata)
+        if self.state.parts.get("metadata") != (key := _digest_of(parts)):
+            runs.change(self._session, self.state.node_id, parts, self._what)
+            self._acknowledge("metadata", key)
+        if self.artifact_error is not None:
+            raise self.artifact_error
+        if self.state.problem:
+            self._save()
 
     def is_complete(self) -> bool:
-        """Whether the server has acknowledged all that the directory has now."""
+        """Whether the server has acknowledged all that the directory has now; of a run that goes on, whole lines."""
         if self.state.is_skipped:
             return True
-        metrics = all(b"\n" not in self._rest(kind, 1) for kind in self._kinds())
-        log_bytes = min(_size(os.path.join(self._run_dir, "stdout.log")), MAX_LOG_BYTES)
-        parts = all(stamp == _stamp(os.path.join(self._run_dir, name)) for name, stamp in self._stamps.items())
-        artifacts = not self._uploads and all(self._digest_to_send(local) is None for local in self._locals())
-        return metrics and self.state.log_offset >= log_bytes and parts and artifacts
+        if not self.state.node_id:
+            return False
+        metadata = read_metadata(self._run_dir)
+        edges = self.artifacts.edges(metadata)
+        return (
+            all(b"\n" not in self._rest(kind, 1) for kind in self._kinds())
+            and not self._log_part(has_ended=metadata["state"] != "Running")
+            and all(part is None for _, part, *_ in self._unsent_parts())
+            and self.artifacts.are_sent(metadata)
+            and (not any(edges.values()) or self.state.parts.get("edges") == _digest_of(edges))
+            and self.state.parts.get("metadata") == _digest_of(self._metadata_parts(metadata))
+        )
 
     def done(self) -> None:
         """Notes that the run has ended and all of it was acknowledged."""
-        self.state.is_done, self.state.problem = True, ""
-        self.state.save(self._run_dir)
+        self.state.is_done = True
+        self._save()
 
     def note(self, error: EmError) -> None:
         """Notes why a step failed, for whoever looks."""
@@ -128,59 +159,67 @@ class Push:
         with suppress(StoreError):
             self.state.save(self._run_dir)
 
-    def _read_metadata(self) -> dict[str, Any]:
-        """The run's metadata, with its state as `load_run` would find it."""
-        stored = read_yaml(os.path.join(self._run_dir, _METADATA))
-        state = stored.get("status") or "Running"
-        if state == "Running" and heartbeat.is_gone(stored.get("process") or {}, self._run_dir):
-            state = "Crashed"
-        return {**stored, "state": state}
+    def _save(self) -> None:
+        self.state.problem = ""
+        self.state.save(self._run_dir)
+        if self._on_sent is not None:
+            self._on_sent()
+
+    def _acknowledge(self, part: str, digest: str) -> None:
+        self.state.parts[part] = digest
+        self._save()
 
     def _make(self, metadata: Mapping[str, Any]) -> None:
         name = str(metadata.get("name") or "default")
         target = self.state.target
         placement = target.placement(self._session.user, name, str(metadata.get("alternative_name") or name))
-        body = {"client_id": self.state.client_id, "placement": placement, **self._metadata_parts(metadata)}
+        if target.conflict_strategy in ("skip", "error"):
+            # One small request instead of one that may be long.
+            path = absolute_path(f"{placement['folder']}/{name}", self._session.user)
+            there = runs.find(self._session, path)
+            if there is not None and there.get("client_id") != self.state.client_id:
+                if target.conflict_strategy == "error":
+                    hint = "conflict_strategy 'new' or 'replace'"
+                    raise ConflictError(f"{self._what}: {path} is there already", hint=hint)
+                self._place(nodes.node_of(there.get("node"), self._what), is_ours=False)
+                return
+        parts = {**self._metadata_parts(metadata), "state": "Running"}
+        parts.pop("end_timestamp", None)
+        body = {"client_id": self.state.client_id, "placement": placement, **parts}
         made = runs.create(self._session, body, self._what)
         node = nodes.node_of(made.get("node"), self._what)
-        is_ours = bool(made.get("created")) or self._is_ours(node.id)
+        if made.get("created"):
+            self.state.parts["metadata"] = _digest_of(parts)
+            self._place(node, is_ours=True)
+        else:  # an answer that was lost, or with `skip` somebody who was faster
+            found = runs.get(self._session, node.id, self._what)
+            self._place(node, is_ours=found.get("client_id") == self.state.client_id)
+
+    def _place(self, node: nodes.Node, *, is_ours: bool) -> None:
+        self.node = node
         self.state.server, self.state.is_skipped = self._session.url, not is_ours
         if is_ours:
             self.state.node_id, self.state.path = node.id, node.path
-        self.state.problem = ""
-        self.state.save(self._run_dir)
-
-    def _is_ours(self, node_id: str) -> bool:
-        """Whether a run that was there already is this one, from a request whose answer got lost."""
-        return runs.get(self._session, node_id, self._what).get("client_id") == self.state.client_id
+        self._save()
 
     def _metadata_parts(self, metadata: Mapping[str, Any]) -> dict[str, Any]:
         known = ("start_timestamp", "end_timestamp", "labels", "description")
         parts = {name: metadata[name] for name in known if metadata.get(name)}
         hidden = {"state", "remote", *known}
         rest = {key: value for key, value in metadata.items() if key not in hidden}
+        rest["associations"] = self.artifacts.associations(metadata)
         return {"state": metadata["state"], **parts, "metadata": document(rest)}
 
-    def _send_parts(self, metadata: Mapping[str, Any]) -> None:
-        parts = self._metadata_parts(metadata)
-        if self.state.parts.get("metadata") != (key := _digest_of(parts)):
-            runs.change(self._session, self.state.node_id, parts, self._what)
-            self._acknowledge("metadata", key)
+    def _unsent_parts(self) -> Iterator[tuple[str, dict[str, Any] | None, str, str, tuple[int, int]]]:
+        """Name, content (None if it was acknowledged), digest, file and stamp of each part that may have changed."""
         for name, file in _PARTS.items():
             path = os.path.join(self._run_dir, file)
-            stamp = _stamp(path)
-            if self._stamps.get(file) == stamp:
+            if self._stamps.get(file) == (stamp := _stamp(path)):
                 continue
             with suppress(NotFoundError):  # a run that died while it was made
                 part = document(read_yaml(path))
-                if self.state.parts.get(name) != (key := _digest_of(part)):
-                    runs.change(self._session, self.state.node_id, {name: part}, self._what)
-                    self._acknowledge(name, key)
-            self._stamps[file] = stamp
-
-    def _acknowledge(self, part: str, digest: str) -> None:
-        self.state.parts[part], self.state.problem = digest, ""
-        self.state.save(self._run_dir)
+                key = _digest_of(part)
+                yield name, None if self.state.parts.get(name) == key else part, key, file, stamp
 
     def _kinds(self) -> list[str]:
         folder = os.path.join(self._run_dir, "metrics")
@@ -215,116 +254,54 @@ class Push:
                 )
                 sent.sequence += 1
             sent.offset, sent.batch_end = sent.offset + length, None
-            self.state.save(self._run_dir)
+            self._save()
+
+    def _log_part(self, *, has_ended: bool) -> bytes:
+        """What comes next of the log."""
+        with _opened(os.path.join(self._run_dir, "stdout.log"), is_optional=True) as file:
+            file.seek(self.state.log_offset)
+            data = file.read(max(0, min(LOG_BYTES, MAX_LOG_BYTES - self.state.log_offset)))
+        # The last line is replaced until it ends: progress bars.
+        return data if has_ended or len(data) == LOG_BYTES else data[: data.rfind(b"\n") + 1]
 
     def _send_log(self, *, has_ended: bool) -> None:
-        path = os.path.join(self._run_dir, "stdout.log")
-        while self.state.log_offset < MAX_LOG_BYTES:
-            with _opened(path) as file:
-                file.seek(self.state.log_offset)
-                data = file.read(min(LOG_BYTES, MAX_LOG_BYTES - self.state.log_offset))
-            # The last line is replaced until it ends: progress bars.
-            whole = data if has_ended or len(data) == LOG_BYTES else data[: data.rfind(b"\n") + 1]
-            if not whole:
-                return
-            runs.put_log(self._session, self.state.node_id, self.state.log_offset, whole, self._what)
-            self.state.log_offset += len(whole)
-            self.state.save(self._run_dir)
+        while part := self._log_part(has_ended=has_ended):
+            runs.put_log(self._session, self.state.node_id, self.state.log_offset, part, self._what)
+            self.state.log_offset += len(part)
+            self._save()
 
     def _beat(self, metadata: Mapping[str, Any]) -> None:
         if metadata["state"] == "Running" and time.monotonic() >= self._beat_at:
             runs.beat(self._session, self.state.node_id, self._what)
             self._beat_at = time.monotonic() + BEAT_S
 
-    def _marks(self) -> Iterator[tuple[str, dict[str, str]]]:
-        associations = self._read_metadata().get("associations") or {}
-        for side in _SIDES:
-            for mark in associations.get(side) or []:
-                yield side, mark
-
-    def _locals(self) -> list[str]:
-        """Directories of the artifacts that the run read or made and that are not known to be on the server."""
-        found: dict[str, None] = {}
-        for _, mark in self._marks():
-            local = mark.get("local")
-            if mark.get("type") == "Artifact" and local and os.path.isdir(local):
-                found[local] = None
-        return list(found)
-
-    def _digest_to_send(self, local: str) -> str | None:
-        """The digest of the manifest that the server lacks; None if it has it, or there is none to send."""
-        try:
-            digest = _engine.manifest_digest(local)
-        except _engine.EngineError:
-            return None  # deleted meanwhile
-        sent = self.state.artifacts.get(local)
-        return None if sent is not None and sent.digest == digest else digest
-
-    def _send_artifacts(self, *, wait: bool) -> None:
-        for local in self._locals():
-            digest = self._digest_to_send(local)
-            if digest is not None and local not in self._uploads:
-                self._uploads[local] = digest, self._thread.submit(self._upload, local)
-        failure: EmError | None = None
-        for local, (digest, future) in list(self._uploads.items()):
-            if not wait and not future.done():
-                continue
-            del self._uploads[local]
-            try:
-                uploaded = future.result()
-            except EmError as error:
-                failure = error
-                continue
-            self.state.artifacts[local] = SentArtifact(digest, uploaded.node_id)
-            self.state.save(self._run_dir)
-        if failure is not None:
-            # Whatever it is, the run itself goes on: see `helper.LASTING`.
-            raise TransferError(str(failure)) from failure
-
-    def _upload(self, local: str) -> Uploaded:
-        artifact = load_local(local)
-        if (known := _known_at(artifact, self._session)) is not None:
-            return known
-        # Another artifact under this name is somebody's: neither taken for this one, nor replaced.
-        target = Target(self.state.folder, self.state.make_folder, "new")
-        sent = self.state.artifacts.get(local)
-        if sent is not None:
-            with suppress(NotFoundError):  # somebody deleted it there: then it goes there anew
-                return upload_artifact(self._session, artifact, target, version_of=sent.node_id)
-        return upload_artifact(self._session, artifact, target)
-
-    def _send_edges(self) -> None:
-        edges: dict[str, list[dict[str, str]]] = {side: [] for side in _SIDES}
-        for side, mark in self._marks():
-            sent = self.state.artifacts.get(mark.get("local") or "")
-            name = {"type": str(mark.get("type")), "name": str(mark.get("name"))}
-            edges[side].append({"id": sent.node_id} if sent is not None else name)
-        key = _digest_of(edges)
-        if self.state.parts.get("edges") == key or not any(edges.values()):
-            return
-        runs.put_edges(self._session, self.state.node_id, edges, self._what)
-        self._acknowledge("edges", key)
+    def _send_edges(self, metadata: Mapping[str, Any]) -> None:
+        edges = self.artifacts.edges(metadata)
+        if any(edges.values()) and self.state.parts.get("edges") != (key := _digest_of(edges)):
+            runs.put_edges(self._session, self.state.node_id, edges, self._what)
+            self._acknowledge("edges", key)
 
 
-def _known_at(artifact: Artifact, session: Session) -> Uploaded | None:
-    """Where an artifact is that was loaded from, or sent to, this server with the files that it has now."""
-    digest = _engine.manifest_digest(artifact.local)
-    for transfer in reversed(artifact.remote):
-        if transfer.get("host") == session.url and transfer.get("digest") == digest:
-            node = nodes.find(session, transfer["path"])
-            return None if node is None else Uploaded(node.path, node.id, False, Report())
-    return None
+def read_metadata(run_dir: str) -> dict[str, Any]:
+    """A run's metadata, with its `state` as `load_run` would find it."""
+    stored = read_yaml(os.path.join(run_dir, _METADATA))
+    state = stored.get("status") or "Running"
+    if state == "Running" and heartbeat.is_gone(stored.get("process") or {}, run_dir):
+        state = "Crashed"
+    return {**stored, "state": state}
 
 
 def _digest_of(value: Any) -> str:
-    import json
-
     return _engine.digest(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hex()
 
 
-def _opened(path: str) -> IO[bytes]:
+def _opened(path: str, *, is_optional: bool = False) -> IO[bytes]:
     try:
         return open(path, "rb")
+    except FileNotFoundError:
+        if is_optional:
+            return open(os.devnull, "rb")
+        raise StoreError(f"cannot read {path}: it is not there any more") from None
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
 
@@ -335,7 +312,3 @@ def _stamp(path: str) -> tuple[int, int]:
         return status.st_mtime_ns, status.st_size
     except OSError:
         return (0, 0)
-
-
-def _size(path: str) -> int:
-    return _stamp(path)[1]

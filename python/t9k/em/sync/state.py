@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -34,10 +35,11 @@ class Sent:
 
 @dataclass
 class SentArtifact:
-    """An artifact that the server has: the digest of its manifest when it was sent, and its node."""
+    """An artifact that the server has: the digest of its manifest when it was sent, its node, and the path of that."""
 
     digest: str
     node_id: str
+    path: str = ""
 
 
 @dataclass
@@ -45,7 +47,7 @@ class SyncState:
     """Where a run goes and how much of it is there.
 
     Attributes:
-        folder: As `create_run` got it.
+        folder: As `create_run` or `Run.upload` got it.
         client_id: The server makes one run for each, however often it is asked.
         session: Names the sequence numbers of this directory's batches.
         server: URL of the server that has the run; empty before it has.
@@ -55,6 +57,8 @@ class SyncState:
         log_offset: Bytes of `stdout.log` that were acknowledged.
         parts: Digest of each part of the record that was acknowledged.
         artifacts: Those that are on the server, by their local directories.
+        is_home: The run lives there, because of `auto_upload` or because it was loaded from there: what is added to it
+            goes there too. Of other uploads, each that was finished is a copy, and the next one makes another.
         is_skipped: The name was taken and the strategy is ``skip``: nothing is sent.
         is_done: The run has ended, and all of it was acknowledged.
         problem: Why the last attempt failed; empty if it did not.
@@ -72,6 +76,7 @@ class SyncState:
     log_offset: int = 0
     parts: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, SentArtifact] = field(default_factory=dict)
+    is_home: bool = False
     is_skipped: bool = False
     is_done: bool = False
     problem: str = ""
@@ -122,3 +127,20 @@ def load(run_dir: str) -> SyncState | None:
         return SyncState(**document)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidInputError(f"{path} is not the state of an upload: {error}", hint=hint) from None
+
+
+def restore(run_dir: str, state: SyncState | None) -> None:
+    """Makes the file what it was; removes it if there was none."""
+    if state is not None:
+        state.save(run_dir)
+        return
+    with suppress(OSError):
+        os.unlink(os.path.join(run_dir, FILE))
+
+
+def saved_at(run_dir: str) -> float:
+    """When the state was written last, in seconds since 1970."""
+    try:
+        return os.stat(os.path.join(run_dir, FILE)).st_mtime
+    except OSError:
+        return 0.0

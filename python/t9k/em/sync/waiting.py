@@ -39,7 +39,7 @@ def _is_done(run_dir: str) -> bool:
         state = states.load(run_dir)
     except EmError:
         return False
-    return state is None or state.is_done
+    return state is None or state.is_done or state.is_skipped
 
 
 def _size(path: str) -> int:

@@ -14,10 +14,10 @@ _LEAST, _MOST = -(2**63) + 1, 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def batches(points: Points, start: int) -> Iterator[bytes]:
-    """The points from number `start` on, in as few batches as the server takes."""
+def batches(points: Points) -> Iterator[bytes]:
+    """The points in as few batches as the server takes."""
     count = len(points)
-    if start >= count:
+    if not count:
         return
     names = points.names()
     steps = array("q", map(_whole, points.at("step")))
@@ -26,7 +26,7 @@ def batches(points: Points, start: int) -> Iterator[bytes]:
     values = {name: array("d", map(_number, points.column(name))) for name in names}
     head_bytes = 64 + sum(len(name.encode()) + 2 for name in names)
     at_once = max(1, min(MAX_BATCH_POINTS, (MAX_BATCH_BYTES - head_bytes) // (8 * (3 + len(names)))))
-    for first in range(start, count, at_once):
+    for first in range(0, count, at_once):
         part = slice(first, first + at_once)
         columns = {name: column[part] for name, column in values.items()}
         yield encode_batch(Batch(steps[part], epochs[part], times_us[part], columns))

@@ -64,6 +64,8 @@ def download_run(session: Session, path: str) -> str:
         server=session.url,
         node_id=node.id,
         path=node.path,
+        is_home=True,
+        is_done=True,  # nothing of it waits to be sent
     )
     try:
         os.makedirs(os.path.join(temporary, "metrics"))

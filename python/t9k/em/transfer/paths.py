@@ -119,10 +119,9 @@ def _weigh_one(session: Session, directory: str) -> Done:
 
     try:
         if _kind(directory) == "run":
-            from t9k.em.run import load_run
-            from t9k.em.transfer.upload_run import weigh_run
+            from t9k.em.sync.send import weigh_run
 
-            return Done(directory, report=weigh_run(session, load_run(directory)))
+            return Done(directory, report=weigh_run(session, directory))
         return Done(directory, report=weigh_artifact(session, load_local(directory)))
     except EmError as error:
         return Done(directory, error=error)
@@ -135,7 +134,7 @@ def _upload_one(session: Session, directory: str, target: Target) -> Done:
     try:
         if _kind(directory) == "run":
             from t9k.em.run import load_run
-            from t9k.em.transfer.upload_run import upload_run
+            from t9k.em.sync.send import upload_run
 
             sent = upload_run(session, load_run(directory), target)
         else:

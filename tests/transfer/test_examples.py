@@ -1,0 +1,80 @@
+"""The examples of docs/examples that train on one machine and go on on another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import Serving
+from safetensors.numpy import load_file
+from t9k import em
+from t9k.em.client import connection, runs
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+
+
+def train(home: Path, script: str, *options: str) -> None:
+    """Runs an example in a home directory, as if on a machine of its own."""
+    home.mkdir(exist_ok=True)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home / "cache")}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *options],
+        cwd=home,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [("two_machines.py", "linear"), ("two_machines_data_parallel.py", "data_parallel")]
+)
+def test_training_goes_on_on_a_second_machine(
+    script: str, name: str, server: Serving, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = f"current-context: c\ncontexts: [{{name: c, server: {server.url}, prefixes: {{aistore: ''}}, "
+    Path(os.environ["T9K_CONFIG"]).write_text(config + f"auth: {{apikey: {server.api_key}}}}}]\n")
+    train(home, script, "--steps", "20", "--folder", f"{name}-both")
+    train(tmp_path / "second", script, "--steps", "40", "--folder", f"{name}-both", "--resume")
+    train(tmp_path / "alone", script, "--steps", "40", "--folder", f"{name}-alone")
+    assert len(list((tmp_path / "second" / ".em" / "runs").iterdir())) == 1  # rank 0 alone leaves a run
+
+    em.login(server.url, server.api_key)
+    (tmp_path / "third").mkdir()
+    monkeypatch.chdir(tmp_path / "third")
+    both, alone = (em.load_run(f"{name}-{how}/{name}") for how in ("both", "alone"))
+    assert both.status == "Complete"
+    assert [point["at"]["step"] for point in both.metrics["train"]] == list(range(1, 41))
+    losses = [[point["metrics"]["loss"] for point in run.metrics["train"]] for run in (both, alone)]
+    assert losses[0] == losses[1]  # as if it had never been interrupted, to the last bit
+    assert losses[0][-1] < losses[0][0] / 2
+
+    paths = {mark["name"].rpartition("_2")[0]: mark["path"] for mark in both.associations["outputs"]}
+    checkpoints = [f"checkpoint-{step}" for step in (10, 20, 30, 40)]
+    assert {*checkpoints, "tensorboard_logs"} == {path.split("/")[3].partition("_2")[0] for path in paths.values()}
+    last = load_file(f"{em.load_artifact(paths['checkpoint-40']).local}/state.safetensors")
+    same = load_file(f"{em.load_artifact(f'{name}-alone/checkpoint-40').local}/state.safetensors")
+    assert all(np.array_equal(last[key], same[key]) for key in ("weights", "momentum"))
+
+    marks = both.associations["outputs"]
+    logs = [em.load_artifact(mark["path"]) for mark in marks if mark["name"].startswith("tensorboard_logs")]
+    steps = {event.step for log in logs for file in Path(log.local, "logs").iterdir() for event in read(file)}
+    assert set(range(1, 41)) <= steps
+    found = runs.find(connection.connected(), f"/{server.user}/{name}-both/{name}")
+    assert found is not None
+    lineage = connection.connected().request("GET", f"/nodes/{found['node']['id']}/lineage", "lineage").json()
+    reached = {node["path"] for node in lineage["nodes"].values() if "path" in node}
+    assert {f"/{server.user}/{name}-both/{one}" for one in ("dataset", *checkpoints)} <= reached
+
+
+def read(file: Path) -> list[object]:
+    """Events of a TensorBoard file."""
+    return list(EventFileLoader(str(file)).Load())
