@@ -57,9 +57,9 @@ def test_training_goes_on_on_a_second_machine(
     assert losses[0] == losses[1]  # as if it had never been interrupted, to the last bit
     assert losses[0][-1] < losses[0][0] / 2
 
-    paths = {mark["name"].rpartition("_2")[0]: mark["path"] for mark in both.associations["outputs"]}
+    paths = {mark["name"].partition("_2")[0]: mark["path"] for mark in both.associations["outputs"]}
     checkpoints = [f"checkpoint-{step}" for step in (10, 20, 30, 40)]
-    assert {*checkpoints, "tensorboard_logs"} == {path.split("/")[3].partition("_2")[0] for path in paths.values()}
+    assert paths.keys() == {*checkpoints, "tensorboard_logs"}
     last = load_file(f"{em.load_artifact(paths['checkpoint-40']).local}/state.safetensors")
     same = load_file(f"{em.load_artifact(f'{name}-alone/checkpoint-40').local}/state.safetensors")
     assert all(np.array_equal(last[key], same[key]) for key in ("weights", "momentum"))

@@ -214,7 +214,8 @@ def test_fsspec_lists_and_reads(uploaded: em.Artifact) -> None:
     assert fs.isdir(f"em://{FOLDER}")
     assert fs.isdir(f"em://{FOLDER}/parts:latest/d0")
     assert not fs.exists(f"em://{FOLDER}/parts/d0/none")
-    assert path in fs.ls(f"em://{FOLDER}", detail=False)
+    assert f"{FOLDER}/parts" in fs.ls(f"em://{FOLDER}", detail=False)
+    assert path in fs.ls(f"em:///admin/{FOLDER}", detail=False)
     assert sorted(fs.glob(f"em://{path}/d1/*.txt")) == sorted(
         f"{path}/{name}" for name in contents(uploaded.local) if name.startswith("d1/")
     )

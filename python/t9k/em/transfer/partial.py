@@ -7,7 +7,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,11 +29,17 @@ if TYPE_CHECKING:
 CACHE_BYTES = 64 << 20
 """Chunks of one open file that are kept in memory."""
 
-AHEAD_BYTES = 4 << 20
-"""Fetched at once where reading goes on."""
+STEP_BYTES = 8 << 20
+"""A longer read is answered in steps of this."""
 
-LOCATED_CHUNKS = 4096
-"""Chunks whose places are asked for at once: 128 kB."""
+LEAST_AHEAD_BYTES, MOST_AHEAD_BYTES = 256 << 10, 4 << 20
+"""Fetched beyond what was asked for where reading goes on and on: it doubles with each time."""
+
+BUFFER_BYTES = 32 << 10
+"""Of an open file. More would fetch bytes behind each read that nobody asked for; the chunk that was read is kept."""
+
+LOCATED_CHUNKS = 1024
+"""Chunks whose places are asked for at once: 32 kB there, 44 kB back."""
 
 
 class RemoteFiles:
@@ -60,8 +66,16 @@ class RemoteFiles:
     @classmethod
     def at(cls, session: Session, path: str) -> RemoteFiles:
         """Those of the version that a path names."""
-        version = artifacts.resolve(session, absolute_path(path, session.user))
+        return cls.of(session, artifacts.resolve(session, absolute_path(path, session.user)))
+
+    @classmethod
+    def of(cls, session: Session, version: artifacts.Version) -> RemoteFiles:
+        """Those of a version."""
         return cls(session, version, artifacts.manifest(session, version))
+
+    def is_of(self, version: artifacts.Version) -> bool:
+        """Whether these are the files of a version."""
+        return (self._version.node_id, self._version.number) == (version.node_id, version.number)
 
     def download(self, into: str, paths: Sequence[str] | None, glob: str | None) -> list[str]:
         """See `Artifact.download`."""
@@ -93,7 +107,7 @@ class RemoteFiles:
             raw: io.RawIOBase = StoredFile(store, digest, size)
         else:
             raw = RemoteFile(self._session, self._version, digest, size)
-        return io.BufferedReader(raw, buffer_size=256 << 10)
+        return _Reader(raw, buffer_size=BUFFER_BYTES)
 
 
 def _is_there(path: str, entry: dict[str, Any]) -> bool:
@@ -104,6 +118,21 @@ def _is_there(path: str, entry: dict[str, Any]) -> bool:
         if os.path.isfile(path) and _engine.hash_file(path) == entry["digest"]:
             return True
     raise ConflictError(f"{path} is there and something else", hint="remove it, or choose another directory")
+
+
+class _Reader(io.BufferedReader):
+    """Passes a long read on as it is: split along the buffer's borders it would cost two requests."""
+
+    raw: _Seekable
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < BUFFER_BYTES:
+            return super().read(size)
+        at = self.tell()
+        self.raw.seek(at)
+        data = b"".join(self.raw.steps(size))
+        self.seek(at + len(data))
+        return data
 
 
 class _Seekable(io.RawIOBase):
@@ -139,6 +168,17 @@ class _Seekable(io.RawIOBase):
             view[:wanted] = data
             self._at += wanted
         return wanted
+
+    def readall(self) -> bytes:
+        return b"".join(self.steps(self._size))
+
+    def steps(self, length: int) -> Iterator[bytes]:
+        """The bytes from here on, as far as there are any, in as few parts as `read_at` gives them."""
+        end = min(self._at + length, self._size)
+        while self._at < end:
+            data = self.read_at(self._at, end - self._at)
+            self._at += len(data)
+            yield data
 
     def read_at(self, offset: int, length: int) -> bytes:
         """At least one of the bytes, which are there."""
@@ -177,6 +217,8 @@ class RemoteFile(_Seekable):
         self._cache: OrderedDict[bytes, bytes] = OrderedDict()
         self._cached_bytes = 0
         self._places: dict[bytes, artifacts.Place] = {}
+        self._read_to = -1  # where the last read ended
+        self._ahead_bytes = 0
         table = None
         if size > WHOLE_BYTES:
             ((_, _, table),) = artifacts.chunk_tables(session, version, [(digest, size)])
@@ -192,46 +234,62 @@ class RemoteFile(_Seekable):
 
     def read_at(self, offset: int, length: int) -> bytes:
         """As `_Seekable`."""
-        number = bisect_right(self._ends, offset)
-        digest = self._chunks[number]
+        length = min(length, STEP_BYTES)
+        first, last = bisect_right(self._ends, offset), bisect_right(self._ends, offset + length - 1)
         with self._lock:
-            if digest not in self._cache:
-                self._fetch(number)
-            self._cache.move_to_end(digest)
-            chunk = self._cache[digest]
-        start = offset - (self._ends[number] - self._lengths[number])
-        return chunk[start : start + length]
+            chunks = self._chunks_of(first, last, is_reading_on=offset == self._read_to)
+            self._read_to = offset + length
+        start = offset - (self._ends[first] - self._lengths[first])
+        if first == last:
+            return chunks[0][start : start + length]
+        return b"".join(chunks)[start : start + length]
 
-    def _fetch(self, first: int) -> None:
-        """Gets a chunk, and those behind it that reading on would ask for next."""
-        # The first read of a place gets its chunk only: it is perhaps the footer of a file.
-        is_reading_on = first > 0 and self._chunks[first - 1] in self._cache
-        wanted: dict[bytes, int] = {}
-        for number in range(first, len(self._chunks)):
-            if wanted and (not is_reading_on or sum(wanted.values()) >= AHEAD_BYTES):
-                break
-            if self._chunks[number] not in self._cache:
-                wanted[self._chunks[number]] = self._lengths[number]
+    def _chunks_of(self, first: int, last: int, *, is_reading_on: bool) -> list[bytes]:
+        """The chunks, from the cache or the server."""
+        held = {digest: self._cache[digest] for digest in self._chunks[first : last + 1] if digest in self._cache}
+        wanted = {number for number in range(first, last + 1) if self._chunks[number] not in held}
+        if wanted:
+            # A jump gets what it asks for and no more: it is perhaps the footer of a file, or one column of many.
+            ahead_bytes = self._ahead_bytes if is_reading_on else 0
+            self._ahead_bytes = min(max(LEAST_AHEAD_BYTES, 2 * ahead_bytes), MOST_AHEAD_BYTES) if is_reading_on else 0
+            end = bisect_right(self._ends, self._ends[last] + ahead_bytes - 1, last) if ahead_bytes else last
+            behind = range(last + 1, min(end, len(self._chunks) - 1) + 1)
+            wanted |= {number for number in behind if self._chunks[number] not in self._cache}
+            held |= self._fetch(sorted(wanted))
+        for digest in self._chunks[first : last + 1]:
+            if digest in self._cache:
+                self._cache.move_to_end(digest)
+        return [held[digest] for digest in self._chunks[first : last + 1]]
+
+    def _fetch(self, numbers: list[int]) -> dict[bytes, bytes]:
+        lengths = {self._chunks[number]: self._lengths[number] for number in numbers}
         try:
-            self._receive(first, wanted)
+            fetched = self._receive(numbers, lengths)
         except IntegrityError:  # something on the way changed it: once more, from the start
             self._places.clear()
-            self._receive(first, wanted)
+            fetched = self._receive(numbers, lengths)
+        for digest, chunk in fetched.items():
+            self._keep(digest, chunk)
+        return fetched
 
-    def _receive(self, first: int, wanted: dict[bytes, int]) -> None:
-        if not wanted.keys() <= self._places.keys():
-            asked = list(dict.fromkeys(self._chunks[first : first + LOCATED_CHUNKS]))
-            self._places = dict(zip(asked, artifacts.locate(self._session, self._version, asked), strict=True))
-        places = {self._places[digest]: digest for digest in wanted}
-        for span in ranges(list(places), list(wanted.values())):
+    def _receive(self, numbers: list[int], lengths: dict[bytes, int]) -> dict[bytes, bytes]:
+        for block in sorted(
+            {number // LOCATED_CHUNKS for number in numbers if self._chunks[number] not in self._places}
+        ):
+            asked = list(dict.fromkeys(self._chunks[block * LOCATED_CHUNKS : (block + 1) * LOCATED_CHUNKS]))
+            self._places |= zip(asked, artifacts.locate(self._session, self._version, asked), strict=True)
+        places = {self._places[digest]: digest for digest in lengths}
+        fetched: dict[bytes, bytes] = {}
+        for span in ranges(list(places), list(lengths.values())):
             data = artifacts.pack_range(self._session, self._version, span.pack, span.start, span.end)
             for place, digest in places.items():
                 if place.pack == span.pack and span.start <= place.offset and place.end <= span.end:
                     with translated():
                         found, chunk = _engine.decode_record(data, place.offset - span.start)
-                    if found != digest or len(chunk) != wanted[digest]:
+                    if found != digest or len(chunk) != lengths[digest]:
                         raise IntegrityError(f"the server sends another chunk than {digest.hex()}")
-                    self._keep(digest, chunk)
+                    fetched[digest] = chunk
+        return fetched
 
     def _keep(self, digest: bytes, chunk: bytes) -> None:
         self._cache[digest] = chunk
