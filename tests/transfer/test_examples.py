@@ -71,7 +71,7 @@ def test_training_goes_on_on_a_second_machine(
     found = runs.find(connection.connected(), f"/{server.user}/{name}-both/{name}")
     assert found is not None
     lineage = connection.connected().request("GET", f"/nodes/{found['node']['id']}/lineage", "lineage").json()
-    reached = {node["path"] for node in lineage["nodes"].values() if "path" in node}
+    reached = {one["node"]["path"] for one in lineage["nodes"] if one.get("node")}
     assert {f"/{server.user}/{name}-both/{one}" for one in ("dataset", *checkpoints)} <= reached
 
 
