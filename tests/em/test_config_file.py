@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -209,16 +211,17 @@ def test_prompt_does_not_show_the_key(path: str, typed: bytes, code: int) -> Non
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(EM[0], [*LOGIN, "--host", HOST])
+    # With the echo, what was typed before is thrown away; until the command has begun, the terminal is not its own.
+    while termios.tcgetattr(terminal)[3] & termios.ECHO:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        time.sleep(0.01)
     shown = b""
     while b"API key: " not in shown:
         shown += os.read(terminal, 1024)
-    time.sleep(0.1)  # the echo is off a moment after the prompt
     os.write(terminal, typed)
-    try:
+    with contextlib.suppress(OSError):  # how Linux says that the other side is closed
         while block := os.read(terminal, 1024):
             shown += block
-    except OSError:  # how Linux says that the other side is closed
-        pass
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == code

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from t9k.em import hparams_file, run_files
 from t9k.em import metrics as em_metrics
 from t9k.em import run as em_run
-from t9k.em import run_files
 from t9k.em.errors import EmError, InvalidInputError, StoreError
 from t9k.em.run import Run, create_run, load_run
 
@@ -123,6 +123,73 @@ def test_two_processes_continue_one_crashed_run(parent: Path) -> None:
     for who in range(2):
         points = [point for point in loaded.metrics["train"] if point["metrics"]["who"] == who]
         assert [point["metrics"]["i"] for point in points] == list(range(2000))
+
+
+def test_hyperparameters_of_two_living_processes_merge() -> None:
+    run = create_run(hparams={"a": 1, "b": 1, "gone": 1, "nested": {"x": 1}})
+    code = (
+        "r = load_run(sys.argv[1])\n"
+        "def step():\n    print('done', flush=True); sys.stdin.readline()\n"
+        "r.params.update({'b': 2, 'guest': 1e-05})\ndel r.params['gone']\nstep()\n"
+        "r.params.late = True\nprint(sorted(r.params.to_dict().items()))\nr.finish()\n"
+    )
+    head = "import os, sys\nfrom t9k.em.run import create_run, load_run\n"
+    guest = subprocess.Popen(
+        [sys.executable, "-c", head + code, run.local], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert guest.stdout is not None
+    assert guest.stdout.readline() == "done\n"
+    run.params.a = 2  # this process does not know yet what the guest has changed, and keeps it
+    expected = {"a": 2, "b": 2, "nested": {"x": 1}, "guest": 1e-05}
+    assert run.params.to_dict() == expected
+    assert load_run(run.local).params.to_dict() == expected
+    run.params.nested = {"x": 2}
+    out, _ = guest.communicate("go\n", timeout=60)
+    expected |= {"nested": {"x": 2}, "late": True}
+    assert out == f"{sorted(expected.items())}\n"
+    assert load_run(run.local).params.to_dict() == expected
+    run.finish()
+
+
+def test_hyperparameter_that_two_processes_set_is_the_later_ones() -> None:
+    run = create_run(hparams={"lr": 1})
+    guest = load_run(run.local)
+    guest.params.lr = 2
+    run.params.lr = 3
+    assert load_run(run.local).params.to_dict() == {"lr": 3}
+    Path(run.local, "hyperparameters.yaml").write_text("{{{")  # spoilt by somebody: it is replaced
+    run.params.x = 1
+    assert load_run(run.local).params.to_dict() == {"lr": 3, "x": 1}
+
+
+def test_heartbeat_that_writes_what_is_owed_does_not_wait_for_a_change_of_hyperparameters() -> None:
+    import threading
+
+    run = create_run(hparams={"a": 1})
+    assert run._recorder is not None
+    heartbeat = threading.Thread(target=run._recorder.save, args=("hyperparameters.yaml",), daemon=True)
+    with run.params._lock:  # a change that will want to write next
+        heartbeat.start()
+        heartbeat.join(30)
+        assert not heartbeat.is_alive()
+
+
+def test_change_by_another_process_at_the_last_moment_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create_run(hparams={"a": 1})
+    guest = load_run(run.local)
+    guest.params.b = 1
+    real, late = hparams_file.write_yaml, ["late2", "late1"]
+
+    def write(path: str, value: object, is_wanted: object) -> object:
+        if late:
+            with monkeypatch.context() as patch:
+                patch.setattr(hparams_file, "write_yaml", real)
+                run.params[late.pop()] = 1
+        return real(path, value, is_wanted)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hparams_file, "write_yaml", write)
+    guest.params.c = 1
+    assert load_run(run.local).params.to_dict() == dict.fromkeys(["a", "b", "late1", "late2", "c"], 1)
 
 
 @pytest.mark.parametrize("status", ["Complete", "Failed"])

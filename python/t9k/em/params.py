@@ -251,8 +251,15 @@ class Params(MutableMapping[str, Any]):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns a copy that shares nothing with this object."""
-        with self._lock:
-            return _mapping(self._values)
+        # Without the lock: its holder may be waiting for the one who asks. A dict is copied in one step.
+        return _mapping(dict(self._values))
+
+    def _adopt(self, key: str, value: Any, *, is_removed: bool = False) -> None:
+        """Takes over what another process has changed, without a call of ``upload``."""
+        if is_removed:
+            self._values.pop(key, None)
+        else:
+            self._values[key] = _convert(value, key, 0)
 
     def clear(self) -> None:
         """Removes all hyperparameters with a single call of ``upload``."""

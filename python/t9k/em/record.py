@@ -11,15 +11,18 @@ from t9k.em.capture import heartbeat, output, system
 from t9k.em.capture.monitor import Monitor
 from t9k.em.capture.snapshot import Snapshot
 from t9k.em.errors import StoreError
+from t9k.em.hparams_file import HparamsFile
 from t9k.em.metrics import MetricsWriter, encode_line, repair_torn_line, timestamp
+from t9k.em.params import Params
 from t9k.em.process import current_pid
 from t9k.em.run_files import write_yaml
 from t9k.em.warn import warn
 
-FILES = ("metadata.yaml", "hyperparameters.yaml", "platform.yaml", "git.yaml", "index.yaml")
+HPARAMS = "hyperparameters.yaml"
+FILES = ("metadata.yaml", HPARAMS, "platform.yaml", "git.yaml", "index.yaml")
 
 INDEX = {
-    "hyperparameters": "hyperparameters.yaml",
+    "hyperparameters": HPARAMS,
     "platform": "platform.yaml",
     "git": "git.yaml",
     "log": "stdout.log",
@@ -38,15 +41,17 @@ class Recorder:
         lost_lines: Log calls that could not be written.
     """
 
-    def __init__(self, path: str, content: Callable[[str], Mapping[str, Any]]) -> None:
+    def __init__(self, path: str, params: Callable[[], Params], content: Callable[[str], Mapping[str, Any]]) -> None:
         """Writes nothing yet.
 
         Args:
             path: The run's directory.
-            content: Returns what belongs into one of `FILES` but the index.
+            params: Returns the run's hyperparameters.
+            content: Returns what belongs into another of `FILES` but the index.
         """
         self.path = path
         self.lost_lines = 0
+        self._hparams = HparamsFile(os.path.join(path, HPARAMS), params)
         self._content = content
         self._pid = current_pid()
         self._lock = threading.RLock()
@@ -154,6 +159,9 @@ class Recorder:
 
     def _write(self, name: str) -> None:
         with self._lock:
+            if name == HPARAMS:
+                self._hparams.write()
+                return
             content = self._index() if name == "index.yaml" else self._content(name)
             write_yaml(os.path.join(self.path, name), content)
 

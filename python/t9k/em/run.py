@@ -16,7 +16,7 @@ from t9k.em.fields import Fields
 from t9k.em.metrics import LazyMetrics, canonical_type, encode_line, timestamp
 from t9k.em.params import Params
 from t9k.em.process import current_pid
-from t9k.em.record import Recorder
+from t9k.em.record import HPARAMS, Recorder
 from t9k.em.run_config import read_run_config
 from t9k.em.run_files import check_name, make_run_dir, read_yaml
 from t9k.em.warn import warn
@@ -341,8 +341,6 @@ class Run:
     def _content(self, name: str) -> Mapping[str, Any]:
         if name == "metadata.yaml":
             return self._metadata()
-        if name == "hyperparameters.yaml":
-            return self.hparams.to_dict()
         return self.platform if name == "platform.yaml" else self.git
 
     def _save(self, name: str) -> None:
@@ -351,7 +349,7 @@ class Run:
 
     def _write_hparams(self) -> None:
         self._resume()
-        self._save("hyperparameters.yaml")
+        self._save(HPARAMS)
 
     def _save_capture(self, name: str, value: Mapping[str, Any]) -> None:
         with self._lock:
@@ -375,7 +373,7 @@ class Run:
 
     def _open(self, path: str) -> Recorder:
         self.local = path
-        self._recorder = Recorder(path, self._content)
+        self._recorder = Recorder(path, lambda: self.hparams, self._content)
         return self._recorder
 
     def _start(self, recorder: Recorder) -> None:
@@ -548,7 +546,9 @@ def load_run(
     with a warning if a torn line was cut off. The first `Run.log`, change of
     a hyperparameter or mark makes a loaded run, ended or Crashed, a run of
     this process: Running, until it ends. Beside a live process that owns the
-    run, `Run.log` appends, but `Run.finish` leaves the run to its owner.
+    run, `Run.log` appends and hyperparameters merge, key by key, but
+    `Run.finish` leaves the run to its owner, who alone marks inputs and
+    outputs.
 
     Args:
         path: Local directory of the Run, or path of the Run in server; without

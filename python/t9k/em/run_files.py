@@ -8,7 +8,7 @@ import random
 import string
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
@@ -84,8 +84,16 @@ def make_run_dir(parent: str, name: str) -> tuple[str, str]:
     raise StoreError(f"cannot find a free run directory name in {parent}")
 
 
-def replace_file(path: str, text: str) -> None:
+def replace_file(path: str, text: str, is_wanted: Callable[[], bool] | None = None) -> os.stat_result | None:
     """Replaces a file's contents at once: readers see the old or the new file.
+
+    Args:
+        path: The file.
+        text: What it will have.
+        is_wanted: Asked at the last moment; by default it is.
+
+    Returns:
+        The state of the new file; None if it was not wanted.
 
     Raises:
         StoreError: The file cannot be written; the old one is unchanged.
@@ -95,7 +103,13 @@ def replace_file(path: str, text: str) -> None:
         try:
             with open(temporary, "x", encoding="utf-8") as file:
                 file.write(text)
+                file.flush()
+                state = os.fstat(file.fileno())
+            if is_wanted is not None and not is_wanted():
+                os.unlink(temporary)
+                return None
             os.replace(temporary, path)
+            return state
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -104,13 +118,15 @@ def replace_file(path: str, text: str) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
 
 
-def write_yaml(path: str, value: Mapping[str, Any]) -> None:
+def write_yaml(
+    path: str, value: Mapping[str, Any], is_wanted: Callable[[], bool] | None = None
+) -> os.stat_result | None:
     """Replaces a file by the value's YAML, as `replace_file` does."""
     import yaml  # not at import time: it costs more than everything else here
 
     # The C emitter, where the package has it, is ten times as fast on a list of packages.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    replace_file(path, yaml.dump(dict(value), Dumper=dumper, sort_keys=False, allow_unicode=True))
+    return replace_file(path, yaml.dump(dict(value), Dumper=dumper, sort_keys=False, allow_unicode=True), is_wanted)
 
 
 def read_yaml_node(path: str) -> Any:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from t9k.em.capture import heartbeat
+from t9k.em.capture import exit_code, heartbeat
 from t9k.em.errors import NotFoundError
 from t9k.em.run import create_run, load_run
 
@@ -157,12 +157,19 @@ def test_zombie_counts_as_gone() -> None:
         ("exit(0)", "Complete", ""),
         ("exit(4)", "Failed", "exited with code 4"),
         ("quit(code='no data')", "Failed", "exited: no data"),
+        ("raise SystemExit(1)", "Failed", "exited with code 1"),
+        ("raise SystemExit('no data')", "Failed", "exited: no data"),
+        ("raise SystemExit(2, 'no data')", "Failed", "exited: (2, 'no data')"),
+        ("raise SystemExit", "Complete", ""),
+        ("raise SystemExit(0)", "Complete", ""),
+        ("raise type('Exit', (SystemExit,), {})(6)", "Failed", "exited with code 6"),
+        ("raise KeyboardInterrupt", "Failed", "KeyboardInterrupt"),
     ],
 )
 def test_exit_code_decides_the_status(parent: Path, code: str, status: str, error: str) -> None:
     _script(f"def main():\n    r.log('train', {{'a': 1}}, 1)\n    {code}\nmain()\n")
     run = load_run(_only(parent))
-    assert (run.status, run._error) == (status, error)
+    assert (run.status, (run._error.strip().splitlines() or [""])[-1]) == (status, error)
 
 
 @pytest.mark.parametrize(("code", "status", "error"), [("0", "Complete", ""), ("3", "Failed", "exited with code 3")])
@@ -189,15 +196,73 @@ def test_exit_that_is_caught_or_of_a_finished_run_changes_nothing(parent: Path) 
     assert {load_run(str(path)).status for path in parent.iterdir()} == {"Complete"}
 
 
+@pytest.mark.parametrize("option", ["-m", "-c", "file"])
+def test_exit_is_seen_however_the_script_is_started(parent: Path, tmp_path: Path, option: str) -> None:
+    script = tmp_path / "train_script.py"
+    script.write_text(HEAD + "raise SystemExit(7)\n")
+    words = {
+        "-m": ["-m", "train_script"],
+        "-c": ["-c", script.read_text()],
+        "file": [str(script)],
+    }[option]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    assert subprocess.run([sys.executable, *words], env=environ, capture_output=True, timeout=60).returncode == 7
+    assert load_run(_only(parent))._error == "exited with code 7"
+
+
+def test_hard_exit_leaves_a_crashed_run(parent: Path) -> None:
+    assert _script("r.log('train', {'a': 1}, 1)\nos._exit(0)\n").returncode == 0
+    assert load_run(_only(parent)).status == "Crashed"
+
+
+def test_exit_in_the_midst_of_worker_processes_is_seen(parent: Path) -> None:
+    done = _script(
+        "import multiprocessing\n"
+        "def work(i): sys.exit(9)\n"
+        "if __name__ == '__main__':\n"
+        "    p = multiprocessing.get_context('fork').Process(target=work, args=(1,)); p.start(); p.join()\n"
+        "    print(p.exitcode, r.status, flush=True)\n    raise SystemExit(p.exitcode)\n"
+    )
+    assert (done.returncode, done.stdout) == (9, "9 Running\n")
+    assert load_run(_only(parent))._error == "exited with code 9"
+
+
 def test_exit_of_threads_children_and_pickles_is_as_before(parent: Path) -> None:
     done = _script(
-        "import pickle, threading\n"
+        "import copy, pickle, threading\n"
         "thread = threading.Thread(target=sys.exit, args=(3,)); thread.start(); thread.join()\n"
         "pid = os.fork()\nif not pid: sys.exit(5)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
         "try:\n    sys.exit(6)\nexcept SystemExit as error:\n"
-        "    copy = pickle.loads(pickle.dumps(error)); error.code = 7\n"
-        "    print(type(copy) is SystemExit, copy.code, error.code, type(error).__name__)\n"
+        "    other = copy.copy(pickle.loads(pickle.dumps(error))); error.code = 7\n"
+        "    print(type(error) is type(other) is SystemExit, other.code, error.code, repr(error))\n"
+        "    del error.code; print(error.code, SystemExit.code.__doc__)\n"
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "5\nTrue 6 7 SystemExit\n", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "5\nTrue 6 7 SystemExit(6)\nNone exception code\n"
     assert load_run(_only(parent)).status == "Complete"
+
+
+@pytest.mark.parametrize("python", ["python3.12", "python3.13", "python3.14"])
+def test_other_interpreters_can_be_listened_to(python: str) -> None:
+    module = Path(exit_code.__file__)
+    code = (
+        f"import sys; sys.path.insert(0, {str(module.parent)!r}); import exit_code\n"
+        "try: raise SystemExit(1)\nexcept SystemExit as error: error.code\n"  # fills the cache of attributes
+        "assert exit_code.listen(lambda code: print('heard', code, flush=True))\nsys.exit(4)\n"
+    )
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip(f"{python} is not installed")
+    if not done.stdout and "not found" in done.stderr:
+        pytest.skip(f"{python} is not installed")
+    assert (done.returncode, done.stdout, done.stderr) == (4, "heard 4\n", "")
+
+
+def test_interpreter_that_keeps_the_class_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = vars(SystemExit)["code"]
+    for found in ([], [{"code": 1}], [[]]):
+        monkeypatch.setattr(exit_code.gc, "get_referents", lambda view, found=found: found)
+        assert not exit_code.listen(print)
+    assert vars(SystemExit)["code"] is before

@@ -210,6 +210,28 @@ def test_two_runs_at_once_end_in_any_order(parent: Path) -> None:
     assert sorted(path.joinpath("stdout.log").read_text() for path in parent.iterdir()) == ["a\nb\nc\n", "b\nc\n"]
 
 
+def test_output_behind_an_inner_run_does_not_overtake_the_outer_ones_helper(parent: Path) -> None:
+    # The outer run's helper is stopped: what the inner run printed waits in its pipe, and the script for that.
+    done = _script(
+        parent,
+        "import threading\n"
+        "def helpers():\n"
+        "    found = set()\n"
+        "    for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "        try:\n            with open(f'/proc/{pid}/cmdline') as file: words = file.read()\n"
+        "        except OSError: continue\n"
+        "        if 'output_helper.py' in words and os.path.realpath(f'/proc/{pid}/fd/3') == r.local + '/stdout.log':\n"
+        "            found.add(int(pid))\n"
+        "    return found\n"
+        "q = create_run()\nr.finish()\nouter = helpers()\nassert len(outer) == 1\n"
+        "for pid in outer: os.kill(pid, signal.SIGSTOP)\n"
+        "print('in')\n"
+        "threading.Timer(0.3, lambda: [os.kill(pid, signal.SIGCONT) for pid in outer]).start()\n"
+        "q.finish()\nprint('after')\n",
+    )
+    assert (done.stdout.split(), done.stderr) == (["in", "after"], "")
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [(b" 1%\r 2%\r100%", b"100%"), (b"crlf\r", b"crlf"), (b"plain", b"plain"), (b"\r\r", b""), (b"a\r\rb\r\r", b"b")],

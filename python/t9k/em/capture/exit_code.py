@@ -1,18 +1,25 @@
-"""The code that this process exits with, where ``sys.exit``, ``exit`` or ``quit`` names it.
+"""The code that this process exits with.
 
 The interpreter tells nobody why it exits, not even ``atexit``. But it reads
-the code of the exception that ends it when no Python code is running any
-more, which is how an exit is told from one that somebody has caught. An exit
-that is raised by name, ``raise SystemExit(1)``, is not heard of.
+the ``code`` of the `SystemExit` that ends it, however that was raised, when
+no Python code is running any more: by this an exit is told from one that
+somebody has caught. So `listen` puts an attribute that notices such a reader
+in the place of ``SystemExit.code``.
 
-They are wrapped when `t9k.em` is imported, because ``sys.exit(main())``
-looks it up before ``main`` makes a run. That import must stay cheap, so this
-module imports nothing that an interpreter has not imported already.
+The class is immutable to assignments, not to its own dict, which the garbage
+collector names. Where an interpreter keeps it otherwise, nothing is replaced,
+and an exit looks like the end of the script.
+
+Before Python 3.12 the C function ``sys.exit`` leaves nothing but the code
+until somebody catches it, and there would be no attribute to read. There it
+is wrapped when `t9k.em` is imported, because ``sys.exit(main())`` looks it up
+before ``main`` makes a run. That import must stay cheap, so this module
+imports nothing that an interpreter has not got already.
 """
 
 from __future__ import annotations
 
-import builtins
+import gc
 import sys
 
 TYPE_CHECKING = False
@@ -20,63 +27,62 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_CODE: Any = vars(SystemExit)["code"]
 
-_listeners: list[Callable[[object], None]] = []
+class _Code:
+    """`SystemExit.code`, which calls a function when the interpreter itself reads it."""
 
+    def __init__(self, original: Any, listener: Callable[[object], None]) -> None:
+        self._original = original
+        self._listener = listener
+        self.__doc__ = original.__doc__
 
-def listen(listener: Callable[[object], None]) -> None:
-    """Has a function called with the code, which may be of any type, when the interpreter exits by one."""
-    _listeners.append(listener)
-
-
-class _Exit(SystemExit):
-    """What ``sys.exit`` raises: it knows when the interpreter itself reads its code."""
-
-    @property
-    def code(self) -> Any:
-        code = _CODE.__get__(self)
+    def __get__(self, error: SystemExit | None, kind: type | None = None) -> Any:
+        if error is None:
+            return self
+        code = self._original.__get__(error)
         try:
             sys._getframe(1)
         except ValueError:  # nobody has called: this is the interpreter
-            for listener in _listeners:
-                try:
-                    listener(code)
-                except Exception:  # the exit itself must go on
-                    continue
+            try:
+                self._listener(code)
+            except Exception:  # the exit itself must go on
+                return code
         return code
 
-    @code.setter
-    def code(self, value: Any) -> None:
-        _CODE.__set__(self, value)
+    def __set__(self, error: SystemExit, code: object) -> None:
+        self._original.__set__(error, code)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SystemExit, self.args
+    def __delete__(self, error: SystemExit) -> None:
+        self._original.__delete__(error)
 
 
-_Exit.__name__ = _Exit.__qualname__ = "SystemExit"
+def listen(listener: Callable[[object], None]) -> bool:
+    """Has a function called with the code, of any type or None, when an uncaught exit ends the interpreter.
+
+    Returns:
+        Whether this interpreter can be listened to.
+    """
+    view = vars(SystemExit)
+    found = gc.get_referents(view)
+    # Readers find the attribute by a cache of the interpreter's.
+    forget = getattr(sys, "_clear_internal_caches", None) or getattr(sys, "_clear_type_cache", None)
+    if [type(names) for names in found] != [dict] or found[0] != view or forget is None:
+        return False
+    found[0]["code"] = _Code(view["code"], listener)
+    forget()
+    return True
 
 
 def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-    def exit(*arguments: Any, **named: Any) -> Any:
+    def exit(*arguments: Any) -> Any:
         try:
-            return original(*arguments, **named)
-        except SystemExit as error:
-            import threading
-
-            if threading.current_thread() is not threading.main_thread():
-                raise  # threading silences exactly this class
-            raise _Exit(*error.args) from None
+            return original(*arguments)
+        except SystemExit:  # that it is caught here makes an object of it
+            raise
 
     exit.__doc__ = original.__doc__
     return exit
 
 
-def _wrap() -> None:
+if sys.version_info < (3, 12):
     sys.exit = _wrapped(sys.exit)
-    quitter: Any = type(getattr(builtins, "exit", None))
-    if quitter.__module__ == "_sitebuiltins":  # what `exit(1)` and `quit(1)` call; a notebook has its own
-        quitter.__call__ = _wrapped(quitter.__call__)
-
-
-_wrap()

@@ -24,6 +24,7 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,7 @@ class OutputCapture:
         self._ours: dict[int, tuple[int, int, int]] = {}
         self._readers: dict[int, int] = {}
         self._undo: list[Callable[[], None]] = []
+        self._outer: list[OutputCapture] = []
         self._is_stopped = False
         _flush()
         with contextlib.ExitStack() as undo:
@@ -194,8 +196,10 @@ class OutputCapture:
         for action in self._undo:
             with contextlib.suppress(OSError, ValueError):
                 action()
-        if threading.current_thread() is not self._watcher:
-            self._watcher.join(WAIT_S)
+        deadline_s = time.monotonic() + WAIT_S
+        for capture in (self, *self._outer):
+            if threading.current_thread() is not capture._watcher:
+                capture._watcher.join(max(0.0, deadline_s - time.monotonic()))
 
     def _restore(self) -> None:
         for fd, saved in self._saved.items():
@@ -209,6 +213,9 @@ class OutputCapture:
             with contextlib.suppress(OSError, KeyError):
                 if _identity(saved) == ended._ours[fd]:
                     os.dup2(ended._saved[fd], saved, inheritable=False)
+                    # Its helper goes on through the other's: what is printed next must not overtake that.
+                    if ended not in self._outer:
+                        self._outer += [ended, *ended._outer]
 
     def _watch(self, pid: int, alive: int) -> None:
         with contextlib.suppress(ChildProcessError):
