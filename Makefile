@@ -68,6 +68,7 @@ bench-peers: build .venv-peers/.built
 # Runs beside other trackers.
 bench-runs: build .venv-peers/.built
 	$(BIN)/python benches/import_time.py
+	$(BIN)/python benches/create_run.py
 	$(BIN)/python benches/log_call.py --peers .venv-peers/bin/python
 	$(BIN)/python benches/read_back.py
 	$(BIN)/python benches/training_share.py

@@ -23,6 +23,12 @@ def test_import_brings_no_heavy_module() -> None:
     assert all(found == [] for found in reports["imported"].values())
 
 
+def test_making_a_run_is_measured_with_and_without_capture() -> None:
+    rows = _run("create_run.py", "--rounds", "1")["create"]
+    assert {"all", "without output", "bare"} == set(rows)
+    assert all(row["first_ms"] > 0 for row in rows.values())
+
+
 def test_log_call_is_measured_without_peers() -> None:
     assert set(_run("log_call.py", "--rounds", "1")["log"]) == {"em"}
 

@@ -180,18 +180,30 @@ def encode_line(metrics: Mapping[str, Any], step: object, epoch: object, timesta
     Raises:
         InvalidInputError: A name, value, step or epoch is of a wrong kind.
     """
-    if not isinstance(metrics, Mapping):
+    if type(metrics) is not dict and not isinstance(metrics, Mapping):
         raise InvalidInputError(f"metrics must be a dict of names to numbers, not {type(metrics).__name__}")
-    if not metrics:
+    # A training logs lines of few shapes, and mostly floats and ints that YAML reads as Python writes them.
+    texts = [repr(value) if type(value) is float or type(value) is int else "n" for value in metrics.values()]
+    joined = "".join(texts)
+    if "n" in joined or "e" in joined:  # another type, nan, inf, an exponent
+        texts = [_number_text(name, value) for name, value in metrics.items()]
+    if epoch is None:
+        return (_shape(tuple(metrics), False) % (*texts, _index("step", step), timestamp)).encode()
+    return (_shape(tuple(metrics), True) % (*texts, _index("step", step), _index("epoch", epoch), timestamp)).encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(names: tuple[object, ...], has_epoch: bool) -> str:
+    """Returns what lines with these names have in common, with %s for each value."""
+    if not names:
         raise InvalidInputError("metrics is empty; log at least one value")
-    parts = []
-    for name, value in metrics.items():
+    values = []
+    for name in names:
         if not isinstance(name, str):
             raise InvalidInputError(f"metric name {name!r} is a {type(name).__name__}, not text")
-        parts.append(f"{_quote(name)}: {_number_text(name, value)}")
-    tail = "" if epoch is None else f', "epoch": {_index("epoch", epoch)}'
-    at = f'{{"step": {_index("step", step)}{tail}, "timestamp": "{timestamp}"}}'
-    return f'- {{"metrics": {{{", ".join(parts)}}}, "at": {at}}}\n'.encode()
+        values.append(f"{_quote(name)}: ".replace("%", "%%") + "%s")
+    at = '"step": %s, "epoch": %s' if has_epoch else '"step": %s'
+    return f'- {{"metrics": {{{", ".join(values)}}}, "at": {{{at}, "timestamp": "%s"}}}}\n'
 
 
 _second: tuple[int, str] = (-1, "")

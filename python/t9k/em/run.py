@@ -202,7 +202,8 @@ class Run:
         line = encode_line(metrics, step, epoch, timestamp())
         if current_pid() != self._pid:
             return
-        self._resume()
+        if self._is_loaded:
+            self._resume()
         if self.status != "Running":
             raise InvalidInputError(f"run {self.alternative_name!r} is {self.status}; load_run continues it")
         if self._recorder is not None:
