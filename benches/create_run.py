@@ -68,10 +68,8 @@ def main() -> None:
         return
     print("create_run until it returns, medians")
     for name, row in rows.items():
-        print(
-            f"  {name:15} first {row['first_ms']:6.1f} ms (min {row['first_min_ms']:5.1f}, CPU {row['first_cpu_ms']:5.1f})"
-            f"   second {row['second_ms']:6.1f} ms"
-        )
+        first = f"first {row['first_ms']:6.1f} ms (min {row['first_min_ms']:5.1f}, CPU {row['first_cpu_ms']:5.1f})"
+        print(f"  {name:15} {first}   second {row['second_ms']:6.1f} ms")
 
 
 if __name__ == "__main__":
