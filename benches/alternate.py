@@ -30,30 +30,72 @@ def workplace() -> Iterator[Path]:
             os.environ |= before
 
 
+class FreshMemory:
+    """Memory for each run that the host has just mapped.
+
+    A virtual machine gives free memory back to its host, and what is touched first afterwards costs from tenths of a
+    second to seconds for each GiB, whoever touches it. So all free memory is filled with pages of a file full of holes,
+    which the kernel takes back whenever it wants some, and only what a run needs is given free just before it.
+    """
+
+    _LEFT_BYTES = 700 << 20
+    _PIECE_BYTES = 64 << 20
+    # The kernel looks for memory to give back about two seconds after some became free.
+    _QUIET_S = 2.5
+
+    def __init__(self) -> None:
+        self._holes = Path("memory")
+        self._total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._filled = 0
+        with self._holes.open("wb") as holes:
+            holes.truncate(self._total)
+
+    def make_free(self, size_bytes: int) -> None:
+        """Waits for the disk, then leaves about this much memory free, all of it mapped."""
+        os.sync()
+        with self._holes.open("rb", buffering=0) as holes:
+            holes.seek(self._filled)
+            buffer = bytearray(self._PIECE_BYTES)
+            while free_bytes() > self._LEFT_BYTES + self._PIECE_BYTES and self._filled < self._total:
+                self._filled += holes.readinto(buffer) or self._PIECE_BYTES
+            time.sleep(self._QUIET_S)
+            start = max(0, self._filled - size_bytes)
+            os.posix_fadvise(holes.fileno(), start, self._filled - start, os.POSIX_FADV_DONTNEED)
+            self._filled = start
+
+
+def free_bytes() -> int:
+    """Memory that holds nothing, not even a page of a file."""
+    with open("/proc/meminfo") as lines:
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemFree:"))
+
+
 def alternate(
     contenders: dict[str, Callable[[int], object]],
     rounds: int = ROUNDS,
     before_each: Callable[[str, int], object] = lambda name, turn: None,
-    touch_bytes: int = 0,
+    after_each: Callable[[str, int], object] = lambda name, turn: None,
+    fresh_bytes: int = 0,
 ) -> dict[str, list[float]]:
-    """Seconds of every contender in every round.
-
-    Targets stay until the end: deleting inodes slows creating them. Before each run `touch_bytes` of memory are
-    touched and freed: a virtual machine that gave memory back pays for the first touch, whoever it is.
+    """Seconds of every contender in every round. With `fresh_bytes`, each begins with nothing left to be written to the
+    disk and with that much free memory of the same kind.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    memory = FreshMemory() if fresh_bytes else None
     for turn in range(rounds):
         for name, work in contenders.items():
             before_each(name, turn)
-            touch(touch_bytes)
+            if memory:
+                memory.make_free(fresh_bytes)
             began = time.perf_counter()
             work(turn)
             seconds[name].append(time.perf_counter() - began)
+            after_each(name, turn)
     return seconds
 
 
 def touch(size_bytes: int) -> None:
-    """Makes the machine map this much memory, and frees it."""
+    """Makes the machine map this much memory, and frees it: enough where a run needs little."""
     memory = b"\1" * size_bytes
     del memory
 

@@ -15,7 +15,7 @@ import numpy
 from t9k.em import _engine
 
 sys.path.insert(0, str(Path(__file__).parent))
-from alternate import ROUNDS, alternate, remove, report, workplace
+from alternate import ROUNDS, alternate, remove, report, touch, workplace
 
 ROW = "<32sQII"
 
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         plan = _engine.PackPlan("store", [(digest, numbers)])
         packs = [plan.build(index)[0] for index in range(len(plan))]
         assert sum(map(len, packs)) < 0.67 * os.path.getsize("source/model.safetensors")
-        seconds = alternate(contenders(plan, packs, digest), arguments.rounds, touch_bytes=256 << 20)
+        seconds = alternate(contenders(plan, packs, digest), arguments.rounds, lambda name, turn: touch(256 << 20))
         report("packs", seconds, "cp", arguments.json)
         remove(*(f"to-{turn}" for turn in range(arguments.rounds)))
 
