@@ -70,17 +70,17 @@ def run(arguments: argparse.Namespace) -> None:
         return lambda turn: subprocess.run(["cp", flags, "source", f"copy{flags}-{turn}"], check=True)
 
     def new(turn: int) -> None:
-        os.environ["XDG_CACHE_HOME"] = f"cache-{turn}"
+        os.environ["XDG_CACHE_HOME"] = os.path.abspath(f"cache-{turn}")
         add("source", str(turn), f"new-{turn}")
 
     def without_tables(turn: int) -> None:
         os.environ["EM_BENCH_NO_CHUNK_TABLES"] = "1"
-        os.environ["XDG_CACHE_HOME"] = f"cache-bare-{turn}"
+        os.environ["XDG_CACHE_HOME"] = os.path.abspath(f"cache-bare-{turn}")
         add("source", str(turn), f"bare-{turn}")
         del os.environ["EM_BENCH_NO_CHUNK_TABLES"]
 
     def again(turn: int) -> None:
-        os.environ["XDG_CACHE_HOME"] = f"cache-{turn}"
+        os.environ["XDG_CACHE_HOME"] = os.path.abspath(f"cache-{turn}")
         add("source", f"{turn}-again", f"new-{turn}")
 
     def touched(turn: int) -> None:
