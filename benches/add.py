@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
         add("source", f"{turn}-again", f"new-{turn}")
 
     def touched(turn: int) -> None:
+        os.environ["XDG_CACHE_HOME"] = os.path.abspath(f"cache-{turn}")
         add("source", f"{turn}-touched", f"new-{turn}")
 
     def hashed(turn: int) -> None:
