@@ -21,7 +21,7 @@ from harness import Serving, run_server
 from t9k import em
 from t9k.em.errors import AuthError
 from t9k.em.sync import state as states
-from t9k.em.sync.lock import SyncLock
+from t9k.em.sync.lock import SyncLock, is_held
 from t9k.em.sync.send import send
 from t9k.em.sync.waiting import unsent_runs
 
@@ -294,6 +294,7 @@ def test_killed_helper_is_replaced_by_sync_and_nothing_counts_twice(server: Serv
     eventually(lambda: state_of(directory).metrics["train"].offset > 0)
     os.kill(holder["pid"], signal.SIGKILL)
     script.kill()
+    eventually(lambda: not is_held(directory))  # on a busy machine the signal takes its time
     em.login(server.url, server.api_key)
     from t9k.em.client.connection import connected
 

@@ -23,18 +23,19 @@ from t9k.em.cli.verb import Verb, json_option
 def command(runs: tuple[str, ...], as_json: bool) -> None:
     """Send what runs with auto_upload could not send: all that wait, or those that are named.
 
-    A run that was made offline (EM_MODE=offline) goes where its script said.
+    A run that was made offline (EM_MODE=offline) goes where its script said. What a server has lost, because it was
+    restored from a backup, is sent again.
     """
     from t9k.em.cli.places import run_record
-    from t9k.em.client.connection import connected
+    from t9k.em.client.connection import connected, is_configured
     from t9k.em.errors import EmError
     from t9k.em.run import load_run
     from t9k.em.runs.record import run_parent_dir
     from t9k.em.sync.send import send
     from t9k.em.sync.waiting import unsent_runs
 
-    waiting = [run_record(run).path for run in runs] or unsent_runs(run_parent_dir())
-    session = connected() if waiting else None
+    session = connected() if runs or is_configured() or unsent_runs(run_parent_dir()) else None
+    waiting = [run_record(run).path for run in runs] or unsent_runs(run_parent_dir(), session)
     results: list[dict[str, str]] = []
     for path in waiting:
         assert session is not None

@@ -38,6 +38,12 @@ def find(session: Session, path: str) -> Node | None:
     return None if answer.status == 404 else node_of(answer.json(), what)
 
 
+def is_there(session: Session, node_id: str) -> bool:
+    """Whether there is such a node that the caller may see."""
+    what = f"cannot look for node {node_id} at {session.url}"
+    return session.request("GET", f"/nodes/{node_id}", what, accept={404}).status != 404
+
+
 def children(session: Session, node: Node) -> Iterator[Node]:
     """What lies directly in a folder, page by page."""
     what = f"cannot list {node.path!r} at {session.url}"

@@ -50,6 +50,16 @@ def put_metrics(session: Session, run_id: str, kind: str, writer: str, sequence:
     )
 
 
+def stored_of_session(session: Session, run_id: str, writer: str, what: str) -> dict[str, tuple[int, int]]:
+    """What the server has of a writer's batches: by type, the sequence number behind the last one, and their points."""
+    answer = session.request("GET", f"/runs/{run_id}/sessions/{writer}", what, max_bytes=MAX_RECORD_BYTES)
+    document = _mapping(answer.json(), what)
+    try:
+        return {str(one["type"]): (int(one["next_sequence"]), int(one["points"])) for one in document["types"]}
+    except (KeyError, TypeError, ValueError):
+        raise TransferError(f"{what}: the server's answer has another form") from None
+
+
 def metric_counts(session: Session, run_id: str, what: str) -> dict[str, int]:
     """How many points of each type the server has."""
     document = _mapping(

@@ -19,7 +19,7 @@ from requests.auth import AuthBase
 
 from t9k.em.client.problems import Problem
 from t9k.em.errors import InvalidInputError, TransferError
-from t9k.protocol import API_PREFIX, MAX_JSON_BYTES, PROTOCOL_HEADER, PROTOCOL_VERSION
+from t9k.protocol import API_PREFIX, HISTORY_HEADER, MAX_JSON_BYTES, PROTOCOL_HEADER, PROTOCOL_VERSION
 
 CONNECT_TIMEOUT_S = 10.0
 """Also the longest that a block of `SEND_BYTES` may take on its way."""
@@ -43,6 +43,7 @@ CONNECTIONS = 16
 
 _READ_BYTES = 256 << 10
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+_HISTORY = re.compile(r"[A-Za-z0-9]{1,64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _log = logging.getLogger("t9k.em.client")
 
@@ -103,6 +104,9 @@ class Session:
         user: Who the key belongs to; set by the login.
         read_timeout_s: Longest silence of the server.
         attempts: Of a request that may be repeated.
+        history: Of the server's database, on which all requests of this session rely: a server with another one, which
+            was restored from a backup, refuses them. Empty if they rely on none.
+        seen_history: The one that the last answer named.
     """
 
     url: str
@@ -110,6 +114,8 @@ class Session:
     user: str = ""
     read_timeout_s: float = READ_TIMEOUT_S
     attempts: int = ATTEMPTS
+    history: str = ""
+    seen_history: str = ""
     _pool: requests.Session | None = field(default=None, init=False, repr=False)
     _pid: int = field(default=0, init=False, repr=False)
 
@@ -228,16 +234,19 @@ class Session:
             stream = body
             if stream is not None:
                 stream.seek(0)
+        more = {HISTORY_HEADER: self.history} if self.history else {}
         with self._connections().request(
             method,
             self.url + API_PREFIX + path,
             params=dict(params) if params else None,
             data=stream,
-            headers=dict(headers),
+            headers={**headers, **more},
             timeout=(CONNECT_TIMEOUT_S, max(self.read_timeout_s, read_timeout_s or 0)),
             allow_redirects=False,
             stream=True,
         ) as response:
+            if _HISTORY.fullmatch(named := response.headers.get(HISTORY_HEADER, "")):
+                self.seen_history = named
             limit = max_bytes if response.status_code < 300 else MAX_JSON_BYTES
             return Answer(response.status_code, response.headers, _read(response, limit))
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from t9k.em import _engine
 from t9k.em.artifact import Artifact, load_local
-from t9k.em.client import nodes
+from t9k.em.client import artifacts
 from t9k.em.client.placement import Target
 from t9k.em.client.session import Session
-from t9k.em.errors import EmError, NotFoundError
+from t9k.em.errors import EmError, InvalidInputError, NotFoundError
 from t9k.em.sync.state import SentArtifact, SyncState
 from t9k.em.transfer.progress import Report
 from t9k.em.transfer.upload import Uploaded, upload_artifact, weigh_artifact
@@ -143,9 +143,11 @@ class MarkedArtifacts:
         digest = _engine.manifest_digest(artifact.local)
         for line in reversed(artifact.remote):
             if line.get("host") == self._session.url and line.get("digest") == digest:
-                node = nodes.find(self._session, line.get("path", ""))
-                is_there = node is not None and node.kind == "Artifact"
-                return Uploaded(node.path, node.id, False, Report()) if node is not None and is_there else None
+                try:  # the server may have been restored from a backup that has another version there
+                    version = artifacts.resolve(self._session, f"{line.get('path', '')}@{digest}")
+                except (NotFoundError, InvalidInputError):
+                    return None
+                return Uploaded(version.path, version.node_id, False, Report())
         return None
 
     def _acknowledge(self, local: str, digest: str, uploaded: Uploaded) -> None:

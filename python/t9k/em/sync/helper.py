@@ -106,8 +106,10 @@ def _locked(run_dir: str) -> SyncLock:
 
 
 def send_others(session: Session, run_dir: str) -> None:
-    """Sends what earlier processes left unsent beside this run."""
-    for other in unsent_runs(os.path.dirname(run_dir)):
+    """Sends what earlier processes left unsent beside this run, and what a restored server has lost of it."""
+    with contextlib.suppress(EmError):
+        session.request("GET", "/session", "cannot ask who is logged in")  # its answer names the history
+    for other in unsent_runs(os.path.dirname(run_dir), session):
         if _hurry.is_set():
             return
         with contextlib.suppress(EmError):

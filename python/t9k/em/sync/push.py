@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from t9k.em.run_files import read_yaml
 from t9k.em.sync.artifacts import MarkedArtifacts
 from t9k.em.sync.batches import READ_BYTES, next_batch
 from t9k.em.sync.documents import document
+from t9k.em.sync.go_back import go_back, is_restored
 from t9k.em.sync.state import Sent, SyncState
 from t9k.protocol.runs import MAX_LOG_BYTES
 
@@ -75,7 +77,7 @@ class Push:
         self.artifacts = MarkedArtifacts(session, state, self._save)
         self.artifact_error: EmError | None = None
         self.node: nodes.Node | None = None
-        self._session = session
+        self._session = replace(session, history=state.history)
         self._run_dir = run_dir
         self._on_sent = on_sent
         self._what = f"cannot upload run {os.path.basename(run_dir)!r}"
@@ -89,6 +91,7 @@ class Push:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.artifacts.close()
+        self._session.close()
 
     def has_ended(self) -> bool:
         """Whether nothing more will be written by the run: it was finished, or its process is gone."""
@@ -104,6 +107,22 @@ class Push:
             EmError: What could not be sent, and why. What was acknowledged before stays so. An artifact that fails
                 keeps nothing else back.
         """
+        if is_restored(self._session, self.state):
+            self._go_back()
+        try:
+            self._send_all(wait=wait)
+        except (ConflictError, NotFoundError):
+            if not is_restored(self._session, self.state):
+                raise
+            self._go_back()
+            self._send_all(wait=wait)
+
+    def _go_back(self) -> None:
+        go_back(self._session, self._run_dir, self.state, self._what)
+        self._stamps.clear()
+        self._save()
+
+    def _send_all(self, *, wait: bool) -> None:
         # Read first: what the run wrote before its end is then sent together with its end.
         metadata = read_metadata(self._run_dir)
         if not self.state.node_id and not self.state.is_skipped:
@@ -200,6 +219,7 @@ class Push:
         self.state.server, self.state.is_skipped = self._session.url, not is_ours
         if is_ours:
             self.state.node_id, self.state.path = node.id, node.path
+            self.state.history = self._session.history = self._session.seen_history
         self._save()
 
     def _metadata_parts(self, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class SyncState:
         folder: As `create_run` or `Run.upload` got it.
         client_id: The server makes one run for each, however often it is asked.
         session: Names the sequence numbers of this directory's batches.
+        history: Of that server's database when it acknowledged this. Another one was restored from a backup, and may
+            lack some of it: see `go_back`. Empty where this directory did not make the run there.
         server: URL of the server that has the run; empty before it has.
         node_id: Of the run there; empty before it has one.
         path: Of the run there.
@@ -69,6 +71,7 @@ class SyncState:
     conflict_strategy: str = "new"
     client_id: str = field(default_factory=lambda: secrets.token_hex(16))
     session: str = field(default_factory=lambda: secrets.token_hex(8))
+    history: str = ""
     server: str = ""
     node_id: str = ""
     path: str = ""

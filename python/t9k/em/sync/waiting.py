@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from t9k.em.errors import EmError
 from t9k.em.sync import state as states
+from t9k.em.sync.go_back import is_restored
+
+if TYPE_CHECKING:
+    from t9k.em.client.session import Session
 
 
-def unsent_runs(parent_dir: str) -> list[str]:
-    """Directories of runs below a parent that wait to be sent, oldest first; one whose state is unreadable too."""
+def unsent_runs(parent_dir: str, session: Session | None = None) -> list[str]:
+    """Directories of runs below a parent that wait to be sent, oldest first; one whose state is unreadable too.
+
+    Args:
+        parent_dir: Of the runs.
+        session: A server that has answered; runs that it had taken before it was restored from a backup wait too.
+    """
     found = []
     try:
         with os.scandir(parent_dir) as entries:
             for entry in entries:
                 path = os.path.join(entry.path, states.FILE)
-                if os.path.exists(path) and not _is_done(entry.path):
+                if os.path.exists(path) and not _is_done(entry.path, session):
                     found.append((os.path.getmtime(path), entry.path))
     except OSError:
         return []
@@ -34,12 +44,15 @@ def unsent_bytes(run_dir: str, state: states.SyncState) -> int:
     return total
 
 
-def _is_done(run_dir: str) -> bool:
+def _is_done(run_dir: str, session: Session | None) -> bool:
     try:
         state = states.load(run_dir)
     except EmError:
         return False
-    return state is None or state.is_done or state.is_skipped
+    if state is None or state.is_skipped:
+        return True
+    is_lost = session is not None and state.server == session.url and is_restored(session, state)
+    return state.is_done and not is_lost
 
 
 def _size(path: str) -> int:
