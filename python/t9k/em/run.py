@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import threading
@@ -384,8 +383,7 @@ class Run:
         recorder.start()
         if self._auto_upload is not None:
             self._auto_upload.start(self.local)
-        atexit.register(self.finish)
-        ending.watch(id(self), self._fail)
+        ending.watch(id(self), self._fail, self.finish)
 
     def _resume(self) -> None:
         if not self._is_loaded or current_pid() != self._pid:
@@ -424,7 +422,6 @@ class Run:
             if not self._is_guest:
                 self._save("metadata.yaml")
         ending.unwatch(id(self))
-        atexit.unregister(self.finish)
         if self._auto_upload is not None:
             self.remember_place(self._auto_upload.finish(is_failure=status != "Complete"))
 

@@ -227,6 +227,55 @@ def test_exit_in_the_midst_of_worker_processes_is_seen(parent: Path) -> None:
     assert load_run(_only(parent))._error == "exited with code 9"
 
 
+def test_threads_log_on_after_the_main_thread_has_failed(parent: Path) -> None:
+    for number, last in enumerate(("1 / 0", "raise SystemExit(3)")):
+        done = _script(
+            "import threading\n"
+            "def work():\n    threading.main_thread().join(); r.log('train', {'a': 1}, 1); print('logged')\n"
+            f"threading.Thread(target=work).start()\n{last}\n"
+        )
+        assert (done.returncode, done.stdout) == ((1, 3)[number], "logged\n"), done.stderr
+    runs = [load_run(str(path)) for path in parent.iterdir()]
+    assert [(run.status, len(run.metrics["train"])) for run in runs] == [("Failed", 1)] * 2
+
+
+def test_error_at_a_prompt_leaves_the_run_running(parent: Path) -> None:
+    lines = HEAD + "1 / 0\nr.log('train', {'a': 1}, 1)\nprint(r.status)\n"
+    done = subprocess.run([sys.executable, "-i"], input=lines, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "Running\n"
+    assert "ZeroDivisionError" in done.stderr
+    assert load_run(_only(parent)).status == "Complete"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("work", "status", "error"),
+    [
+        ("pass", "Complete", ""),
+        ("sys.exit(0)", "Complete", ""),
+        ("sys.exit(6)", "Failed", "exited with code 6"),
+        ("raise SystemExit('no data')", "Failed", "exited: no data"),
+        ("1 / 0", "Failed", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_end_of_a_worker_process_is_the_end_of_its_run(
+    parent: Path, tmp_path: Path, method: str, work: str, status: str, error: str
+) -> None:
+    script = tmp_path / "workers.py"
+    script.write_text(
+        "import multiprocessing, sys\nfrom t9k import em\n"
+        f"def work():\n    run = em.create_run(); run.log('train', {{'a': 1}}, 1)\n    {work}\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n        {}['started while an exception is handled']\n"
+        "    except KeyError:\n"
+        f"        p = multiprocessing.get_context('{method}').Process(target=work); p.start(); p.join()\n"
+    )
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, str(script)], env=environ, capture_output=True, timeout=120, check=True)
+    run = load_run(_only(parent))
+    assert (run.status, (run._error.strip().splitlines() or [""])[-1]) == (status, error)
+
+
 def test_exit_of_threads_children_and_pickles_is_as_before(parent: Path) -> None:
     done = _script(
         "import copy, pickle, threading\n"

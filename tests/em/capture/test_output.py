@@ -79,6 +79,12 @@ def test_traceback_of_the_script_is_in_the_log(parent: Path) -> None:
     assert "Failed" in next(parent.iterdir()).joinpath("metadata.yaml").read_text()
 
 
+def test_text_of_an_exit_is_in_the_log(parent: Path) -> None:
+    done = _script(parent, "print('x')\nraise SystemExit('no data')\n")
+    assert (done.returncode, done.stderr) == (1, "no data\n")
+    assert sorted(_log(parent).splitlines()) == ["no data", "x"]
+
+
 def test_output_after_finish_goes_to_the_original_only(parent: Path) -> None:
     done = _script(parent, "print('in')\nr.finish()\nprint('after')\n")
     assert done.stdout == "in\nafter\n"

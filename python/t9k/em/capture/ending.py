@@ -1,12 +1,17 @@
-"""How a process ends, told to its runs: an uncaught exception, SIGTERM, or an exit code.
+"""How a process ends, told to its runs: an uncaught exception, SIGTERM, an exit code, or just the end.
 
 Installed with the first run of a process and only where nobody else has
 decided: a signal handler of the script stays, and the exception hook before
 ours is called first.
+
+A worker of `multiprocessing` ends otherwise: it catches all exceptions, and
+where it was forked, before Python 3.13, calls nothing that `atexit` knows.
+Its own finalizers are called, while the exception is on its way.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -20,29 +25,37 @@ Fail = Callable[[str], None]
 
 _pid = -1
 _fails: dict[int, Fail] = {}
+_finishes: dict[int, Callable[[], object]] = {}
+_reason = ""
 _installed = threading.Lock()
 
 
-def watch(key: int, fail: Fail) -> None:
-    """Calls ``fail`` with the reason if this process ends badly before `unwatch`.
+def watch(key: int, fail: Fail, finish: Callable[[], object]) -> None:
+    """Tells how this process ends, if that is before `unwatch`.
 
     Args:
         key: Names the registration.
-        fail: Marks a run; what it raises is dropped.
+        fail: Called with the reason of a bad end; what it raises is dropped.
+        finish: Called at every end, after ``fail``.
     """
-    global _pid
+    global _pid, _reason
     with _installed:
         if _pid != os.getpid():
             _fails.clear()  # a fork's copies
+            _finishes.clear()
+            _reason = ""
             if _pid == -1:
                 _install()
             _pid = os.getpid()
-        _fails[key] = fail
+            atexit.register(_on_end)
+            _watch_worker()
+        _fails[key], _finishes[key] = fail, finish
 
 
 def unwatch(key: int) -> None:
     """Forgets a registration, if there is one."""
     _fails.pop(key, None)
+    _finishes.pop(key, None)
 
 
 def exit_reason(code: object) -> str:
@@ -52,7 +65,21 @@ def exit_reason(code: object) -> str:
 
 def _on_exit(code: object) -> None:
     if code is not None and code != 0:
-        _tell(exit_reason(code))
+        _note(exit_reason(code))
+
+
+def _note(reason: str) -> None:
+    """Keeps why the process ends until it does: other threads still log, and the last words are still to be printed."""
+    global _reason
+    if os.getpid() == _pid:
+        _reason = reason
+
+
+def _on_end() -> None:
+    if _reason:
+        _tell(_reason)
+    for finish in reversed(list(_finishes.values())):
+        finish()
 
 
 def _install() -> None:
@@ -60,9 +87,11 @@ def _install() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         previous(kind, error, trace)
+        if hasattr(sys, "ps1"):  # at a prompt, which goes on
+            return
         from traceback import format_exception
 
-        _tell("".join(format_exception(kind, error, trace)))
+        _note("".join(format_exception(kind, error, trace)))
 
     sys.excepthook = hook
     exit_code.listen(_on_exit)
@@ -70,6 +99,27 @@ def _install() -> None:
     if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _on_sigterm)
         os.register_at_fork(after_in_child=_forget_sigterm)
+
+
+def _watch_worker() -> None:
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return
+    from multiprocessing.util import Finalize
+
+    # A fork inherits what its parent was about to handle.
+    Finalize(None, _on_worker_end, args=(sys.exc_info()[1],), exitpriority=0)
+
+
+def _on_worker_end(inherited: BaseException | None) -> None:
+    error = sys.exc_info()[1]
+    if isinstance(error, SystemExit):
+        _on_exit(error.code)
+    elif error is not None and error is not inherited:
+        from traceback import format_exception
+
+        _note("".join(format_exception(error)))
+    _on_end()
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> None:
