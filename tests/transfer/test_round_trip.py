@@ -270,11 +270,12 @@ def test_expired_key_in_the_middle_is_an_auth_error_and_the_next_call_goes_on(
     session, put, sent = connection.connected(), artifacts.put_pack, []
     good = session._auth
 
-    def expire(session: object, digest: bytes, pack: bytes, lease: str) -> None:
-        put(session, digest, pack, lease)  # type: ignore[arg-type]
+    def expire(session: object, digest: bytes, pack: bytes, lease: str | None) -> str:
+        held = put(session, digest, pack, lease)  # type: ignore[arg-type]
         sent.append(len(pack))
         session._auth = _Key("em_pat_" + "0" * 33)  # type: ignore[attr-defined]
         session.close()  # type: ignore[attr-defined]
+        return held
 
     monkeypatch.setattr(artifacts, "put_pack", expire)
     with pytest.raises(AuthError):
@@ -283,13 +284,40 @@ def test_expired_key_in_the_middle_is_an_auth_error_and_the_next_call_goes_on(
     session._auth = good
     session.close()
 
-    def count(session: object, digest: bytes, pack: bytes, lease: str) -> None:
-        put(session, digest, pack, lease)  # type: ignore[arg-type]
+    def count(session: object, digest: bytes, pack: bytes, lease: str | None) -> str:
+        held = put(session, digest, pack, lease)  # type: ignore[arg-type]
         sent.append(len(pack))
+        return held
 
     monkeypatch.setattr(artifacts, "put_pack", count)
     upload(artifact, folder)
     assert 80 << 20 < sum(sent) < 81 << 20  # nothing twice
+
+
+def test_lease_that_has_ended_between_two_packs_is_replaced(
+    logged_in: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from t9k.em.client import artifacts
+
+    artifact, put, asked = make_artifact(make_tree(logged_in / "tree", seed=6)), artifacts.put_pack, []
+
+    def put_after_a_pause(session: object, digest: bytes, pack: bytes, lease: str | None) -> str:
+        asked.append(lease)
+        if lease is not None:
+            lease = "0" * 20  # that of the answer has ended: nobody knows it any more
+        return put(session, digest, pack, lease)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artifacts, "put_pack", put_after_a_pause)
+    path = upload(artifact, folder)
+    assert None in asked
+    assert em.Artifact.at(path).objects == artifact.objects
+
+
+def test_skip_takes_no_folder_for_the_artifact(logged_in: Path, folder: str) -> None:
+    artifact = make_artifact(make_tree(logged_in / "tree"), "taken")
+    upload(make_artifact(logged_in / "tree", "below"), f"{folder}/taken")
+    with pytest.raises(ConflictError, match="is a Folder"):
+        artifact.upload(folder=folder, conflict_strategy="skip")
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped", ".", "a" * 300, "new\nline", 7, None])

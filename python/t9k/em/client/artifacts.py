@@ -5,6 +5,7 @@ Digests are 32 bytes each; several lie one behind the other in one `bytes`.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _LEAST_MEAN_CHUNK_BYTES = 8 << 10
 COMMIT_TIMEOUT_S = 600.0
 """A commit of many objects takes the server a while."""
 
+_LEASE = re.compile(f"[0-9a-z]{{{LEASE_BYTES}}}")
 _PLACE = struct.Struct("<32sQI")
 _OBJECT = struct.Struct("<32sQQ")
 
@@ -98,28 +100,29 @@ def missing(session: Session, chunks: Sequence[bytes], lease: str | None) -> tup
             headers=headers,
             max_bytes=LEASE_BYTES + len(part) // 8 + 1,
         )
-        head, bitmap = bytes(answer.body[:LEASE_BYTES]), answer.body[LEASE_BYTES:]
-        if len(head) < LEASE_BYTES or not head.isalnum():
+        head, bitmap = answer.body[:LEASE_BYTES].decode("ascii", "replace"), answer.body[LEASE_BYTES:]
+        if not _LEASE.fullmatch(head):
             raise _garbage(what)
-        lease = head.decode("ascii")
+        lease = head
         found += (start + index for index in _set_bits(bitmap, len(part)))
     assert lease is not None
     return lease, found
 
 
-def put_pack(session: Session, digest: bytes, pack: bytes, lease: str) -> None:
-    """Sends a pack; when this returns it is stored for good.
+def put_pack(session: Session, digest: bytes, pack: bytes, lease: str | None) -> str:
+    """Sends a pack; when this returns it is stored for good. Answers the lease that keeps it: a new one without one.
 
     Raises:
+        ConflictError: The lease has ended.
         IntegrityError: The server says that it came as something else.
     """
-    session.request(
-        "PUT",
-        f"/packs/{digest.hex()}",
-        f"cannot send a pack of {len(pack)} bytes",
-        body=pack,
-        headers={LEASE_HEADER: lease, "Content-Type": PACK_TYPE},
-    )
+    what = f"cannot send a pack of {len(pack)} bytes"
+    headers = {"Content-Type": PACK_TYPE} | ({LEASE_HEADER: lease} if lease else {})
+    document = session.request("PUT", f"/packs/{digest.hex()}", what, body=pack, headers=headers).json()
+    held = document.get("lease") if isinstance(document, dict) else None
+    if not isinstance(held, str) or not _LEASE.fullmatch(held):
+        raise _garbage(what)
+    return held
 
 
 def commit(session: Session, body: IO[bytes], lease: str | None, key: str, what: str) -> Answer:

@@ -42,7 +42,7 @@ CONNECTIONS = 16
 """Kept open for each session at most."""
 
 _READ_BYTES = 256 << 10
-_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+_RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 _HISTORY = re.compile(r"[A-Za-z0-9]{1,64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _log = logging.getLogger("t9k.em.client")

@@ -177,13 +177,18 @@ class Sender:
         return absent
 
     def _put(self, pack: bytes) -> None:
-        assert self.lease is not None
         digest = _engine.pack_digest(pack)
         for _ in range(SENDINGS - 1):
             with suppress(IntegrityError):  # something on the way changed it
-                artifacts.put_pack(self.session, digest, pack, self.lease)
+                self._put_once(digest, pack)
                 return
-        artifacts.put_pack(self.session, digest, pack, self.lease)
+        self._put_once(digest, pack)
+
+    def _put_once(self, digest: bytes, pack: bytes) -> None:
+        try:
+            artifacts.put_pack(self.session, digest, pack, self.lease)
+        except ConflictError:  # an hour's pause ended the lease: the commit tells what went with it
+            self.lease = artifacts.put_pack(self.session, digest, pack, None)
 
 
 def _windows(chunks: Iterator[_Chunk]) -> Iterator[dict[bytes, _Chunk]]:

@@ -110,8 +110,12 @@ def _taken(session: Session, placement: dict[str, Any], what: str) -> nodes.Node
         return None
     path = absolute_path(f"{placement['folder']}/{placement['name']}", session.user)
     there = nodes.find(session, path)
-    if there is not None and strategy == "error":
+    if there is None:
+        return None
+    if strategy == "error":
         raise ConflictError(f"{what}: {path} is there already", hint="conflict_strategy 'new', 'skip' or 'replace'")
+    if there.kind != "Artifact":
+        raise ConflictError(f"{what}: {path} is a {there.kind}, not an Artifact", hint="conflict_strategy 'new'")
     return there
 
 
