@@ -50,21 +50,25 @@ class Serving:
 
 
 @contextlib.contextmanager
-def run_server(data: Path, database_url: str | None = None, *options: str) -> Iterator[Serving]:
-    """Starts `aistore serve` on a free port, and stops it with SIGTERM."""
+def run_server(
+    data: Path, database_url: str | None = None, *options: str, log: Path | None = None
+) -> Iterator[Serving]:
+    """Starts `aistore serve` on a free port, and stops it with SIGTERM. `log` gets what it says on standard error."""
     ready = data.with_name(f"{data.name}-ready.json")
     ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "t9k.aistore", "serve", "--data", str(data), "--port", "0"]
     command += ["--ready-file", str(ready), *options]
     if database_url is not None:
         command += ["--database-url", database_url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    with open(log, "ab") if log is not None else contextlib.nullcontext() as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
     try:
-        deadline = time.monotonic() + 60
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server did not start: exit {process.poll()}")
+        for _ in range(3000):  # a minute in which this process runs, however long the machine stands still
+            if ready.exists() or process.poll() is not None:
+                break
             time.sleep(0.02)
+        if not ready.exists():
+            raise RuntimeError(f"the server did not start: exit {process.poll()}")
         document = json.loads(ready.read_text())
         yield Serving(document["url"], document["user"], document["api_key"] or "", process, data)
     finally:

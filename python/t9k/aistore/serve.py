@@ -43,6 +43,8 @@ def serve(settings: Settings, ready_file: Path | None = None, user: str = "admin
         ready_file: Gets a JSON object with ``url``, ``user`` and ``api_key``, atomically, when requests are answered.
         user: Name of the first user, who is made with a key if there is none yet.
     """
+    if ready_file is not None:
+        _prepare(ready_file)
     listener = _listen(settings)
     services = open_services(settings)
     api_key = _first_key(services.database, user)
@@ -80,9 +82,18 @@ def serve(settings: Settings, ready_file: Path | None = None, user: str = "admin
     # Where the counters of the workers meet.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counters = tempfile.mkdtemp(prefix="aistore-metrics-")
     try:
-        Multiprocess(config, [listener]).run()
+        _Workers(config, [listener]).run()
     finally:
         shutil.rmtree(counters, ignore_errors=True)
+
+
+class _Workers(Multiprocess):
+    """Worker processes on one listener. It is closed as they end: who connects then must not wait for an answer."""
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+        super().terminate_all()
 
 
 def worker_app() -> FastAPI:
@@ -133,6 +144,13 @@ def _announce(url: str, user: str, api_key: str | None, ready_file: Path | None)
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump({"url": url, "user": user, "api_key": api_key}, file)
         os.replace(temporary, ready_file)
+
+
+def _prepare(ready_file: Path) -> None:
+    """Removes what an earlier start has left; a file that cannot be written is an error before a key is made."""
+    ready_file.unlink(missing_ok=True)
+    if not os.access(ready_file.parent, os.W_OK | os.X_OK):
+        raise OSError(f"cannot write the ready file {ready_file}: no directory that can be written to")
 
 
 def _is_loopback(host: str) -> bool:

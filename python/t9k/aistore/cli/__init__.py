@@ -93,13 +93,27 @@ def main(ctx: click.Context, config: Path | None, data: Path | None, database_ur
             document = tomllib.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise click.UsageError(f"{file}: {error}") from None
-        unknown = set(document) - set(VERBS) - {"data", "database_url"}
-        if unknown:
+        if unknown := _unknown_keys(document):
             raise click.UsageError(f"{file}: no such key or command: {', '.join(sorted(unknown))}")
     if "data" in document and ctx.get_parameter_source("data") is click.core.ParameterSource.DEFAULT:
         data = Path(os.path.expanduser(document["data"]))
     ctx.default_map = {verb: table for verb, table in document.items() if isinstance(table, dict)}
     ctx.obj = Place(data, database_url or document.get("database_url"))
+
+
+def _unknown_keys(document: dict[str, Any]) -> set[str]:
+    """What of a configuration file would have no effect."""
+    unknown = set()
+    for name, value in document.items():
+        if name in ("data", "database_url"):
+            continue
+        if name not in VERBS or not isinstance(value, dict):
+            unknown.add(name)
+            continue
+        command = importlib.import_module(f"t9k.aistore.cli.{name}").command
+        known = {option.name for option in command.params} | set(getattr(command, "commands", ()))
+        unknown |= {f"{name}.{key}" for key in value.keys() - known}
+    return unknown
 
 
 class Place:

@@ -32,6 +32,14 @@ from t9k.aistore.cli import Place
     "--trash-days", default=30, show_default=True, type=click.IntRange(0), help="Days until what was deleted is gone."
 )
 @click.option(
+    "--crashed-after",
+    default=180,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    help="A run that has not beaten for so long counts as crashed.",
+)
+@click.option(
     "--behind-proxy", is_flag=True, help="A proxy with TLS is in front: trust its X-Forwarded-For and -Proto."
 )
 @click.option(
@@ -53,6 +61,7 @@ def command(
     workers: int,
     packs_in_flight: int,
     trash_days: int,
+    crashed_after: int,
     behind_proxy: bool,
     log_level: str,
 ) -> None:
@@ -77,6 +86,7 @@ def command(
         workers=workers,
         packs_in_flight=packs_in_flight,
         trash_days=trash_days,
+        crashed_after_s=crashed_after,
         behind_proxy=behind_proxy,
         log_level=log_level,
     )
