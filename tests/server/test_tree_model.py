@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from harness import make_account
@@ -18,96 +17,11 @@ from t9k.aistore.errors import Refusal
 from t9k.aistore.tree import changes, copies, folders, listing, sharing, shortcuts, trash
 from t9k.aistore.tree.access import Access, node_at, node_for
 from t9k.aistore.tree.placement import Placement, place
+from tree_model import Model, Node, Refused
 
 NAMES = ("a", "b", "c", "A")
 KINDS = ("Folder", "Shortcut", "Artifact")
 _numbers = itertools.count()
-
-
-@dataclass
-class Node:
-    """What the model knows of a node."""
-
-    id: str
-    parent: str | None
-    owner: str
-    kind: str
-    name: str
-    target: str | None = None
-    in_trash: bool = False
-    is_gone: bool = False
-    shares: dict[str, str] = field(default_factory=dict)  # access by name of user, "" is the public
-
-
-class Refused(Exception):
-    """The kind of refusal that the model expects."""
-
-
-class Model:
-    """All nodes, and the rules of the tree said once more, as simply as can be."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {}
-
-    def chain(self, node: Node) -> list[Node]:
-        found = [node]
-        while found[-1].parent is not None:
-            found.append(self.nodes[found[-1].parent])
-        return found
-
-    def is_live(self, node: Node) -> bool:
-        return not any(one.in_trash or one.is_gone for one in self.chain(node))
-
-    def path(self, node: Node) -> str:
-        return "/" + "/".join(one.name for one in reversed(self.chain(node)))
-
-    def access(self, user: str, node: Node) -> Access:
-        if node.owner == user:
-            return Access.OWN
-        given = [one.shares[who] for one in self.chain(node) for who in (user, "") if who in one.shares]
-        return Access.EDIT if "edit" in given else Access.VIEW if given else Access.NONE
-
-    def need(self, user: str, node: Node, need: Access, *, in_trash: bool = False) -> None:
-        is_here = node.in_trash if in_trash else self.is_live(node)
-        gone = any(one.is_gone for one in self.chain(node))
-        if gone or not is_here or self.access(user, node) == Access.NONE:
-            raise Refused("not_found")
-        if self.access(user, node) < need:
-            raise Refused("auth")
-
-    def children(self, folder: Node) -> list[Node]:
-        return [one for one in self.nodes.values() if one.parent == folder.id and not one.in_trash and not one.is_gone]
-
-    def child(self, folder: Node, name: str) -> Node | None:
-        return next((one for one in self.children(folder) if one.name == name), None)
-
-    def below(self, node: Node) -> Iterator[Node]:
-        """The node and all below it, in the trash or not."""
-        yield node
-        for one in list(self.nodes.values()):
-            if one.parent == node.id:
-                yield from self.below(one)
-
-    def relocate(self, user: str, node: Node, folder: Node | None, name: str) -> None:
-        """Raises what a move or rename is refused with."""
-        if node.parent is None:
-            raise Refused("conflict")
-        if folder is not None and folder.id != node.parent:
-            self.need(user, folder, Access.EDIT)
-        where = folder or self.nodes[node.parent]
-        if where.kind != "Folder":
-            raise Refused("conflict")
-        there = self.child(where, name)
-        if there is not None and there.id != node.id:
-            raise Refused("conflict")
-        if node in self.chain(where):
-            raise Refused("invalid_input")
-        if where.owner != node.owner:
-            if self.access(user, node) < Access.OWN:
-                raise Refused("auth")
-            for one in self.below(node):
-                one.owner = where.owner
-        node.parent, node.name = where.id, name
 
 
 class TreeMachine(RuleBasedStateMachine):
@@ -318,7 +232,7 @@ class TreeMachine(RuleBasedStateMachine):
 
         def expected() -> None:
             self.model.need(user, target, Access.VIEW)
-            final = self.followed(user, target)
+            final = self.model.followed(user, target)
             if final is None:
                 raise Refused("not_found")
             outcome["target"] = final.id
@@ -366,14 +280,6 @@ class TreeMachine(RuleBasedStateMachine):
                         node = Node(copied, parent, folder.owner, below.kind, below.name, below.target)
                         self.model.nodes[copied] = node
 
-    def followed(self, user: str, node: Node) -> Node | None:
-        if node.kind != "Shortcut":
-            return node
-        target = self.model.nodes.get(node.target or "")
-        if target is None or not self.model.is_live(target) or self.model.access(user, target) == Access.NONE:
-            return None
-        return target
-
     @rule(data=st.data(), who=st.integers(0, 3))
     def look(self, data: st.DataObject, who: int) -> None:
         """What one user sees of one node: by id, by path, through it, and in it."""
@@ -395,7 +301,7 @@ class TreeMachine(RuleBasedStateMachine):
             assert seen(lambda c: node_at(c, caller, self.model.path(node)).id) == expected
         if not is_seen:
             return
-        target = self.followed(user, node)
+        target = self.model.followed(user, node)
         assert seen(lambda c: shortcuts.followed(c, caller, node.id).id) == (target.id if target else "not_found")
         page = seen(lambda c: listing.children(c, caller, node.id, limit=1000))
         if target is None or target.kind != "Folder":
