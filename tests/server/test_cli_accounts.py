@@ -61,6 +61,11 @@ def test_users_are_added_listed_disabled_and_enabled(cli: Cli) -> None:
     cli.run("users", "enable", "ada")
     assert cli.is_good(key)
     cli.run("users", "password", "ada", input="long enough\nlong enough\n")
+    cli.run("users", "domain", "ada", "team")
+    assert [user["domain"] for user in cli.json("users", "list")] == ["team", ""]
+    cli.run("users", "domain", "ada")
+    assert cli.json("users", "list")[0]["domain"] == ""
+    assert "cannot name a domain" in cli.run("users", "domain", "ada", "a:b", code=1).output
 
 
 def test_keys_are_added_listed_and_revoked(cli: Cli) -> None:

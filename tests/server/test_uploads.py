@@ -242,6 +242,41 @@ def test_presence_is_told_within_the_own_domain_only(uploader: Uploader, other: 
     assert other.put(pack_of(CONTENT.chunks)).status_code == 201
 
 
+def test_administrator_lets_users_share_chunks_and_nothing_else(
+    api: TestClient, services: Services, ada: Account, bob: Account, root: Account
+) -> None:
+    """What is stored in the common domain is known to both; a node of the other is not seen for that."""
+    a, b = Uploader(api, ada), Uploader(api, bob)
+
+    def put_into(domain: str, *accounts: Account, by: Account = root) -> list[int]:
+        body = {"shares_chunks_in": domain}
+        paths = [f"/api/v1/users/{account.name}" for account in accounts]
+        return [api.patch(path, json=body, headers=by.headers).status_code for path in paths]
+
+    assert put_into("team", ada, by=ada) == [403]
+    assert put_into(ada.caller.user_id, bob) == [200]  # a name like an id is no way into that user's own domain
+    mine = a.upload(CONTENT)["node"]["id"]
+    assert b.missing(CONTENT.chunks) == CONTENT.chunks
+    assert put_into("team", ada, bob) == [200, 200]
+    assert api.get("/api/v1/users/ada", headers=root.headers).json()["shares_chunks_in"] == "team"
+    a.lease = b.lease = None
+    assert a.missing(CONTENT.chunks) == CONTENT.chunks  # what ada had stored before is in her own
+    a.upload(CONTENT)
+    verify(services)
+    assert b.missing(CONTENT.chunks) == []
+    sent = b.sent_packs
+    made = b.upload(CONTENT)["node"]["id"]
+    assert b.sent_packs == sent
+    assert b.download(made) == a.download(mine)
+    assert b.call("GET", f"/nodes/{mine}").status_code == 404
+    assert put_into("", bob) == [200]
+    b.lease = None
+    assert b.missing(CONTENT.chunks) == CONTENT.chunks
+    assert b.download(made)
+    actions = [row["action"] for row in api.get("/api/v1/audit", headers=root.headers).json()["rows"]]
+    assert actions.count("user.domain") == 4
+
+
 def test_manifest_of_foreign_chunks_is_refused(uploader: Uploader, other: Uploader, services: Services) -> None:
     uploader.upload(CONTENT)
     verify(services)
@@ -283,6 +318,18 @@ def test_viewer_downloads_a_shared_artifact_and_nothing_beside_it(
     assert not any(got[head + 3 * record :])
     within = {"Range": f"bytes={head + record + 9}-{head + 2 * record - 9}"}
     assert other.call("GET", url, params=params, headers=within).status_code == 404
+
+
+def test_shortcut_to_an_artifact_is_followed_with_the_callers_rights(uploader: Uploader, other: Uploader) -> None:
+    node = uploader.upload(CONTENT)["node"]
+    uploader.call("PUT", f"/nodes/{node['parent_id']}/shares/user/bob", json={"access": "view"})
+    made = other.call("POST", "/shortcuts", json={"path": "/bob/default/link", "target_id": node["id"]})
+    assert made.status_code == 201
+    for suffix in ("", ":latest", ":1"):
+        found = other.call("GET", "/artifacts", params={"path": f"/bob/default/link{suffix}"})
+        assert found.json()["node"]["id"] == node["id"]
+    uploader.call("DELETE", f"/nodes/{node['parent_id']}/shares/user/bob")
+    assert other.call("GET", "/artifacts", params={"path": "/bob/default/link"}).status_code == 404
 
 
 def test_copy_in_another_users_tree_outlives_the_original(

@@ -19,6 +19,10 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 DEFAULT_FOLDER = "default"
 """The folder of `upload` when none is named; every user has it."""
 
+_DOMAIN = re.compile(r"[a-z0-9._-]{1,64}")
+SHARED_DOMAIN = "shared:"
+"""Stands before the names that administrators give; a user's own domain is their id, which has no colon."""
+
 ROLES = ("admin", "user")
 MAX_KEYS = 1000
 """Keys of one user that are not revoked."""
@@ -77,8 +81,18 @@ def change_user(
     *,
     role: str | None = None,
     disabled: bool | None = None,
+    shares_chunks_in: str | None = None,
 ) -> None:
-    """Changes a user's role, or disables or enables them: at once, for all their keys.
+    """Changes a user: at once, for all their keys.
+
+    Args:
+        connection: Of the transaction.
+        caller: Who asks; None is the command line.
+        name: Of the user.
+        role: Their new role.
+        disabled: Whether their keys stop working.
+        shares_chunks_in: The domain in which their uploads find, and are told of, what others of the same domain have
+            stored. Empty is their own, which every user begins with. What they have stored stays where it is.
 
     Raises:
         Refusal: There is no such user (`not_found`) or role (`invalid_input`), or nobody would be left who administers
@@ -92,6 +106,9 @@ def change_user(
     if disabled is not None and disabled != (user.disabled_us is not None):
         values["disabled_us"] = now_us() if disabled else None
         audit.record(connection, caller, "user.disable" if disabled else "user.enable", name)
+    if shares_chunks_in is not None and (domain := _domain(user.id, shares_chunks_in)) != user.domain:
+        values["domain"] = domain
+        audit.record(connection, caller, "user.domain", name, {"from": user.domain, "to": domain})
     if not values:
         return
     accounts.update_user(connection, user.id, values)
@@ -168,6 +185,20 @@ def _check_no_more(caller: Caller, scopes: Sequence[str], expires_us: int | None
         raise forbidden(
             "this API key expires, and cannot make one that lives longer", hint="let the new one expire too"
         )
+
+
+def _domain(user_id: str, shared: str) -> str:
+    """The domain of this name, which is never a user's own; without a name the user's own."""
+    if not shared:
+        return user_id
+    if not _DOMAIN.fullmatch(shared):
+        raise invalid(f"{shared[:80]!r} cannot name a domain", hint="use 1 to 64 small letters, digits, and . _ -")
+    return SHARED_DOMAIN + shared
+
+
+def shared_domain(user: Any) -> str:
+    """The name of the domain that a user shares chunks in; empty if it is their own."""
+    return str(user.domain).removeprefix(SHARED_DOMAIN) if user.domain != user.id else ""
 
 
 def _check_role(role: str) -> str:

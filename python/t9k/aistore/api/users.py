@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
+from pydantic import Field
 from sqlalchemy.engine import Connection
 
 from t9k.aistore.accounts import groups, users
@@ -27,6 +28,7 @@ class User(Strict):
     id: str
     name: str
     role: str
+    shares_chunks_in: str
     created: str
     disabled: str | None
 
@@ -50,6 +52,7 @@ class UserChange(Strict):
 
     role: Literal["admin", "user"] | None = None
     disabled: bool | None = None
+    shares_chunks_in: Annotated[str, Field(pattern=r"^[a-z0-9._-]{0,64}$")] | None = None
 
 
 class Group(Strict):
@@ -116,10 +119,10 @@ def get_user(_: Admin, services: ServicesDep, user: Name) -> User:
 
 @router.patch("/users/{user}", responses=responses(409))
 def patch_user(caller: Admin, services: ServicesDep, user: Name, body: UserChange) -> User:
-    """Change a user's role; disable or enable them."""
+    """Change a user's role; disable or enable them; choose with whom their uploads share chunks."""
 
     def work(connection: Connection) -> User:
-        users.change_user(connection, caller, user, role=body.role, disabled=body.disabled)
+        users.change_user(connection, caller, user, **body.model_dump())
         return _user_named(connection, user)
 
     return services.database.write(work)
@@ -219,7 +222,12 @@ def _user_named(connection: Connection, name: str) -> User:
 
 def _user(row: Any) -> User:
     return User(
-        id=row.id, name=row.name, role=row.role, created=iso(row.created_us) or "", disabled=iso(row.disabled_us)
+        id=row.id,
+        name=row.name,
+        role=row.role,
+        shares_chunks_in=users.shared_domain(row),
+        created=iso(row.created_us) or "",
+        disabled=iso(row.disabled_us),
     )
 
 

@@ -97,20 +97,21 @@ def find_version(connection: Connection, caller: Caller, node_id: str, number: i
 def resolve(connection: Connection, caller: Caller, path: str) -> Version:
     """The version at ``/user/…/name``, ``…/name:alias``, ``…/name:number`` or ``…/name@digest``.
 
-    A digest may be cut after 8 digits or more. A name that has a colon or an at sign itself is taken for that first.
+    A shortcut at the end is followed, too. A digest may be cut after 8 digits or more. A name that has a colon or an
+    at sign itself is taken for that first.
 
     Raises:
         Refusal: There is none that the caller may see (`not_found`), or a short digest names two (`conflict`).
     """
     try:
-        node = node_at(connection, caller, path)
+        node = node_at(connection, caller, path, follow=True)
         wanted = ""
     except Refusal as refusal:
         base, mark, wanted = _parted(path)
         if refusal.kind != "not_found" or not mark:
             raise
         wanted = mark + wanted
-        node = node_at(connection, caller, base)
+        node = node_at(connection, caller, base, follow=True)
     if node.kind != "Artifact":
         raise not_found(f"there is a {node.kind} at {path}, not an artifact")
     return _described(connection, node, _version_row(connection, node, wanted), wanted[1:] or LATEST)

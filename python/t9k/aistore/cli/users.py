@@ -49,6 +49,7 @@ def list_all(place: Place, as_json: bool) -> None:
 
     Example: aistore users list --json
     """
+    from t9k.aistore.accounts.users import shared_domain
     from t9k.aistore.clock import iso
     from t9k.aistore.db import accounts
 
@@ -56,7 +57,13 @@ def list_all(place: Place, as_json: bool) -> None:
         rows = services.database.read(lambda connection: accounts.users_page(connection, "", 1_000_000))
     show(
         [
-            {"name": row.name, "role": row.role, "created": iso(row.created_us), "disabled": iso(row.disabled_us)}
+            {
+                "name": row.name,
+                "role": row.role,
+                "domain": shared_domain(row),
+                "created": iso(row.created_us),
+                "disabled": iso(row.disabled_us),
+            }
             for row in rows
         ],
         as_json,
@@ -98,6 +105,24 @@ def change_role(place: Place, name: str, role: str) -> None:
 
     with place.opened() as services:
         services.database.write(lambda connection: change_user(connection, None, name, role=role))
+
+
+@command.command("domain")
+@click.argument("name")
+@click.argument("domain", default="")
+@click.pass_obj
+def change_domain(place: Place, name: str, domain: str) -> None:
+    """Let a user's uploads share chunks with those of others in the same domain; without one with nobody's.
+
+    Who shares a domain is told, by what need not be sent, what others of it have stored. What a user has stored so far
+    stays where it is, and is sent once more when it is uploaded again.
+
+    Example: aistore users domain ada vision-team
+    """
+    from t9k.aistore.accounts.users import change_user
+
+    with place.opened() as services:
+        services.database.write(lambda connection: change_user(connection, None, name, shares_chunks_in=domain))
 
 
 @command.command("password")

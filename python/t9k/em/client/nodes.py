@@ -31,10 +31,11 @@ def node_of(document: Any, what: str) -> Node:
     return Node(*map(str, fields))
 
 
-def find(session: Session, path: str) -> Node | None:
-    """The node at `/<user>/…`; None if there is none that the caller may see."""
+def find(session: Session, path: str, *, follow: bool = False) -> Node | None:
+    """The node at `/<user>/…`, or what a shortcut there leads to; None if there is none that the caller may see."""
     what = f"cannot look for {path!r} at {session.url}"
-    answer = session.request("GET", "/nodes", what, params={"path": path}, accept={404})
+    params = {"path": path, "follow": str(follow).lower()}
+    answer = session.request("GET", "/nodes", what, params=params, accept={404})
     return None if answer.status == 404 else node_of(answer.json(), what)
 
 

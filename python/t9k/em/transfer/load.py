@@ -24,7 +24,7 @@ def load_node(session: Session, path: str, into: str | None) -> Artifact | Run:
         InvalidInputError: `into` is for artifacts.
         EmError: As `download_artifact` and `download_run`.
     """
-    there = nodes.find(session, absolute_path(path, session.user))
+    there = nodes.find(session, absolute_path(path, session.user), follow=True)
     if there is None or there.kind != "Run":  # a version of an artifact is no path of a node
         return download_artifact(session, path, into)
     if into is not None:
