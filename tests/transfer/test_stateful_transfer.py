@@ -38,6 +38,7 @@ WEIGHTS: dict[Callable[[Walk], None], float] = {
     tree_steps.purge: 3,
     tree_steps.share: 5,
     tree_steps.change_group: 0.5,
+    tree_steps.change_domain: 0.5,
     tree_steps.change_versions: 6,
     tree_steps.look: 8,
     tree_steps.look_everywhere: 0.15,

@@ -143,8 +143,7 @@ def know(walk: Walk, machine: Machine, local: Local, node_id: str, folder: Node,
 
 def version(walk: Walk, machine: Machine, local: Local, number: int) -> Version:
     digest = _engine.manifest_digest(local.artifact.local)
-    domain = walk.accounts[machine.user].caller.domain
-    return Version(number, dict(local.content), digest, domain, walk.now_s())
+    return Version(number, dict(local.content), digest, walk.domains[machine.user], walk.now_s())
 
 
 def upload_version(walk: Walk) -> None:
@@ -170,26 +169,32 @@ def upload_version(walk: Walk) -> None:
 
 def load(walk: Walk) -> None:
     """By its path, a name of a version, or in parts; by its owner, by others, and by nobody."""
-    machine, node = walk.machine(), walk.pick("Artifact")
+    machine, node = walk.machine(), walk.pick("Artifact", "Artifact", "Shortcut")
     assert machine is not None
     session = machine.session if walk.chance.random() < 0.9 else walk.anonymous
-    versions = walk.world.versions.get(node.id, Versions())
+    path = walk.world.path(node)
+    there, missing = walk.world.at(
+        session.user, path[1:].split("/")
+    )  # it may be another one, if the node is in the trash
+    target = None if there is None or missing else walk.world.followed(session.user, there)
+    versions = Versions() if target is None else walk.world.versions.get(target.id, Versions())
     named: list[tuple[str, Version | None]] = [("", versions.all[-1] if versions.all else None)]
     named += [(f":{one.number}", one) for one in versions.all]
     named += [(f"@{one.manifest[:16]}", one) for one in versions.all]
     named += [(f":{alias}", versions.number(number)) for alias, number in versions.aliases.items()]
     named += [(":latest", named[0][1]), (":none", None), (":999", None)]
     suffix, version = walk.chance.choice(named)
-    path = walk.world.path(node) + suffix
-    walk.say(f"  {session.user or 'nobody'} {path}")
+    walk.say(f"  {session.user or 'nobody'} {path}{suffix}")
 
     def expected() -> None:
-        walk.world.need(session.user, node, Access.VIEW)
+        if target is None:
+            raise Refused("not_found")
+        walk.world.need(session.user, target, Access.VIEW)
         if version is None:
             raise Refused("not_found")
 
     load_it = load_parts if walk.chance.random() < 0.3 else load_whole
-    walk.both(expected, lambda: load_it(walk, machine, session, path, version))
+    walk.both(expected, lambda: load_it(walk, machine, session, path + suffix, version))
 
 
 def load_whole(walk: Walk, machine: Machine, session: Session, path: str, version: Version | None) -> bool:

@@ -180,6 +180,13 @@ def change_group(walk: Walk) -> None:
     members ^= {user}
 
 
+def change_domain(walk: Walk) -> None:
+    """The administrator lets a user share chunks with others, or with nobody any more."""
+    user, shared = walk.chance.choice(USERS), walk.chance.choice(("", "team"))
+    walk.call(walk.admin, "PATCH", f"/users/{user}", json={"shares_chunks_in": shared})
+    walk.domains[user] = f"shared:{shared}" if shared else walk.accounts[user].caller.user_id
+
+
 def change_versions(walk: Walk) -> None:
     """An alias is moved or taken away, a version pinned or removed, a retention set."""
     node = walk.pick("Artifact")

@@ -54,6 +54,7 @@ class Walk:
         for job in ("collect-garbage", "sweep-orphans"):
             self.services.database.write(turns.take, job, 1 << 60, 0)
         self.accounts = {name: make_account(self.services.database, name) for name in USERS}
+        self.domains = {name: account.caller.domain for name, account in self.accounts.items()}
         self.root = make_account(self.services.database, "root", "admin")
         self.port = 0
         self.stack = contextlib.ExitStack()
