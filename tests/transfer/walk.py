@@ -106,6 +106,7 @@ class Walk:
     def session(self, key: str | None, user: str) -> Session:
         session = Session.open(self.serving.url, key, read_timeout_s=3600)
         session.user = user
+        session.attempts = 60  # a server that was killed comes back, on a slow machine after longer than users wait
         return session
 
     def call(self, session: Session, method: str, path: str, **arguments: Any) -> Any:
