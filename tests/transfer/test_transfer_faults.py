@@ -1,11 +1,13 @@
 """Bad networks, killed processes, full disks: a transfer ends right or with a typed error, and the next one goes on.
 
-`EM_TEST_ROUNDS` is the number of rounds of each random test.
+`EM_TEST_ROUNDS` is the number of uploads and of loads through a faulty proxy, `EM_TEST_KILLS` how often a client is
+killed while it uploads, and while it loads; `EM_TEST_SEED` gives others.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -15,7 +17,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,8 @@ from t9k.em.errors import ConflictError, EmError, IntegrityError, StoreError
 from trees import contents, make_artifact, make_tree
 
 ROUNDS = int(os.environ.get("EM_TEST_ROUNDS", "6"))
+KILLS = int(os.environ.get("EM_TEST_KILLS", "3"))
+KILLS_EACH = 3
 SEED = int(os.environ.get("EM_TEST_SEED", "1"))
 
 
@@ -180,30 +184,44 @@ def client(url: str, key: str, verb: str, what: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", CLIENT, url, key, verb, what], stderr=subprocess.DEVNULL)
 
 
+def is_killed_at(process: subprocess.Popen[bytes], passed: Callable[[], int], count: float) -> bool:
+    """Kills a client once so many bytes have passed the proxy; answers whether it did not end before."""
+    while process.poll() is None and passed() < count:
+        time.sleep(0.002)
+    process.kill()
+    code = process.wait()
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
 def test_killed_client_sends_at_most_the_packs_in_flight_again(home: Path, proxy: Proxy, server: Serving) -> None:
     rng = random.Random(SEED)
     size = 96 << 20
-    (home / "large.bin").write_bytes(np.random.default_rng(81).bytes(size))
-    artifact = em.create_artifact("killed")
-    artifact.add_file("large.bin")
-    kills = 0
-    proxy.faults = Faults(bytes_per_s=60 << 20)
-    for _ in range(max(2, ROUNDS // 2)):
-        process = client(proxy.url, server.api_key, "upload", artifact.local)
-        time.sleep(rng.uniform(0.4, 1.4))
-        kills += process.poll() is None
-        process.kill()
-        process.wait()
-    proxy.faults = Faults()
-    process = client(proxy.url, server.api_key, "upload", artifact.local)
-    assert process.wait(120) == 0
     packs_in_flight = 4 * (16 << 20) + (1 << 20)
-    assert proxy.sent_bytes < size * 1.01 + kills * packs_in_flight
-    puts = [request for request in proxy.requests if request.startswith("PUT")]
-    assert len(puts) <= 6 + 1 + 4 * kills
+    proxy.faults = Faults(bytes_per_s=60 << 20)
+    all_kills = number = 0
     em.login(server.url, server.api_key)
-    with em.Artifact.at("killed/killed").open("large.bin") as file:
-        assert file.read() == (home / "large.bin").read_bytes()
+    while all_kills < KILLS:
+        number, kills = number + 1, 0
+        (home / "large.bin").write_bytes(np.random.default_rng(SEED + number).bytes(size))
+        artifact = em.create_artifact(f"killed{number}")
+        artifact.add_file("large.bin")
+        proxy.reset()
+        while True:
+            at = proxy.sent_bytes + rng.uniform(0, 1.1 * size) if kills < KILLS_EACH else math.inf
+            if not is_killed_at(
+                client(proxy.url, server.api_key, "upload", artifact.local), lambda: proxy.sent_bytes, at
+            ):
+                break
+            kills += 1
+        assert proxy.sent_bytes < size * 1.01 + kills * packs_in_flight
+        puts = [request for request in proxy.requests if request.startswith("PUT")]
+        assert len(puts) <= 6 + 1 + 4 * kills
+        there = em.Artifact.at(f"killed/killed{number}")
+        with there.open("large.bin") as file:
+            assert file.read() == (home / "large.bin").read_bytes()
+        all_kills += kills
+        shutil.rmtree(home / ".em")
 
 
 def test_killed_load_is_never_visible_and_goes_on(
@@ -216,16 +234,24 @@ def test_killed_load_is_never_visible_and_goes_on(
         (home / f"part{number}.bin").write_bytes(np.random.default_rng(number).bytes(4 << 20))
         artifact.add_file(f"part{number}.bin")
     artifact.upload("killed", make_folder=True)
-    there = go_to(home.parent / "other", monkeypatch)
+    size = 90 << 20
     proxy.faults = Faults(bytes_per_s=80 << 20)
-    for _ in range(max(2, ROUNDS // 2)):
-        process = client(proxy.url, server.api_key, "load", "killed/to-load")
-        time.sleep(rng.uniform(0.3, 1.2))
-        process.kill()
-        if process.wait() == -signal.SIGKILL:
-            assert [path.name for path in (there / ".em").glob("artifacts/*") if not path.name.startswith(".")] == []
-    loaded = em.load_artifact("killed/to-load")
-    assert contents(loaded.local) == contents(artifact.local)
+    all_kills = number = 0
+    while all_kills < KILLS:
+        number, kills = number + 1, 0
+        there = go_to(home.parent / f"other{number}", monkeypatch)
+        while True:
+            at = proxy.received_bytes + rng.uniform(0, size) if kills < KILLS_EACH else math.inf
+            process = client(proxy.url, server.api_key, "load", "killed/to-load")
+            if not is_killed_at(process, lambda: proxy.received_bytes, at):
+                break
+            kills += 1
+            visible = [path for path in (there / ".em").glob("artifacts/*") if not path.name.startswith(".")]
+            assert all(contents(path) == contents(artifact.local) for path in visible)  # killed after its end
+        (loaded,) = (path for path in (there / ".em").glob("artifacts/*") if not path.name.startswith("."))
+        assert contents(loaded) == contents(artifact.local)
+        all_kills += kills
+        shutil.rmtree(there)
 
 
 def test_killed_server_is_waited_for_and_loses_nothing_acknowledged(
