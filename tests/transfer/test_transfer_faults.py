@@ -1,7 +1,8 @@
 """Bad networks, killed processes, full disks: a transfer ends right or with a typed error, and the next one goes on.
 
 `EM_TEST_ROUNDS` is the number of uploads and of loads through a faulty proxy, `EM_TEST_KILLS` how often a client is
-killed while it uploads, and while it loads; `EM_TEST_SEED` gives others.
+killed while it uploads, and while it loads, `EM_TEST_RACES` how often two commit one name with each strategy;
+`EM_TEST_SEED` gives others.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from harness import Serving, run_server
 from proxy import Faults, Proxy, proxied
 from t9k import em
 from t9k.em.client import connection
-from t9k.em.errors import ConflictError, EmError, IntegrityError, StoreError
+from t9k.em.errors import EmError, IntegrityError, StoreError
 from trees import contents, make_artifact, make_tree
 
 ROUNDS = int(os.environ.get("EM_TEST_ROUNDS", "6"))
 KILLS = int(os.environ.get("EM_TEST_KILLS", "3"))
 KILLS_EACH = 3
+RACES = int(os.environ.get("EM_TEST_RACES", "1"))
 SEED = int(os.environ.get("EM_TEST_SEED", "1"))
 
 
@@ -293,31 +295,43 @@ def test_killed_server_is_waited_for_and_loses_nothing_acknowledged(
             again.wait(60)
 
 
+RACER = """
+import json, sys, time
+from t9k import em
+from t9k.em.errors import EmError
+url, key, local, folder, strategy, start_at = sys.argv[1:]
+em.login(url, key)
+artifact = em.load_artifact(local)
+before = len(artifact.remote)
+time.sleep(max(0, float(start_at) - time.time()))
+try:
+    artifact.upload(folder, make_folder=True, conflict_strategy=strategy)
+    print(json.dumps([line["path"] for line in artifact.remote[before:]]))
+except EmError as error:
+    print(json.dumps(error.kind))
+"""
+
+
 def test_two_clients_of_one_name_end_as_one_after_the_other(home: Path, server: Serving) -> None:
     em.login(server.url, server.api_key)
     made = [make_artifact(make_tree(home / f"t{seed}", seed=seed), "same") for seed in (101, 102)]
-    for strategy in ("skip", "error", "new", "replace"):
-        folder = f"race-{strategy}"
-        outcomes: list[object] = [None, None]
-
-        def send(index: int, folder: str = folder, strategy: str = strategy, outcomes: list[object] = outcomes) -> None:
-            before = len(made[index].remote)
-            try:
-                made[index].upload(folder, make_folder=True, conflict_strategy=strategy)
-                outcomes[index] = [line["path"] for line in made[index].remote[before:]]
-            except EmError as error:
-                outcomes[index] = type(error)
-
-        threads = [threading.Thread(target=send, args=(index,)) for index in (0, 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    for number in range(4 * RACES):
+        strategy = ("skip", "error", "new", "replace")[number % 4]
+        folder = f"race-{strategy}-{number}"
+        start_at = str(time.time() + 0.7)  # both have started by then
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACER, server.url, server.api_key, one.local, folder, strategy, start_at],
+                stdout=subprocess.PIPE,
+            )
+            for one in made
+        ]
+        outcomes = [json.loads(racer.communicate(timeout=300)[0]) for racer in racers]
         taken = f"/{server.user}/{folder}/same"
         other = [[f"/{server.user}/{folder}/{one.alternative_name}"] for one in made]
         serial = {
             "skip": [[[taken], []], [[], [taken]]],
-            "error": [[[taken], ConflictError], [ConflictError, [taken]]],
+            "error": [[[taken], "conflict"], ["conflict", [taken]]],
             "new": [[[taken], other[1]], [other[0], [taken]]],
             "replace": [[[taken], [taken]]],
         }
