@@ -114,7 +114,7 @@ def test_add_on_top(artifact: em.Artifact, store: Path) -> None:
     assert after == before | {oracle.digest(b"new"): after[oracle.digest(b"new")]}
     assert {entry["path"] for entry in artifact.objects} >= {*CONTENTS, "more/new", "more/zero"}
     # The same bytes have the same chunks as ever.
-    shared = _engine.diff(".em/store", artifact.local, artifact.local)["shared_bytes"]
+    shared = _engine.diff(".em/store", artifact.local, artifact.local)[0]
     assert shared == sum(path.stat().st_size for path in objects(store).values()) - len("unreachable")
     assert problems(artifact) == []
 

@@ -127,7 +127,7 @@ def load(local: str) -> em.Artifact | None:
 def shared_bytes(first: em.Artifact, second: em.Artifact) -> int | None:
     """Nothing if a chunk table is refused."""
     try:
-        shared = _engine.diff(".em/store", first.local, second.local)["shared_bytes"]
+        shared = _engine.diff(".em/store", first.local, second.local)[0]
         assert isinstance(shared, int)
         return shared
     except _engine.EngineError as error:

@@ -7,7 +7,7 @@ read, without a copy; nobody may write to it meanwhile. Long calls detach the GI
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Self, final
 
 from typing_extensions import Buffer
 
@@ -28,7 +28,15 @@ class EngineError(Exception):
 def create_artifact(artifact_dir: str) -> None:
     """Make an artifact's directory with an empty manifest."""
 
-def read_entries(artifact_dir: str) -> list[_Entry]:
+@final
+class Entries:
+    """Entries of an artifact's manifest, read while they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _Entry: ...
+
+def read_entries(artifact_dir: str) -> Entries:
     """Read the entries of an artifact's manifest, sorted by path."""
 
 def manifest_digest(artifact_dir: str) -> str:
@@ -38,7 +46,7 @@ def read_manifest(artifact_dir: str) -> bytes:
     """Read the canonical bytes of an artifact's manifest."""
 
 def parse_manifest(data: Buffer) -> list[_Entry]:
-    """Check the bytes of a manifest from anywhere and decode their entries, as `read_entries` returns them."""
+    """Check the bytes of a manifest from anywhere and decode their entries, as `read_entries` gives them."""
 
 def manifest_objects(data: Buffer) -> tuple[bytes, bytes]:
     """The objects that the bytes of a manifest name, each once: digests, and sizes as u64."""
@@ -91,8 +99,18 @@ def verify(
 def gc(store: str, older_than_s: int, dry_run: bool, progress: _Progress = None) -> dict[str, int]:
     """Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago."""
 
-def diff(store: str, first: str, second: str) -> dict[str, Any]:
-    """Compare two artifacts: paths added, removed and changed, and the bytes of chunks they share."""
+def diff(store: str, first: str, second: str) -> tuple[int, int]:
+    """Compare two artifacts: bytes of the chunks that both have, and of all chunks of the second."""
+
+@final
+class Differences:
+    """Paths that differ, found while they are asked for."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> tuple[str, str]: ...
+
+def differences(first: str, second: str) -> Differences:
+    """The paths that differ between two artifacts, sorted: "added", "removed" or "changed", and the path."""
 
 def usage(artifact_dirs: list[str]) -> list[tuple[int, int, int]]:
     """Apparent, stored and unique bytes of each artifact, then of all together."""

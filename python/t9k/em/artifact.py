@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any
 
@@ -95,22 +95,25 @@ class Artifact:
         Returns:
             Plain values: ``{"metadata": {…}, "objects": {obj_path: {…}}}``.
         """
-        return {"metadata": self._metadata() | {"local": self.local}, "objects": self._entries()}
+        return {"metadata": self.describe(), "objects": dict(self.entries())}
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the metadata that `to_dict` has, without the objects."""
+        return self._metadata() | {"local": self.local}
 
     def _metadata(self) -> dict[str, Any]:
         names = ("name", "labels", "description", "created_timestamp", "alternative_name", "remote")
         return {name: getattr(self, name) for name in names}
 
-    def _entries(self) -> dict[str, dict[str, Any]]:
+    def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields path and entry, sorted by path, without holding more than one of them; see `objects`."""
         if not self.local:
-            return self._objects
-        with translated():
-            entries = _engine.read_entries(self.local)
+            yield from sorted(self._objects.items())
+            return
         fields = ("type", "size", "digest", "executable", "uri")
-        return {
-            path: {name: value for name, value in zip(fields, rest, strict=True) if value is not None}
-            for path, *rest in entries
-        }
+        with translated():
+            for path, *rest in _engine.read_entries(self.local):
+                yield path, {name: value for name, value in zip(fields, rest, strict=True) if value is not None}
 
     @property
     def objects(self) -> list[dict[str, str]]:
@@ -120,10 +123,7 @@ class Artifact:
         ``reference``), and as far as they are known ``size`` in bytes,
         ``digest`` (BLAKE3), ``executable`` and ``uri``.
         """
-        return [
-            {"path": path} | {name: str(value) for name, value in entry.items()}
-            for path, entry in sorted(self._entries().items())
-        ]
+        return [{"path": path} | {name: str(value) for name, value in entry.items()} for path, entry in self.entries()]
 
     def add_dir(self, dir_path: str, obj_path: str | None = None) -> None:
         """Adds all files under a local directory as objects of the Artifact.
@@ -267,7 +267,7 @@ class Artifact:
         """
         if self._remote_files is not None:
             return self._remote_files.open(path)
-        entry = self._entries().get(path)
+        entry = next((entry for found, entry in self.entries() if found == path), None)
         if entry is None or entry["type"] != "file":
             raise NotFoundError(f"there is no file {path!r} in artifact {self.alternative_name!r}")
         return open(os.path.join(self._directory(), path), "rb")
@@ -338,16 +338,18 @@ class Artifact:
         return self.local
 
     def _repr_html_(self) -> str:
-        from itertools import islice
-
         from t9k.em.notebook import MAX_ROWS, table
 
-        entries = self._entries()
+        count = size_bytes = 0
+        listed: list[tuple[str, object]] = []
+        for path, entry in self.entries():
+            count += 1
+            size_bytes += entry.get("size") or 0
+            if count <= MAX_ROWS:
+                listed.append((path, entry.get("uri") or entry.get("size") or entry.get("type") or ""))
         known = {"labels": ", ".join(self.labels), "description": self.description, "local": self.local}
         rows: list[tuple[str, object]] = [(key, value) for key, value in known.items() if value]
-        rows += [("entries", len(entries)), ("size_bytes", sum(entry.get("size") or 0 for entry in entries.values()))]
-        for path, entry in islice(sorted(entries.items()), MAX_ROWS):
-            rows.append((path, entry.get("uri") or entry.get("size") or entry.get("type") or ""))
+        rows += [("entries", count), ("size_bytes", size_bytes), *listed]
         return table(f"Artifact {self.alternative_name or self.name}", rows)
 
     def __repr__(self) -> str:

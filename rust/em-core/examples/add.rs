@@ -6,10 +6,7 @@
 
 use std::{env, path::Path, process::ExitCode, thread};
 
-use em_core::{
-    Result, add::Add, artifact::ArtifactDir, cancel::Progress, manifest::EntryKind, stat_cache::StatCache,
-    store::Store, verify,
-};
+use em_core::{Result, add::Add, artifact::ArtifactDir, cancel::Progress, stat_cache::StatCache, store::Store, verify};
 
 fn run(source: &Path, store: &Path, artifact: &Path) -> Result<bool> {
     let store = Store::open(store)?;
@@ -32,10 +29,9 @@ fn run(source: &Path, store: &Path, artifact: &Path) -> Result<bool> {
     println!("{} files, {} bytes; {} bytes were new", added.files, added.bytes, added.new_bytes);
 
     let (_, manifest) = artifact.manifest()?;
-    for (path, kind) in manifest.entries() {
-        if let EntryKind::File { size, digest, .. } = kind {
-            println!("{digest} {size:>12} {path}");
-        }
+    for file in manifest.files() {
+        let (path, size, digest, _) = file?;
+        println!("{digest} {size:>12} {path}");
     }
     let report = verify::artifact(&store, &artifact, &Progress::default())?;
     for problem in &report.problems {

@@ -1,9 +1,10 @@
 //! Adding to an artifact: scan, stat cache, read once, object in store, link, entry.
 
 use std::{
-    collections::HashSet,
+    ffi::OsStr,
     fs,
-    path::{Path, PathBuf},
+    os::unix::ffi::OsStrExt,
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,10 +13,10 @@ use crate::{
     artifact::{ArtifactDir, RESERVED},
     cancel::Progress,
     gc::register_root,
-    ingest::{Ingest, Ingested},
-    manifest::{Entry, EntryKind, Reference},
+    ingest::{Ingest, Objects},
+    manifest::{Change, Entry, EntryKind, Reference},
     names, parallel,
-    scan::{self, FileFound, Tree},
+    scan::{self, Tree},
     stat_cache::StatCache,
     store::{
         Store,
@@ -60,15 +61,16 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn of(plan: &Plan<'_>, objects: &[Ingested]) -> Self {
-        let new = || objects.iter().filter(|object| object.new);
-        Self {
-            files: objects.len() as u64,
-            bytes: objects.iter().map(|object| object.size_bytes).sum(),
-            new_objects: new().count() as u64,
-            new_bytes: new().map(|object| object.size_bytes).sum(),
-            reserved_on_windows: plan.paths().filter(|path| names::is_reserved_on_windows(path)).count() as u64,
+    fn of(plan: &Plan<'_>, objects: &Objects) -> Self {
+        let mut summary = Self { files: plan.tree.len() as u64, ..Self::default() };
+        for index in 0..plan.tree.len() {
+            let (size_bytes, new) = (objects.size_bytes(plan.tree, index), objects.is_new(index));
+            summary.bytes += size_bytes;
+            summary.new_objects += u64::from(new);
+            summary.new_bytes += if new { size_bytes } else { 0 };
         }
+        let reserved = plan.paths().filter(|path| names::is_reserved_on_windows(path));
+        Self { reserved_on_windows: reserved.count() as u64, ..summary }
     }
 }
 
@@ -81,7 +83,7 @@ impl Add<'_> {
     pub fn dir(&self, source: &Path, obj_path: &str) -> Result<Summary> {
         self.refuse_own(source)?;
         let tree = scan::scan(source, self.threads, self.progress)?;
-        self.run(source, &tree, |path| join(obj_path, path))
+        self.run(source, &Plan { tree: &tree, obj_path, is_file: false })
     }
 
     /// Adds one file as `obj_path`. On an error the artifact is what it was.
@@ -91,7 +93,7 @@ impl Add<'_> {
         let name = source.file_name().and_then(|name| name.to_str());
         found.path = name.ok_or_else(|| Error::invalid(format!("{} names no file", source.display())))?.to_owned();
         let parent = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        self.run(parent, &Tree { files: vec![found], empty_dirs: Vec::new() }, |_| obj_path.to_owned())
+        self.run(parent, &Plan { tree: &Tree::of_file(&found)?, obj_path, is_file: true })
     }
 
     /// A directory that holds the artifact or the store would be copied into itself.
@@ -106,13 +108,8 @@ impl Add<'_> {
         Ok(())
     }
 
-    fn run(&self, root: &Path, tree: &Tree, target: impl Fn(&str) -> String) -> Result<Summary> {
-        let plan = Plan {
-            files: &tree.files,
-            targets: tree.files.iter().map(|found| target(&found.path)).collect(),
-            directories: tree.empty_dirs.iter().map(|path| target(path)).filter(|path| !path.is_empty()).collect(),
-        };
-        let base = self.check(&plan)?;
+    fn run(&self, root: &Path, plan: &Plan<'_>) -> Result<Summary> {
+        let base = self.check(plan)?;
 
         let root_fd = open_dir(root)?;
         for _ in 0..MAX_ATTEMPTS {
@@ -127,11 +124,11 @@ impl Add<'_> {
                 root_fd: &root_fd,
                 chunk_tables: self.chunk_tables,
             };
-            let objects = ingest.run(plan.files, self.threads);
+            let objects = ingest.run(plan.tree, self.threads);
             self.cache.flush();
             let objects = objects?;
-            match self.place(base, &plan, &objects, &lease) {
-                Ok(()) if lease.is_held() => return Ok(Summary::of(&plan, &objects)),
+            match self.place(base, plan, &objects, &lease) {
+                Ok(()) if lease.is_held() => return Ok(Summary::of(plan, &objects)),
                 // `gc` may have taken objects away since, or between our look and the link: store them again.
                 Ok(()) => {}
                 Err(error) if error.kind == Kind::NotFound => {}
@@ -145,28 +142,31 @@ impl Add<'_> {
     /// Whether the entries fit into the artifact, asked before a byte is read; answers the manifest's number.
     fn check(&self, plan: &Plan<'_>) -> Result<u64> {
         let (base, manifest) = self.artifact.manifest()?;
-        let unknown = Ingested { digest: Digest([0; 32]), size_bytes: 0, new: false };
-        manifest.with(plan.entries(&vec![unknown; plan.files.len()]))?;
+        let unknown = EntryKind::File { size: 0, digest: Digest([0; 32]), executable: false };
+        Change::new(&manifest, || plan.entries(|_| unknown.clone()))?;
         Ok(base)
     }
 
     /// Links the objects and commits the entries, or leaves the artifact as it was.
-    fn place(&self, base: u64, plan: &Plan<'_>, objects: &[Ingested], lease: &Lease) -> Result<()> {
-        let paths: Vec<&str> = plan.paths().collect();
-        let intent = self.artifact.intend(&paths)?;
+    fn place(&self, base: u64, plan: &Plan<'_>, objects: &Objects, lease: &Lease) -> Result<()> {
+        let intent = self.artifact.intend(plan.paths())?;
         let created = Created::default();
-        let committed = self
-            .link(plan, objects, lease, &created)
-            .and_then(|()| self.artifact.commit(|manifest| manifest.with(plan.entries(objects))));
+        let file = |index| EntryKind::File {
+            size: objects.size_bytes(plan.tree, index),
+            digest: objects.digest(index),
+            executable: plan.tree.is_executable(index),
+        };
+        let committed =
+            self.link(plan, objects, lease, &created).and_then(|()| self.artifact.commit(|| plan.entries(file)));
         match committed {
             Ok(replaced) => {
                 let undisturbed = intent.done() && replaced == base;
-                if undisturbed { Ok(()) } else { self.artifact.settle(self.store, &paths) }
+                if undisturbed { Ok(()) } else { self.artifact.settle(self.store, || plan.paths()) }
             }
             Err(error) => {
                 created.remove(self.artifact.root(), plan);
                 // If that fails too, the intent stays, and is settled when this process has ended.
-                if self.artifact.settle(self.store, &paths).is_ok() {
+                if self.artifact.settle(self.store, || plan.paths()).is_ok() {
                     intent.done();
                 }
                 Err(error)
@@ -175,33 +175,34 @@ impl Add<'_> {
     }
 
     /// Puts every object at its path, and notes in `created` what had not been there.
-    fn link(&self, plan: &Plan<'_>, objects: &[Ingested], lease: &Lease, created: &Created) -> Result<()> {
-        let Plan { files, targets, directories } = plan;
-        let root = self.artifact.root();
-        let mut parents = HashSet::new();
-        for path in targets.iter().filter_map(|target| target.rsplit_once('/')).map(|(parent, _)| parent) {
-            if parents.insert(path) {
-                make_dirs(root, path, |made| created.directory(made))?;
+    fn link(&self, plan: &Plan<'_>, objects: &Objects, lease: &Lease, created: &Created) -> Result<()> {
+        let (root, tree) = (self.artifact.root(), plan.tree);
+        for index in 0..tree.len() {
+            // Files of one directory mostly stand together.
+            if (index == 0 || !tree.are_siblings(index - 1, index))
+                && let Some((parent, _)) = plan.target(index).rsplit_once('/')
+            {
+                make_dirs(root, parent, |made| created.directory(made))?;
             }
         }
-        for path in directories {
-            make_dirs(root, path, |made| created.directory(made))?;
+        for path in plan.directories() {
+            make_dirs(root, &path, |made| created.directory(made))?;
         }
         let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
         // A contiguous part of the files for each worker: two that link into one directory wait for each other.
-        let parts = if files.len() <= 16 { 1 } else { self.threads };
-        let part_len = files.len().div_ceil(parts.max(1));
+        let parts = if tree.len() <= 16 { 1 } else { self.threads };
+        let part_len = tree.len().div_ceil(parts.max(1));
         parallel::each(
             parts,
             parts,
             || Ok(()),
             |(), part| {
-                for index in (part * part_len..files.len()).take(part_len) {
-                    let (object, file, target) = (&objects[index], &files[index], &targets[index]);
+                for index in (part * part_len..tree.len()).take(part_len) {
                     self.progress.check()?;
                     lease.renew();
-                    if linker.link(object.digest, object.size_bytes, file.executable, target)?.created {
-                        lock(&created.files).push(index);
+                    let (size_bytes, executable) = (objects.size_bytes(tree, index), tree.is_executable(index));
+                    if linker.link(objects.digest(index), size_bytes, executable, plan.target(index))?.created {
+                        lock(&created.files).push(index as u32);
                     }
                 }
                 Ok(())
@@ -213,7 +214,7 @@ impl Add<'_> {
 /// Adds a reference as `obj_path`; nothing is fetched.
 pub fn reference(artifact: &ArtifactDir, obj_path: &str, reference: Reference) -> Result<Summary> {
     let entry = Entry { path: obj_path.to_owned(), kind: EntryKind::Reference(Box::new(reference)) };
-    artifact.commit(|manifest| manifest.with([entry.clone()]))?;
+    artifact.commit(|| std::iter::once(entry.clone()))?;
     Ok(Summary { reserved_on_windows: u64::from(names::is_reserved_on_windows(obj_path)), ..Summary::default() })
 }
 
@@ -231,52 +232,64 @@ fn join(prefix: &str, path: &str) -> String {
 
 /// What goes where.
 struct Plan<'t> {
-    files: &'t [FileFound],
-    /// Path in the artifact of each file.
-    targets: Vec<String>,
-    /// Paths in the artifact of the empty directories.
-    directories: Vec<String>,
+    tree: &'t Tree,
+    /// Path in the artifact of the tree, or of its only file.
+    obj_path: &'t str,
+    is_file: bool,
 }
 
 impl Plan<'_> {
-    /// Every path in the artifact that is added.
-    fn paths(&self) -> impl Iterator<Item = &str> {
-        self.targets.iter().chain(&self.directories).map(String::as_str)
+    /// Path in the artifact of a file.
+    fn target(&self, index: usize) -> String {
+        if self.is_file { self.obj_path.to_owned() } else { join(self.obj_path, &self.tree.path(index)) }
     }
 
-    /// The entries, once the files' objects are known.
-    fn entries(&self, objects: &[Ingested]) -> impl Iterator<Item = Entry> {
-        let file = |((file, target), object): ((&FileFound, &String), &Ingested)| {
-            let (size, digest, executable) = (object.size_bytes, object.digest, file.executable);
-            Entry { path: target.clone(), kind: EntryKind::File { size, digest, executable } }
-        };
-        let directory = |path: &String| Entry { path: path.clone(), kind: EntryKind::Directory };
-        let files = self.files.iter().zip(&self.targets).zip(objects).map(file);
-        files.chain(self.directories.iter().map(directory))
+    /// Paths in the artifact of the empty directories, sorted.
+    fn directories(&self) -> impl Iterator<Item = String> + Clone {
+        self.tree.empty_dirs().map(|path| join(self.obj_path, &path)).filter(|path| !path.is_empty())
+    }
+
+    /// Every path in the artifact that is added, sorted.
+    fn paths(&self) -> impl Iterator<Item = String> + Clone {
+        self.entries(|_| EntryKind::Directory).map(|entry| entry.path)
+    }
+
+    /// The entries, sorted by their paths; `file` says what a file is.
+    fn entries(&self, file: impl Fn(usize) -> EntryKind + Clone) -> impl Iterator<Item = Entry> + Clone {
+        let mut files =
+            (0..self.tree.len()).map(move |index| Entry { path: self.target(index), kind: file(index) }).peekable();
+        let mut directories = self.directories().map(|path| Entry { path, kind: EntryKind::Directory }).peekable();
+        std::iter::from_fn(move || match (files.peek(), directories.peek()) {
+            (Some(file), Some(directory)) if directory.path < file.path => directories.next(),
+            (None, _) => directories.next(),
+            _ => files.next(),
+        })
     }
 }
 
 /// What an add has made in the artifact's directory.
 #[derive(Default)]
 struct Created {
-    /// Number in the plan of each file whose path had been free.
-    files: Mutex<Vec<usize>>,
-    /// Directories, each after the one that it is in.
-    directories: Mutex<Vec<PathBuf>>,
+    /// Number of each file whose path had been free.
+    files: Mutex<Vec<u32>>,
+    /// Directories, each after the one that it is in, and a NUL after each.
+    directories: Mutex<Vec<u8>>,
 }
 
 impl Created {
     fn directory(&self, path: &Path) {
-        lock(&self.directories).push(path.to_owned());
+        let mut directories = lock(&self.directories);
+        directories.extend_from_slice(path.as_os_str().as_encoded_bytes());
+        directories.push(0);
     }
 
     fn remove(self, root: &Path, plan: &Plan<'_>) {
         for &index in &*lock(&self.files) {
-            let _ = fs::remove_file(root.join(&plan.targets[index]));
+            let _ = fs::remove_file(root.join(plan.target(index as usize)));
         }
         // One that another add has put something into stays.
-        for directory in lock(&self.directories).iter().rev() {
-            let _ = fs::remove_dir(directory);
+        for directory in lock(&self.directories).rsplit(|&byte| byte == 0).filter(|path| !path.is_empty()) {
+            let _ = fs::remove_dir(Path::new(OsStr::from_bytes(directory)));
         }
     }
 }

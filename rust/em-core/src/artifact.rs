@@ -16,7 +16,7 @@
 
 use std::{
     fs::{self, File},
-    io::{ErrorKind, Write},
+    io::{self, BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use crate::{
     Error, Kind, Result,
-    manifest::{EntryKind, Manifest},
+    manifest::{Change, Entry, EntryKind, Manifest},
     store::{
         Store,
         leases::{self, Lease},
@@ -62,14 +62,15 @@ impl ArtifactDir {
     }
 
     /// The same with a first manifest of the caller's.
-    pub(crate) fn create_with(root: &Path, manifest: &Manifest) -> Result<Self> {
+    pub(crate) fn create_with(root: &Path, manifest: &Manifest<'_>) -> Result<Self> {
         let artifact = Self { root: root.into() };
         let inner = artifact.inner();
         fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, e))?;
         if artifact.generation()?.is_some() {
             return Err(Error::new(Kind::Conflict, format!("{} is an artifact already", root.display())));
         }
-        while !artifact.write_generation(1, manifest)? && artifact.generation()?.is_none() {}
+        let change = Change::new(manifest, std::iter::empty)?;
+        while !artifact.write_generation(1, |out| change.write(out))? && artifact.generation()?.is_none() {}
         Ok(artifact)
     }
 
@@ -126,13 +127,13 @@ impl ArtifactDir {
     }
 
     /// The manifest and its number.
-    pub fn manifest(&self) -> Result<(u64, Manifest)> {
+    pub fn manifest(&self) -> Result<(u64, Manifest<'static>)> {
         for _ in 0..100 {
             let Some(generation) = self.generation()? else { break };
             let path = self.manifest_path(generation);
-            match fs::read(&path) {
-                Ok(bytes) => {
-                    let manifest = Manifest::decode(&bytes).map_err(|error| Error {
+            match File::open(&path) {
+                Ok(file) => {
+                    let manifest = Manifest::of_file(file).map_err(|error| Error {
                         message: format!("{}: {}", path.display(), error.message),
                         ..error
                     })?;
@@ -155,10 +156,14 @@ impl ArtifactDir {
     }
 
     /// Writes a manifest under a number that must be free; `false` if somebody else took it or a higher one.
-    fn write_generation(&self, generation: u64, manifest: &Manifest) -> Result<bool> {
+    fn write_generation(
+        &self,
+        generation: u64,
+        write: impl Fn(&mut BufWriter<File>) -> io::Result<()>,
+    ) -> Result<bool> {
         let path = self.manifest_path(generation);
         let temp = self.inner().join(temp_name());
-        let written = File::create_new(&temp).and_then(|mut file| file.write_all(&manifest.encode()));
+        let written = write_buffered(&temp, write);
         let renamed = written.and_then(|()| rename_noreplace(rustix::fs::CWD, &temp, &path).map_err(Into::into));
         if let Err(error) = renamed {
             let _ = fs::remove_file(&temp);
@@ -177,9 +182,9 @@ impl ArtifactDir {
         newest.map(|_| false)
     }
 
-    /// Applies `change` to the newest manifest until that is committed; answers the number of the manifest it
-    /// was applied to.
-    pub fn commit(&self, change: impl Fn(Manifest) -> Result<Manifest>) -> Result<u64> {
+    /// Adds entries, sorted by their paths, to the newest manifest until that is committed, by the rules of [`Change`];
+    /// answers the number of the manifest that they were added to.
+    pub fn commit<I: Iterator<Item = Entry>>(&self, added: impl Fn() -> I) -> Result<u64> {
         for _ in 0..1000 {
             let (generation, manifest) = self.manifest()?;
             if generation == LAST_GENERATION {
@@ -188,7 +193,8 @@ impl ArtifactDir {
                     self.manifest_path(generation).display()
                 )));
             }
-            if self.write_generation(generation + 1, &change(manifest)?)? {
+            let change = Change::new(&manifest, &added)?;
+            if self.write_generation(generation + 1, |out| change.write(out))? {
                 // It is committed: what cannot be listed now is removed after the next commit.
                 for old in self.generations().unwrap_or_default().into_iter().filter(|&old| old <= generation) {
                     let _ = fs::remove_file(self.manifest_path(old));
@@ -200,14 +206,18 @@ impl ArtifactDir {
     }
 
     /// Records that `paths` are about to be linked.
-    pub fn intend(&self, paths: &[&str]) -> Result<Intent> {
+    pub fn intend<P: AsRef<str>>(&self, paths: impl Iterator<Item = P> + Clone) -> Result<Intent> {
         let path = self.inner().join(format!("intent-{}", &temp_name()[5..]));
-        let mut text = leases::owner().into_bytes();
-        for path in paths {
-            text.push(0);
-            text.extend_from_slice(path.as_bytes());
-        }
-        crate::store::write_atomic(&path, &text)?;
+        crate::store::write_atomic_by(&path, |temp| {
+            write_buffered(temp, |out| {
+                out.write_all(leases::owner().as_bytes())?;
+                for path in paths.clone() {
+                    out.write_all(&[0])?;
+                    out.write_all(path.as_ref().as_bytes())?;
+                }
+                Ok(())
+            })
+        })?;
         Ok(Intent { path })
     }
 
@@ -220,26 +230,34 @@ impl ArtifactDir {
                 continue;
             }
             let Some(text) = abandoned(&entry.path()) else { continue };
-            let paths: Vec<&str> = text.split('\0').skip(1).collect();
+            let mut paths: Vec<&str> = text.split('\0').skip(1).collect();
+            paths.sort_unstable();
             let _lease = Lease::take(store)?;
-            self.settle(store, &paths)?;
+            self.settle(store, || paths.iter())?;
             let _ = fs::remove_file(entry.path());
         }
         Ok(())
     }
 
-    /// Makes the files at `paths` what the newest manifest says, whatever other processes do meanwhile.
-    pub fn settle(&self, store: &Store, paths: &[&str]) -> Result<()> {
+    /// Makes the files at `paths`, which are sorted, what the newest manifest says, whatever other processes do meanwhile.
+    pub fn settle<P: AsRef<str>, I: Iterator<Item = P>>(&self, store: &Store, paths: impl Fn() -> I) -> Result<()> {
         let linker = Linker::new(store, &self.root, RESERVED, None)?;
         loop {
             let (generation, manifest) = self.manifest()?;
-            for path in paths {
+            let mut paths = paths().peekable();
+            for entry in manifest.entries() {
+                if paths.peek().is_none() {
+                    break;
+                }
+                let Entry { path, kind } = entry?;
                 // A file without an entry is perhaps the user's own: it stays.
-                if let Some(EntryKind::File { size, digest, executable }) = manifest.get(path)
-                    && self.holds_parents(path)
-                    && store.usable(*digest, *size)?
+                while paths.next_if(|wanted| wanted.as_ref() < path.as_str()).is_some() {}
+                if paths.next_if(|wanted| wanted.as_ref() == path).is_some()
+                    && let EntryKind::File { size, digest, executable } = kind
+                    && self.holds_parents(&path)
+                    && store.usable(digest, size)?
                 {
-                    linker.link(*digest, *size, *executable, path)?;
+                    linker.link(digest, size, executable, &path)?;
                 }
             }
             if self.generation()? == Some(generation) {
@@ -253,6 +271,13 @@ impl ArtifactDir {
         let parents = path.match_indices('/').map(|(at, _)| self.root.join(&path[..at]));
         parents.into_iter().all(|parent| fs::symlink_metadata(parent).is_ok_and(|metadata| metadata.is_dir()))
     }
+}
+
+/// Creates a file that must not be there, in blocks that do not grow with it.
+fn write_buffered(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 14, File::create_new(path)?);
+    write(&mut out)?;
+    out.flush()
 }
 
 /// What an intent says, if the process that wrote it is gone.

@@ -10,7 +10,6 @@
 //! network file systems, where a lease or a manifest becomes visible to another host only after a while.
 
 use std::{
-    collections::HashSet,
     fs::{self, Metadata},
     io::ErrorKind,
     os::unix::fs::MetadataExt,
@@ -22,7 +21,6 @@ use crate::{
     Digest, Error, Kind, Result,
     artifact::ArtifactDir,
     cancel::Progress,
-    manifest::EntryKind,
     materialize,
     store::{Store, leases, objects::relative_path, rename_noreplace, temp_name, write_atomic},
     verify::sorted as list,
@@ -58,9 +56,12 @@ pub struct Reclaimed {
     pub unreachable_objects: u64,
     /// Their bytes.
     pub unreachable_bytes: u64,
+    /// Bytes on the disk, in whole blocks, that deleting them and their chunk tables frees; an object with a name
+    /// elsewhere frees none.
+    pub reclaimable_bytes: u64,
     /// Objects deleted.
     pub deleted_objects: u64,
-    /// Bytes on the disk that this freed; an object with a name elsewhere frees none.
+    /// Bytes on the disk that this freed, counted in the same way.
     pub freed_bytes: u64,
 }
 
@@ -71,27 +72,35 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
     let now = file_system_time(store)?;
     let live = mark(store)?;
     let condemned = unreachable(store, &live, progress)?;
-    let count = |done: &mut Reclaimed, path: &Path| -> Result<Option<Metadata>> {
-        let metadata = found(fs::symlink_metadata(path)).map_err(|e| Error::io("stat", path, e))?;
-        done.unreachable_objects += u64::from(metadata.is_some());
-        done.unreachable_bytes += metadata.as_ref().map_or(0, Metadata::len);
-        Ok(metadata)
+    let count = |done: &mut Reclaimed, digest: Digest, path: &Path| -> Result<Option<Blocks>> {
+        let Some(metadata) = found(fs::symlink_metadata(path)).map_err(|e| Error::io("stat", path, e))? else {
+            return Ok(None);
+        };
+        let table = fs::symlink_metadata(table_path(store, digest)).ok();
+        let blocks = Blocks { object: freed(&metadata), table: table.as_ref().map_or(0, freed) };
+        done.unreachable_objects += 1;
+        done.unreachable_bytes += metadata.len();
+        done.reclaimable_bytes += blocks.object + blocks.table;
+        Ok(Some(blocks))
     };
+    drop(live);
     if dry_run {
-        for path in condemned.iter().map(|(_, path)| path) {
-            count(&mut done, path)?;
+        for digest in condemned {
+            count(&mut done, digest, &store.object_path(digest))?;
         }
-        for (_, path) in batches(store)?.iter().flat_map(|(_, objects)| objects) {
-            count(&mut done, path)?;
+        for (batch, objects) in batches(store)? {
+            for digest in objects {
+                count(&mut done, digest, &batch.join(digest.to_string()))?;
+            }
         }
         return Ok(done);
     }
     if !condemned.is_empty() && !leases::any(store, now)? {
         let batch = store.root().join("trash").join(format!("gc-{}", &temp_name()[5..]));
         fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
-        for (digest, path) in &condemned {
-            let target = batch.join(digest.to_string());
-            found(fs::rename(path, &target)).map_err(|e| Error::io("condemn", path, e))?;
+        for digest in condemned {
+            let (path, target) = (store.object_path(digest), batch.join(digest.to_string()));
+            found(fs::rename(&path, &target)).map_err(|e| Error::io("condemn", &path, e))?;
         }
     }
     // Listed first: another `gc` may condemn more meanwhile, which the leases and manifests below say nothing of.
@@ -102,19 +111,20 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         let condemned_at = found(fs::metadata(&batch).and_then(|m| m.modified()));
         let Some(condemned_at) = condemned_at.map_err(|e| Error::io("stat", &batch, e))? else { continue };
         let due = age(now, condemned_at) >= grace;
-        for (digest, path) in objects {
+        for digest in objects {
             progress.check()?;
-            let Some(metadata) = count(&mut done, &path)? else { continue };
-            if leased || live.contains(&digest) {
+            let path = batch.join(digest.to_string());
+            let Some(blocks) = count(&mut done, digest, &path)? else { continue };
+            if leased || live.has(digest) {
                 restore(store, digest, &path)?;
             } else if due {
                 // The table goes before the bytes it describes, unless they have been stored anew.
-                if !store.object_path(digest).exists() {
-                    remove(&store.root().join("chunks").join(relative_path(digest)))?;
+                if !store.object_path(digest).exists() && remove(&table_path(store, digest))? {
+                    done.freed_bytes += blocks.table;
                 }
                 if remove(&path)? {
                     done.deleted_objects += 1;
-                    done.freed_bytes += if metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 };
+                    done.freed_bytes += blocks.object;
                 }
             }
         }
@@ -130,9 +140,56 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
     Ok(done)
 }
 
+/// Bytes on the disk of an object and of its chunk table.
+struct Blocks {
+    object: u64,
+    table: u64,
+}
+
+/// Bytes on the disk that removing one name of a file frees.
+fn freed(metadata: &Metadata) -> u64 {
+    if metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 }
+}
+
+fn table_path(store: &Store, digest: Digest) -> PathBuf {
+    store.root().join("chunks").join(relative_path(digest))
+}
+
+/// Objects that are reached: 16 bytes for each. Two that are equal in them keep each other.
+#[derive(Default)]
+struct Live {
+    halves: Vec<u128>,
+    /// How many there may be before those that are there twice are dropped.
+    limit: usize,
+}
+
+impl Live {
+    fn half(digest: Digest) -> u128 {
+        digest.0.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
+    }
+
+    fn add(&mut self, digest: Digest) {
+        self.halves.push(Self::half(digest));
+        if self.halves.len() > self.limit {
+            self.sort();
+            self.limit = (2 * self.halves.len()).max(1 << 16);
+        }
+    }
+
+    fn sort(&mut self) {
+        self.halves.sort_unstable();
+        self.halves.dedup();
+    }
+
+    /// Once they are sorted.
+    fn has(&self, digest: Digest) -> bool {
+        self.halves.binary_search(&Self::half(digest)).is_ok()
+    }
+}
+
 /// The objects that a manifest names.
-fn mark(store: &Store) -> Result<HashSet<Digest>> {
-    let mut live = HashSet::new();
+fn mark(store: &Store) -> Result<Live> {
+    let mut live = Live::default();
     for artifact in artifacts(store)? {
         let manifest = match artifact.manifest() {
             Ok((_, manifest)) => manifest,
@@ -140,12 +197,11 @@ fn mark(store: &Store) -> Result<HashSet<Digest>> {
             Err(error) if error.kind == Kind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for (_, kind) in manifest.entries() {
-            if let EntryKind::File { digest, .. } = kind {
-                live.insert(*digest);
-            }
+        for file in manifest.files() {
+            live.add(file?.2);
         }
     }
+    live.sort();
     Ok(live)
 }
 
@@ -177,16 +233,16 @@ fn artifacts(store: &Store) -> Result<Vec<ArtifactDir>> {
     Ok(artifacts)
 }
 
-fn unreachable(store: &Store, live: &HashSet<Digest>, progress: &Progress) -> Result<Vec<(Digest, PathBuf)>> {
+fn unreachable(store: &Store, live: &Live, progress: &Progress) -> Result<Vec<Digest>> {
     let mut found = Vec::new();
     for fan in list(&store.root().join("objects"))? {
         progress.check()?;
         for path in list(&fan)? {
             let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if let Ok(digest) = (name(&fan) + &name(&path)).parse::<Digest>()
-                && !live.contains(&digest)
+                && !live.has(digest)
             {
-                found.push((digest, path));
+                found.push(digest);
             }
         }
     }
@@ -194,7 +250,7 @@ fn unreachable(store: &Store, live: &HashSet<Digest>, progress: &Progress) -> Re
 }
 
 /// A directory of condemned objects, and the objects.
-type Batch = (PathBuf, Vec<(Digest, PathBuf)>);
+type Batch = (PathBuf, Vec<Digest>);
 
 /// Condemned objects, by batch.
 fn batches(store: &Store) -> Result<Vec<Batch>> {
@@ -205,12 +261,11 @@ fn batches(store: &Store) -> Result<Vec<Batch>> {
             continue;
         }
         // Another `gc` may be done with it.
-        let Ok(paths) = list(&batch) else { continue };
-        let objects = paths.into_iter().filter_map(|path| {
-            let digest = path.file_name()?.to_str()?.parse().ok()?;
-            Some((digest, path))
-        });
-        batches.push((batch, objects.collect()));
+        let Ok(entries) = fs::read_dir(&batch) else { continue };
+        let mut objects: Vec<Digest> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        objects.sort_unstable();
+        batches.push((batch, objects));
     }
     Ok(batches)
 }

@@ -8,11 +8,10 @@
 //! beside it, and `gc` for the artifacts beside the store, remove it once that process is gone.
 
 use std::{
-    collections::HashSet,
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::SystemTime,
 };
 
@@ -24,7 +23,7 @@ use crate::{
     artifact::{ArtifactDir, METADATA, RESERVED, abandoned},
     cancel::Progress,
     gc::register_root,
-    manifest::{EntryKind, Manifest},
+    manifest::{Entry, EntryKind, Manifest},
     names, parallel,
     store::{
         Store,
@@ -55,7 +54,7 @@ impl Materialize<'_> {
     /// Makes the directory `root` of an artifact with these entries, and with `metadata` as its metadata file. A
     /// directory that is there Must be empty, or an artifact with the same entries, which is left as it is: otherwise it is
     /// a `Conflict`. `NotFound` names an object that the store lacks.
-    pub fn artifact(&self, root: &Path, manifest: &Manifest, metadata: Option<&[u8]>) -> Result<()> {
+    pub fn artifact(&self, root: &Path, manifest: &Manifest<'_>, metadata: Option<&[u8]>) -> Result<()> {
         if is_there(root, manifest)? {
             return Ok(());
         }
@@ -70,7 +69,7 @@ impl Materialize<'_> {
         fs::create_dir(&building.path).map_err(|e| Error::io("create", &building.path, e))?;
         let inner = building.path.join(RESERVED);
         fs::create_dir(&inner).map_err(|e| Error::io("create", &inner, e))?;
-        let intent = ArtifactDir::at(&building.path).intend(&[])?;
+        let intent = ArtifactDir::at(&building.path).intend(std::iter::empty::<&str>())?;
         self.link(manifest, &building.path, &lease)?;
         if let Some(metadata) = metadata {
             let path = inner.join(METADATA);
@@ -98,62 +97,88 @@ impl Materialize<'_> {
     }
 
     /// Whether the store has every object: one that was touched is rehashed.
-    fn look(&self, manifest: &Manifest, lease: &Lease) -> Result<()> {
-        let objects = manifest.objects()?;
-        parallel::each(
-            self.threads,
-            objects.len(),
-            || Ok(()),
-            |(), index| {
-                let (digest, size) = objects[index];
-                lease.renew();
-                self.progress.check()?;
-                if self.store.usable_unless_cancelled(digest, size, self.progress)? {
-                    return Ok(());
-                }
-                Err(Error::new(Kind::NotFound, format!("the store lacks object {digest} of {size} bytes"))
-                    .hint("load the artifact again"))
-            },
-        )
+    fn look(&self, manifest: &Manifest<'_>, lease: &Lease) -> Result<()> {
+        self.each_file(manifest, lease, |file| {
+            let (digest, size) = (file.digest, file.size);
+            if self.store.usable_unless_cancelled(digest, size, self.progress)? {
+                return Ok(());
+            }
+            Err(Error::new(Kind::NotFound, format!("the store lacks object {digest} of {size} bytes"))
+                .hint("load the artifact again"))
+        })
     }
 
     /// Makes every file and empty directory below `root`, where nobody else makes any.
-    fn link(&self, manifest: &Manifest, root: &Path, lease: &Lease) -> Result<()> {
-        let (mut files, mut directories) = (Vec::new(), HashSet::new());
-        for (path, kind) in manifest.entries() {
+    fn link(&self, manifest: &Manifest<'_>, root: &Path, lease: &Lease) -> Result<()> {
+        let (mut files, mut bytes, mut made) = (0, 0, String::new());
+        for entry in manifest.entries() {
             self.progress.check()?;
             lease.renew();
+            let Entry { path, kind } = entry?;
             let directory = match kind {
-                EntryKind::File { size, digest, executable } => {
-                    files.push((path, *size, *digest, *executable));
+                EntryKind::File { size, .. } => {
+                    files += 1;
+                    bytes += size;
                     path.rsplit_once('/').map(|(parent, _)| parent)
                 }
-                EntryKind::Directory => Some(path),
+                EntryKind::Directory => Some(path.as_str()),
                 EntryKind::Reference(_) => None,
             };
-            if let Some(path) = directory.filter(|path| directories.insert(*path)) {
+            // Files of one directory mostly stand together.
+            if let Some(path) = directory.filter(|path| *path != made) {
                 let directory = root.join(path);
                 fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
+                path.clone_into(&mut made);
             }
         }
-        self.progress.total_files.fetch_add(files.len() as u64, Relaxed);
-        self.progress.total_bytes.fetch_add(files.iter().map(|(_, size, ..)| size).sum(), Relaxed);
+        self.progress.total_files.fetch_add(files, Relaxed);
+        self.progress.total_bytes.fetch_add(bytes, Relaxed);
         let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
+        self.each_file(manifest, lease, |file| {
+            linker.link(file.digest, file.size, file.executable, &file.path)?;
+            self.progress.files.fetch_add(1, Relaxed);
+            self.progress.bytes.fetch_add(file.size, Relaxed);
+            Ok(())
+        })
+    }
+
+    /// Calls `work` for every file, on all threads. Each takes some entries at a time, which stand together.
+    fn each_file(
+        &self,
+        manifest: &Manifest<'_>,
+        lease: &Lease,
+        work: impl Fn(&File) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let entries = Mutex::new(manifest.files());
         parallel::each(
             self.threads,
-            files.len(),
-            || Ok(()),
-            |(), index| {
-                let (path, size, digest, executable) = files[index];
-                self.progress.check()?;
-                lease.renew();
-                linker.link(digest, size, executable, path)?;
-                self.progress.files.fetch_add(1, Relaxed);
-                self.progress.bytes.fetch_add(size, Relaxed);
+            (manifest.len() as usize).div_ceil(TAKEN_FILES),
+            || Ok(Vec::with_capacity(TAKEN_FILES)),
+            |taken, _| {
+                let mut entries = entries.lock().unwrap_or_else(PoisonError::into_inner);
+                taken.extend(entries.by_ref().take(TAKEN_FILES));
+                drop(entries);
+                for file in taken.drain(..) {
+                    let (path, size, digest, executable) = file?;
+                    self.progress.check()?;
+                    lease.renew();
+                    work(&File { path, size, digest, executable })?;
+                }
                 Ok(())
             },
         )
     }
+}
+
+/// Files that a worker takes at a time.
+const TAKEN_FILES: usize = 64;
+
+/// An entry that is a file.
+struct File {
+    path: String,
+    size: u64,
+    digest: Digest,
+    executable: bool,
 }
 
 /// Puts one object at an entry's path below `root`, replacing a file. Makes the directories on the way and follows no
@@ -174,7 +199,7 @@ pub fn entry(
 }
 
 /// Whether `root` is an artifact with these entries. Something else that is no empty directory is a `Conflict`.
-fn is_there(root: &Path, manifest: &Manifest) -> Result<bool> {
+fn is_there(root: &Path, manifest: &Manifest<'_>) -> Result<bool> {
     let conflict = |what: &str| {
         let error = Error::new(Kind::Conflict, format!("{} is there and {what}", root.display()));
         Err(error.hint("remove it, or choose another directory"))

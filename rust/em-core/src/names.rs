@@ -1,11 +1,9 @@
 //! Paths of entries: what may become a file-system path, and which two may not stand side by side.
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound::{Excluded, Included, Unbounded},
-};
+use std::collections::{HashMap, HashSet};
 
 use unicode_normalization::UnicodeNormalization;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{Error, Result};
 
@@ -89,104 +87,127 @@ fn is_ignorable(c: char) -> bool {
         | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// What a path meets among others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Meeting {
-    /// Nothing.
-    Free,
-    /// Itself.
-    Same,
-    /// Paths below it.
-    Above,
-    /// It is below this one.
-    Below(String),
+/// Paths that come in the order of their bytes, each checked against all before it: sorted, none below a file, no two
+/// that some file system takes for one.
+///
+/// Costs eight bytes for each name in the directories that the last path is in, however long the names are: of a name
+/// only a hash of its folding is kept. Two that are equal are a suspicion, which [`Suspects`] settles.
+#[derive(Debug, Default)]
+pub struct Sorted {
+    last: String,
+    /// Entries that the last path continues, byte by byte: only they can be above the next one.
+    above: Vec<Above>,
+    /// Directories that the last path is in, from the root on.
+    open: Vec<Directory>,
+    suspects: HashSet<u64>,
+    count: u64,
 }
 
-/// Paths in the order of their folded components: two that some file system would take for one, or of which one is
-/// below the other, are neighbours. So a path is checked against two others, however many there are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names {
-    /// By folded path, the paths that are spelled otherwise.
-    spellings: BTreeMap<Folded, Option<Box<str>>>,
+#[derive(Debug)]
+struct Above {
+    /// Bytes of its path, which is the beginning of the last one.
+    length: usize,
+    is_directory: bool,
+    number: u64,
+    gave_way: bool,
 }
 
-/// A folded path, with NUL, which sorts before every character of a name, for the slash.
-type Folded = Box<str>;
+#[derive(Debug)]
+struct Directory {
+    /// Bytes of its path, which is the beginning of the last one.
+    length: usize,
+    names: Vec<u64>,
+}
 
-impl Names {
-    /// Paths of which none is below another.
-    pub fn of<'a>(paths: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let mut names: Vec<_> = paths.map(folded).collect();
-        names.sort();
-        for pair in names.windows(2) {
-            if compare((&pair[0].0, pair[0].1.as_deref()), (&pair[1].0, pair[1].1.as_deref()))? != Meeting::Free {
-                return Err(Error::invalid(format!("{:?} is there twice, or a file and a directory", path(&pair[0]))));
+impl Sorted {
+    /// The next path. `gives_way` gets the number, counted from zero, of an entry for an empty directory that the path
+    /// is below. A file there, or a path that is not behind the one before, is an `InvalidInput`.
+    pub fn push(&mut self, path: &str, is_directory: bool, mut gives_way: impl FnMut(u64)) -> Result<()> {
+        if self.count > 0 && self.last.as_str() >= path {
+            return Err(Error::invalid(format!("{path:?} is there twice, or not sorted")));
+        }
+        let shared = self.last.bytes().zip(path.bytes()).take_while(|(last, this)| last == this).count();
+        while self.above.last().is_some_and(|entry| entry.length > shared) {
+            self.above.pop();
+        }
+        for entry in self.above.iter_mut().filter(|entry| path.as_bytes().get(entry.length) == Some(&b'/')) {
+            if !entry.is_directory {
+                let message = format!("{path:?}: there would be a file and a directory of one name");
+                return Err(Error::invalid(message).hint("use another obj_path"));
+            }
+            if !std::mem::replace(&mut entry.gave_way, true) {
+                gives_way(entry.number);
             }
         }
-        Ok(Self { spellings: names.into_iter().collect() })
+        while self.open.len() > 1 && self.open.last().is_some_and(|directory| directory.length >= shared) {
+            self.close();
+        }
+        if self.open.is_empty() {
+            self.open.push(Directory { length: 0, names: Vec::new() });
+        }
+        let mut start = self.open.last().map_or(0, |directory| directory.length + usize::from(self.open.len() > 1));
+        while let Some(directory) = self.open.last_mut() {
+            let end = path[start..].find('/').map(|at| start + at);
+            let name = &path[start..end.unwrap_or(path.len())];
+            // An entry for the directory itself has brought its name already.
+            if !end.is_some_and(|end| self.above.iter().any(|entry| entry.length == end)) {
+                directory.names.push(folded_hash(name));
+            }
+            let Some(end) = end else { break };
+            self.open.push(Directory { length: end, names: Vec::new() });
+            start = end + 1;
+        }
+        self.above.push(Above { length: path.len(), is_directory, number: self.count, gave_way: false });
+        self.last.clear();
+        self.last.push_str(path);
+        self.count += 1;
+        Ok(())
     }
 
-    /// What `path` meets. `InvalidInput` if a part of it is spelled otherwise in another path.
-    pub fn meet(&self, path: &str) -> Result<Meeting> {
-        let (name, spelling) = folded(path);
-        let before = self.spellings.range::<str, _>((Unbounded, Included(&*name))).next_back();
-        let after = self.spellings.range::<str, _>((Excluded(&*name), Unbounded)).next();
-        for (other, other_spelling) in before.into_iter().chain(after) {
-            match compare((&name, spelling.as_deref()), (other, other_spelling.as_deref()))? {
-                Meeting::Free => {}
-                meeting => return Ok(meeting),
+    fn close(&mut self) {
+        let Some(Directory { mut names, .. }) = self.open.pop() else { return };
+        names.sort_unstable();
+        self.suspects.extend(names.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]));
+    }
+
+    /// After the last path: what remains to be settled by giving all paths once more; nearly always nothing.
+    pub fn finish(mut self) -> Option<Suspects> {
+        while !self.open.is_empty() {
+            self.close();
+        }
+        (!self.suspects.is_empty()).then_some(Suspects { hashes: self.suspects, seen: HashMap::new() })
+    }
+}
+
+/// Names whose foldings have one hash, so that they are probably one name on some file systems.
+#[derive(Debug)]
+pub struct Suspects {
+    hashes: HashSet<u64>,
+    /// By directory and folded name, a path with it.
+    seen: HashMap<(String, String), String>,
+}
+
+impl Suspects {
+    /// The paths in the same order once more. `InvalidInput` if a part of one is spelled otherwise in another.
+    pub fn push(&mut self, path: &str) -> Result<()> {
+        let mut start = 0;
+        for name in path.split('/') {
+            let (directory, end) = (&path[..start], start + name.len());
+            start = end + 1;
+            if !self.hashes.contains(&folded_hash(name)) {
+                continue;
+            }
+            let other = self.seen.entry((directory.to_owned(), fold(name))).or_insert_with(|| path.to_owned());
+            if other.get(directory.len()..).and_then(|rest| rest.split('/').next()) != Some(name) {
+                let message = format!("{other:?} and {path:?} are one name on some file systems");
+                return Err(Error::invalid(message).hint("rename one of them"));
             }
         }
-        Ok(Meeting::Free)
-    }
-
-    /// Adds a path.
-    pub fn insert(&mut self, path: &str) {
-        self.spellings.extend([folded(path)]);
-    }
-
-    /// Removes a path.
-    pub fn remove(&mut self, path: &str) {
-        self.spellings.remove(&folded(path).0);
+        Ok(())
     }
 }
 
-/// The folded path, and the path itself if it is another.
-fn folded(path: &str) -> (Folded, Option<Box<str>>) {
-    let folded = fold(path).replace('/', "\0");
-    let differs = folded.len() != path.len() || folded.bytes().zip(path.bytes()).any(|(f, p)| f != p && p != b'/');
-    (folded.into(), differs.then(|| path.into()))
-}
-
-fn path((folded, spelling): &(Folded, Option<Box<str>>)) -> String {
-    spelling.as_deref().map_or_else(|| folded.replace('\0', "/"), str::to_owned)
-}
-
-/// How a name stands to another, each given folded and, if it differs, as it is spelled.
-fn compare(one: (&str, Option<&str>), other: (&str, Option<&str>)) -> Result<Meeting> {
-    let mut components = (one.0.split('\0'), other.0.split('\0'));
-    let mut shared = 0;
-    let (rest, other_rest) = loop {
-        match (components.0.next(), components.1.next()) {
-            (Some(one), Some(other)) if one == other => shared += 1,
-            ended => break (ended.0.is_some(), ended.1.is_some()),
-        }
-    };
-    if shared == 0 {
-        return Ok(Meeting::Free);
-    }
-    let path = |name: (&str, Option<&str>)| path(&(name.0.into(), name.1.map(Into::into)));
-    if one.1.is_some() || other.1.is_some() {
-        let (one, other) = (path(one), path(other));
-        if !one.split('/').zip(other.split('/')).take(shared).all(|(one, other)| one == other) {
-            let message = format!("{one:?} and {other:?} are one name on some file systems");
-            return Err(Error::invalid(message).hint("rename one of them"));
-        }
-    }
-    Ok(match (rest, other_rest) {
-        (false, false) => Meeting::Same,
-        (false, true) => Meeting::Above,
-        (true, false) => Meeting::Below(path(other)),
-        (true, true) => Meeting::Free,
-    })
+fn folded_hash(name: &str) -> u64 {
+    let is_folded = name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
+    if is_folded { xxh3_64(name.as_bytes()) } else { xxh3_64(fold(name).as_bytes()) }
 }

@@ -11,16 +11,21 @@
 //! damaged shard or one of another version count as empty. A shard is read on first use and written
 //! by [`StatCache::flush`] through a temporary file and a rename, merged with what is there by then;
 //! of two flushes in the same instant one may lose its rows, which costs only a second hashing.
+//! When many rows are held, the shards used first are flushed and dropped: who asks for many files asks in the
+//! order of [`shard_of`].
 //!
 //! The locks live in the value: there is no global state, so a forked child can open its own.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     ffi::OsStr,
     fs,
     io::{Read, Write},
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -45,6 +50,9 @@ const FLAG_RACY: u32 = 1;
 /// Most rows of a shard; the ones unused for longest go first. 256 full shards hold 2.1 million
 /// files in 168 MB of disk.
 pub const MAX_ROWS: usize = 8192;
+
+/// Rows of one table that are held in memory, give or take a shard: some 3 MB.
+const MAX_HELD_ROWS: usize = 32_768;
 
 /// Bytes at the start of a file that a content hint looks at.
 pub const HEAD_BYTES: usize = 64 * 1024;
@@ -119,12 +127,16 @@ impl StatCache {
         }
     }
 
+    /// Whether `stat` cannot vouch for bytes that were read after `hashing_began_ns`.
+    pub fn is_racy(stat: &Stat, hashing_began_ns: i128) -> bool {
+        i128::from(stat.mtime_ns.max(stat.ctime_ns)) >= hashing_began_ns.saturating_sub(SLACK_NS)
+    }
+
     /// Remembers that the file in this state has `digest`; its bytes were read after `hashing_began_ns`.
     ///
     /// `stat` must be from before the first read and equal to the state after the last one.
     pub fn record(&self, stat: &Stat, digest: Digest, hashing_began_ns: i128) {
-        let newest = i128::from(stat.mtime_ns.max(stat.ctime_ns));
-        let racy = newest >= hashing_began_ns.saturating_sub(SLACK_NS);
+        let racy = Self::is_racy(stat, hashing_began_ns);
         let row = Row {
             size: stat.size,
             mtime_ns: stat.mtime_ns,
@@ -155,6 +167,15 @@ impl StatCache {
         self.files.flush();
         self.heads.flush();
     }
+}
+
+/// Which of the shards, of which a few are held at a time, has the file.
+pub fn shard_of(stat: &Stat) -> u8 {
+    shard_index(&file_key(stat)) as u8
+}
+
+fn shard_index(key: &Key) -> usize {
+    (xxh3_64(key) % SHARDS as u64) as usize
 }
 
 type Key = [u8; KEY_BYTES];
@@ -192,11 +213,15 @@ type Rows = HashMap<Key, Row>;
 struct Shards {
     dir: PathBuf,
     shards: Vec<Mutex<Option<Rows>>>,
+    /// Shards that are held, in the order of their first use.
+    held: Mutex<VecDeque<usize>>,
+    held_rows: AtomicUsize,
 }
 
 impl Shards {
     fn new(dir: PathBuf) -> Self {
-        Self { dir, shards: (0..SHARDS).map(|_| Mutex::new(None)).collect() }
+        let shards = (0..SHARDS).map(|_| Mutex::new(None)).collect();
+        Self { dir, shards, held: Mutex::default(), held_rows: AtomicUsize::new(0) }
     }
 
     fn path(&self, index: usize) -> PathBuf {
@@ -205,9 +230,40 @@ impl Shards {
 
     /// Runs `with` on the rows of the shard that holds `key`, read from disk the first time.
     fn with<T>(&self, key: Key, with: impl FnOnce(&mut Rows) -> T) -> Option<T> {
-        let index = (xxh3_64(&key) % SHARDS as u64) as usize;
+        let index = shard_index(&key);
         let mut shard = lock(self.shards.get(index)?);
-        Some(with(shard.get_or_insert_with(|| read_shard(&self.path(index)))))
+        let before = shard.as_ref().map_or(0, Rows::len);
+        if shard.is_none() {
+            lock(&self.held).push_back(index);
+        }
+        let rows = shard.get_or_insert_with(|| read_shard(&self.path(index)));
+        let done = with(rows);
+        self.count(before, rows.len());
+        drop(shard);
+        self.drop_first(index);
+        Some(done)
+    }
+
+    /// Notes that a shard's rows have become more or fewer.
+    fn count(&self, before: usize, after: usize) {
+        self.held_rows.fetch_add(after.wrapping_sub(before), Relaxed);
+    }
+
+    /// Writes and forgets the shards used first while too much is held; `last` stays.
+    fn drop_first(&self, last: usize) {
+        while self.held_rows.load(Relaxed) > MAX_HELD_ROWS {
+            let first = {
+                let mut held = lock(&self.held);
+                match held.front() {
+                    Some(&first) if first != last => held.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some(first) = first else { return };
+            let mut shard = lock(&self.shards[first]);
+            self.flush_shard(first, &mut shard);
+            self.count(shard.take().map_or(0, |rows| rows.len()), 0);
+        }
     }
 
     fn get(&self, key: Key, today: u32) -> Option<Row> {
@@ -234,21 +290,27 @@ impl Shards {
     fn flush(&self) {
         let mut wrote = false;
         for (index, shard) in self.shards.iter().enumerate() {
-            let mut shard = lock(shard);
-            let Some(rows) = shard.as_mut().filter(|rows| rows.values().any(|row| row.changed)) else { continue };
-            let path = self.path(index);
-            let mut merged = read_shard(&path);
-            merged.extend(rows.iter().filter(|(_, row)| row.changed).map(|(key, row)| (*key, *row)));
-            drop_oldest(&mut merged);
-            if write_shard(&path, &merged).is_ok() {
-                merged.values_mut().for_each(|row| row.changed = false);
-                *rows = merged;
-                wrote = true;
-            }
+            wrote |= self.flush_shard(index, &mut lock(shard));
         }
         if wrote {
             remove_leftovers(&self.dir);
         }
+    }
+
+    /// Writes what changed in a shard; whether it did.
+    fn flush_shard(&self, index: usize, shard: &mut Option<Rows>) -> bool {
+        let Some(rows) = shard.as_mut().filter(|rows| rows.values().any(|row| row.changed)) else { return false };
+        let path = self.path(index);
+        let mut merged = read_shard(&path);
+        merged.extend(rows.iter().filter(|(_, row)| row.changed).map(|(key, row)| (*key, *row)));
+        drop_oldest(&mut merged);
+        let written = write_shard(&path, &merged).is_ok();
+        if written {
+            merged.values_mut().for_each(|row| row.changed = false);
+            self.count(rows.len(), merged.len());
+            *rows = merged;
+        }
+        written
     }
 }
 

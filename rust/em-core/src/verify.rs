@@ -11,7 +11,6 @@ use crate::{
     artifact::ArtifactDir,
     cancel::Progress,
     chunk::table::ChunkTable,
-    manifest::EntryKind,
     store::{
         Store,
         objects::{hash_reader, relative_path},
@@ -135,8 +134,8 @@ pub fn store(store: &Store, progress: &Progress) -> Result<Report> {
 pub fn artifact(store: &Store, artifact: &ArtifactDir, progress: &Progress) -> Result<Report> {
     let mut report = Report::default();
     let (_, manifest) = artifact.manifest()?;
-    for (path, kind) in manifest.entries() {
-        let EntryKind::File { digest, .. } = *kind else { continue };
+    for file in manifest.files() {
+        let (path, _, digest, _) = file?;
         let (path, object) = (artifact.root().join(path), store.object_path(digest));
         if !same_file(&path, &object) {
             report.hash(&path, digest, progress)?;

@@ -15,7 +15,7 @@ use em_core::{
     artifact::ArtifactDir,
     cancel::Progress,
     chunk::table::ChunkTable,
-    diff::diff,
+    diff::shared,
     ingest::{BLOCK_BYTES, hash_file},
     manifest::{EntryKind, Reference},
     stat_cache::StatCache,
@@ -74,8 +74,8 @@ impl Place {
     }
 
     fn digest(&self, path: &str) -> Digest {
-        match self.artifact().manifest().unwrap().1.get(path) {
-            Some(EntryKind::File { digest, .. }) => *digest,
+        match self.artifact().manifest().unwrap().1.get(path).unwrap() {
+            Some(EntryKind::File { digest, .. }) => digest,
             other => panic!("{path}: {other:?}"),
         }
     }
@@ -224,11 +224,11 @@ fn damaged_chunk_table_is_reported_and_stray_files_beside_it() {
     let found = problems(verify::store(&store, &progress).unwrap());
     assert_eq!(found, [(verify::ProblemKind::Stray, stray.clone()), damaged]);
     let manifest = artifact.manifest().unwrap().1;
-    let error = diff(&store, &manifest, &manifest).unwrap_err();
+    let error = shared(&store, &manifest, &manifest).unwrap_err();
     assert!(error.message.contains(table.to_str().unwrap()) && error.hint.is_some(), "{error}");
     fs::remove_file(&table).unwrap();
     fs::remove_file(&stray).unwrap();
-    assert_eq!(diff(&store, &manifest, &manifest).unwrap().shared_bytes, 300_000);
+    assert_eq!(shared(&store, &manifest, &manifest).unwrap().shared_bytes, 300_000);
     place.assert_verifies();
 }
 
@@ -311,7 +311,7 @@ fn concurrent_adds_to_one_artifact_lose_no_entry() {
             });
         }
     });
-    assert_eq!(place.artifact().manifest().unwrap().1.entries().len(), 17);
+    assert_eq!(place.artifact().manifest().unwrap().1.len(), 17);
     place.assert_verifies();
 }
 
@@ -403,7 +403,7 @@ fn failed_add_removes_what_it_linked_and_nothing_else() {
     assert_ne!(error.kind, Kind::NotFound, "{error}");
     assert!(!place.path("artifact/1").exists());
     assert!(place.path("artifact/2/x").is_dir());
-    assert_eq!(place.artifact().manifest().unwrap().1.entries().len(), 0);
+    assert_eq!(place.artifact().manifest().unwrap().1.len(), 0);
 }
 
 #[test]

@@ -36,7 +36,7 @@ static ALLOCATOR: Counting = Counting;
 
 fn encoded(paths: impl Iterator<Item = String>) -> Vec<u8> {
     let kind = EntryKind::File { size: 1, digest: Digest::of(b"x"), executable: false };
-    Manifest::default().with(paths.map(|path| Entry { path, kind: kind.clone() })).unwrap().encode()
+    Manifest::default().with(paths.map(|path| Entry { path, kind: kind.clone() })).unwrap().encode().unwrap()
 }
 
 #[test]

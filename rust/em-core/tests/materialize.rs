@@ -43,7 +43,7 @@ fn file(path: &str, bytes: &[u8], executable: bool) -> Entry {
     Entry { path: path.into(), kind: EntryKind::File { size, digest, executable } }
 }
 
-fn manifest(entries: impl IntoIterator<Item = Entry>) -> Manifest {
+fn manifest(entries: impl IntoIterator<Item = Entry>) -> Manifest<'static> {
     Manifest::default().with(entries).unwrap()
 }
 

@@ -1,37 +1,68 @@
 //! Paths of entries, and which collide.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use em_core::names::{Meeting, Names, check, fold};
+use em_core::{
+    Result,
+    names::{Sorted, check, fold},
+};
 use proptest::prelude::*;
 
-fn names(paths: &[&str]) -> Names {
-    let mut names = Names::default();
-    for path in paths {
-        assert_eq!(names.meet(path).unwrap(), Meeting::Free, "{path}");
-        names.insert(path);
+/// Whether paths, sorted here, fit together; and the numbers of those that give way.
+fn sorted(paths: &[&str], is_directory: impl Fn(&str) -> bool) -> Result<Vec<u64>> {
+    let mut paths = paths.to_vec();
+    paths.sort_unstable();
+    let (mut sorted, mut given_way) = (Sorted::default(), Vec::new());
+    for path in &paths {
+        sorted.push(path, is_directory(path), |number| given_way.push(number))?;
     }
-    names
+    if let Some(mut suspects) = sorted.finish() {
+        paths.iter().try_for_each(|path| suspects.push(path))?;
+    }
+    Ok(given_way)
+}
+
+fn fit(paths: &[&str]) -> bool {
+    sorted(paths, |_| false).is_ok()
 }
 
 #[test]
 fn names_of_any_first_character_collide() {
-    let names = names(&["é/日本", "日本/é", "\u{1f600}", "a/b", "é/x"]);
-    for path in ["e\u{301}/日本", "É/y", "A/b", "A", "a/B/c"] {
-        assert!(names.meet(path).is_err(), "{path}");
+    let names = ["é/日本", "日本/é", "\u{1f600}", "a/b", "é/x"];
+    assert!(fit(&names));
+    for path in ["e\u{301}/日本", "É/y", "A/b", "A", "a/B/c", "日本", "a/b/c", "a/b"] {
+        assert!(!fit(&[&names[..], &[path]].concat()), "{path}");
     }
-    assert_eq!(names.meet("日本").unwrap(), Meeting::Above);
-    assert_eq!(names.meet("a/b/c").unwrap(), Meeting::Below("a/b".into()));
-    assert_eq!(names.meet("a/b").unwrap(), Meeting::Same);
 }
 
 #[test]
-fn neighbours_are_found_among_names_that_sort_between() {
-    let names = names(&["a", "a b", "a!", "A-/x", "ab/c", "a\u{1}", "\u{200b}/x"]);
-    assert_eq!(names.meet("a/z").unwrap(), Meeting::Below("a".into()));
-    assert_eq!(names.meet("ab").unwrap(), Meeting::Above);
-    assert!(names.meet("a-").is_err());
-    assert!(names.meet("\u{200c}/y").is_err(), "both fold to nothing");
-    assert_eq!(names.meet("b").unwrap(), Meeting::Free);
+fn others_are_found_among_names_that_sort_between() {
+    let names = ["a", "a b", "a!", "A-/x", "ab/c", "a\u{1}", "\u{200b}/x"];
+    assert!(fit(&names));
+    for path in ["a/z", "ab", "a-", "\u{200c}/y", "A/z/z"] {
+        assert!(!fit(&[&names[..], &[path]].concat()), "{path}");
+    }
+    assert!(fit(&[&names[..], &["b"]].concat()));
+}
+
+#[test]
+fn names_of_other_directories_do_not_collide() {
+    assert!(fit(&["A/x", "B/X", "X", "c/x/X", "c/y/x"]));
+    assert!(!fit(&["c/x/X", "c/y/x", "c/x/x"]));
+}
+
+#[test]
+fn empty_directories_give_way_once_each() {
+    let is_directory = |path: &str| path.len() == 1;
+    assert_eq!(sorted(&["a", "a-b", "a/x", "a/y", "b", "c", "c/z/z"], is_directory).unwrap(), [0, 5]);
+    assert!(sorted(&["a", "A/x"], is_directory).is_err());
+}
+
+#[test]
+fn paths_that_are_not_sorted_are_refused() {
+    let mut sorted = Sorted::default();
+    sorted.push("b", false, |_| ()).unwrap();
+    assert!(sorted.push("a", false, |_| ()).is_err());
+    assert!(sorted.push("b", false, |_| ()).is_err());
 }
 
 #[test]
@@ -62,7 +93,7 @@ fn control_characters_are_escaped_in_errors() {
 
 #[test]
 fn a_collision_names_both_paths() {
-    let message = names(&["Data/one"]).meet("data/two").unwrap_err().message;
+    let message = sorted(&["Data/one", "data/two"], |_| false).unwrap_err().message;
     assert!(message.contains("data/two") && message.contains("Data/one"), "{message}");
 }
 
@@ -94,6 +125,42 @@ fn every_character_folds_like_its_upper_and_lower_case_and_once() {
         assert_eq!(fold(&folded), folded, "{c:?}");
         assert_eq!(fold(&name.to_lowercase()), folded, "{c:?}");
         assert_eq!(fold(&name.to_uppercase()), folded, "{c:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+    /// Against all pairs, compared in full.
+    #[test]
+    fn what_fits_is_what_no_two_paths_forbid(
+        paths in prop::collection::btree_set("[aAb!](/[aAb!é-]){0,2}", 0..7),
+        directories in any::<u8>(),
+    ) {
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let is_directory = |path: &str| {
+            paths.iter().position(|other| *other == path).is_some_and(|at| directories >> at & 1 == 1)
+        };
+        let mut forbidden = false;
+        let mut given_way = Vec::new();
+        for (number, one) in paths.iter().enumerate() {
+            for other in paths.iter().filter(|other| *other != one) {
+                let parts: (Vec<&str>, Vec<&str>) = (one.split('/').collect(), other.split('/').collect());
+                let shared = parts.0.iter().zip(&parts.1).take_while(|(a, b)| a == b).count();
+                let folded = parts.0.iter().zip(&parts.1).take_while(|(a, b)| fold(a) == fold(b)).count();
+                let is_above = shared == parts.0.len();
+                forbidden |= folded > shared || is_above && !is_directory(one);
+                if is_above && is_directory(one) && !given_way.contains(&(number as u64)) {
+                    given_way.push(number as u64);
+                }
+            }
+        }
+        let found = sorted(&paths, is_directory);
+        prop_assert_eq!(found.is_err(), forbidden, "{:?}", found);
+        if let Ok(mut found) = found {
+            found.sort_unstable();
+            prop_assert_eq!(found, given_way);
+        }
     }
 }
 

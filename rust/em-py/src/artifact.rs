@@ -4,34 +4,53 @@ use std::path::PathBuf;
 
 use em_core::{
     artifact::ArtifactDir,
-    manifest::{EntryKind, Manifest},
+    manifest::{Entry, EntryKind, Manifest, OwnedEntries},
     materialize::Materialize,
     store::Store,
 };
 use pyo3::{prelude::*, types::PyBytes};
 
 use crate::{
-    call::{detached, link_mode, threads, watched},
+    call::{detached, link_mode, threads, to_py, watched},
     convert::{Buffer, StoreArg, digests, words},
 };
 
 /// Path, type, size in bytes, digest, executable bit, URI.
 type EntryTuple = (String, &'static str, Option<u64>, Option<String>, bool, Option<String>);
 
-fn tuples(manifest: &Manifest) -> Vec<EntryTuple> {
-    let tuple = |(path, kind): (&str, &EntryKind)| {
-        let path = path.to_owned();
-        match kind {
-            EntryKind::File { size, digest, executable } => {
-                (path, "file", Some(*size), Some(digest.to_string()), *executable, None)
-            }
-            EntryKind::Directory => (path, "directory", None, None, false, None),
-            EntryKind::Reference(known) => {
-                (path, "reference", known.size, known.digest.map(|d| d.to_string()), false, Some(known.uri.clone()))
-            }
+fn tuple(Entry { path, kind }: Entry) -> EntryTuple {
+    match kind {
+        EntryKind::File { size, digest, executable } => {
+            (path, "file", Some(size), Some(digest.to_string()), executable, None)
         }
-    };
-    manifest.entries().map(tuple).collect()
+        EntryKind::Directory => (path, "directory", None, None, false, None),
+        EntryKind::Reference(known) => {
+            (path, "reference", known.size, known.digest.map(|d| d.to_string()), false, Some(known.uri))
+        }
+    }
+}
+
+/// Entries of an artifact's manifest, read while they are asked for.
+#[pyclass(module = "t9k.em._engine")]
+pub struct Entries {
+    entries: OwnedEntries,
+    left: u64,
+}
+
+#[pymethods]
+impl Entries {
+    fn __len__(&self) -> usize {
+        self.left as usize
+    }
+
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<EntryTuple>> {
+        self.left = self.left.saturating_sub(1);
+        self.entries.next().transpose().map(|entry| entry.map(tuple)).map_err(|error| to_py(py, error))
+    }
 }
 
 /// Make an artifact's directory with an empty manifest.
@@ -42,9 +61,9 @@ pub fn create_artifact(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<()> {
 
 /// Read the entries of an artifact's manifest, sorted by path.
 #[pyfunction]
-pub fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Vec<EntryTuple>> {
+pub fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Entries> {
     let (_, manifest) = detached(py, || ArtifactDir::open(&artifact_dir)?.manifest())?;
-    Ok(tuples(&manifest))
+    Ok(Entries { left: manifest.len(), entries: manifest.into_entries() })
 }
 
 /// Digest of an artifact's manifest: its version identity.
@@ -56,15 +75,14 @@ pub fn manifest_digest(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<String
 /// Read the canonical bytes of an artifact's manifest.
 #[pyfunction]
 pub fn read_manifest(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Bound<'_, PyBytes>> {
-    let bytes = detached(py, || Ok(ArtifactDir::open(&artifact_dir)?.manifest()?.1.encode()))?;
-    Ok(PyBytes::new(py, &bytes))
+    let (_, manifest) = detached(py, || ArtifactDir::open(&artifact_dir)?.manifest())?;
+    PyBytes::new_with(py, manifest.size_bytes() as usize, |bytes| detached(py, || manifest.read_into(bytes)))
 }
 
-/// Check the bytes of a manifest from anywhere and decode their entries, as `read_entries` returns them.
+/// Check the bytes of a manifest from anywhere and decode their entries, as `read_entries` gives them.
 #[pyfunction]
 pub fn parse_manifest(py: Python<'_>, data: Buffer) -> PyResult<Vec<EntryTuple>> {
-    let manifest = detached(py, || Manifest::decode(data.bytes()))?;
-    Ok(tuples(&manifest))
+    detached(py, || Manifest::decode(data.bytes())?.entries().map(|entry| entry.map(tuple)).collect())
 }
 
 /// Path, URI, size in bytes, HTTP entity tag, digest; the last three if known.
@@ -74,12 +92,15 @@ type ReferenceTuple<'py> = (String, String, Option<u64>, Option<String>, Option<
 #[pyfunction]
 pub fn manifest_references(py: Python<'_>, data: Buffer) -> PyResult<Vec<ReferenceTuple<'_>>> {
     let manifest = detached(py, || Manifest::decode(data.bytes()))?;
-    let tuple = |(path, kind): (&str, &EntryKind)| {
-        let EntryKind::Reference(known) = kind else { return None };
-        let digest = known.digest.map(|digest| PyBytes::new(py, &digest.0));
-        Some((path.to_owned(), known.uri.clone(), known.size, known.etag.clone(), digest))
-    };
-    Ok(manifest.entries().filter_map(tuple).collect())
+    let mut references = Vec::new();
+    for entry in manifest.entries() {
+        let Entry { path, kind } = entry.map_err(|error| to_py(py, error))?;
+        if let EntryKind::Reference(known) = kind {
+            let digest = known.digest.map(|digest| PyBytes::new(py, &digest.0));
+            references.push((path, known.uri, known.size, known.etag, digest));
+        }
+    }
+    Ok(references)
 }
 
 /// The objects that the bytes of a manifest name, each once: digests, and sizes as u64.

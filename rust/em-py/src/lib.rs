@@ -26,7 +26,7 @@ mod _engine {
     use super::add::{add_dir, add_file, add_reference};
     #[pymodule_export]
     use super::artifact::{
-        create_artifact, manifest_digest, manifest_objects, manifest_references, materialize, parse_manifest,
+        Entries, create_artifact, manifest_digest, manifest_objects, manifest_references, materialize, parse_manifest,
         read_entries, read_manifest, recover,
     };
     #[pymodule_export]
@@ -41,5 +41,5 @@ mod _engine {
     #[pymodule_export]
     use super::receive::{ObjectHasher, decode_record, list_records, pack_digest, verify_pack};
     #[pymodule_export]
-    use super::report::{diff, gc, usage, verify};
+    use super::report::{DifferenceIterator, diff, differences, gc, usage, verify};
 }

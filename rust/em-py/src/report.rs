@@ -7,12 +7,14 @@ use std::{
 
 use em_core::{
     artifact::ArtifactDir,
+    diff::{Differences, shared},
+    manifest::{Manifest, OwnedEntries},
     store::Store,
     verify::{self as verification, Report},
 };
 use pyo3::{prelude::*, types::PyDict};
 
-use crate::call::{detached, watched};
+use crate::call::{detached, to_py, watched};
 
 /// Hash every object of the store, or every file and object of one artifact, and report what is wrong.
 #[pyfunction]
@@ -62,31 +64,54 @@ pub fn gc<'py>(
     let result = PyDict::new(py);
     result.set_item("unreachable_objects", done.unreachable_objects)?;
     result.set_item("unreachable_bytes", done.unreachable_bytes)?;
+    result.set_item("reclaimable_bytes", done.reclaimable_bytes)?;
     result.set_item("deleted_objects", done.deleted_objects)?;
     result.set_item("freed_bytes", done.freed_bytes)?;
     Ok(result)
 }
 
-/// Compare two artifacts: paths added, removed and changed, and the bytes of chunks they share.
+/// Compare two artifacts: bytes of the chunks that both have, and of all chunks of the second.
 #[pyfunction]
-pub fn diff<'py>(py: Python<'py>, store: PathBuf, first: PathBuf, second: PathBuf) -> PyResult<Bound<'py, PyDict>> {
-    let manifest = |path: &Path| Ok(ArtifactDir::open(path)?.manifest()?.1);
-    let done = detached(py, || em_core::diff::diff(&Store::open(&store)?, &manifest(&first)?, &manifest(&second)?))?;
-    let result = PyDict::new(py);
-    result.set_item("added", done.added)?;
-    result.set_item("removed", done.removed)?;
-    result.set_item("changed", done.changed)?;
-    result.set_item("shared_bytes", done.shared_bytes)?;
-    result.set_item("unique_bytes", done.unique_bytes)?;
-    Ok(result)
+pub fn diff(py: Python<'_>, store: PathBuf, first: PathBuf, second: PathBuf) -> PyResult<(u64, u64)> {
+    let done = detached(py, || shared(&Store::open(&store)?, &manifest(&first)?, &manifest(&second)?))?;
+    Ok((done.shared_bytes, done.unique_bytes))
+}
+
+/// The paths that differ between two artifacts, sorted: "added", "removed" or "changed", and the path.
+#[pyfunction]
+pub fn differences(py: Python<'_>, first: PathBuf, second: PathBuf) -> PyResult<DifferenceIterator> {
+    let found =
+        detached(py, || Ok(Differences::new(manifest(&first)?.into_entries(), manifest(&second)?.into_entries())))?;
+    Ok(DifferenceIterator { found })
+}
+
+/// Paths that differ, found while they are asked for.
+#[pyclass(name = "Differences", module = "t9k.em._engine")]
+pub struct DifferenceIterator {
+    found: Differences<OwnedEntries>,
+}
+
+#[pymethods]
+impl DifferenceIterator {
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<(&'static str, String)>> {
+        let next = py.detach(|| self.found.next()).transpose().map_err(|error| to_py(py, error))?;
+        Ok(next.map(|(difference, path)| (difference.as_str(), path)))
+    }
+}
+
+fn manifest(path: &Path) -> em_core::Result<Manifest<'static>> {
+    Ok(ArtifactDir::open(path)?.manifest()?.1)
 }
 
 /// Apparent, stored and unique bytes of each artifact, then of all together.
 #[pyfunction]
 pub fn usage(py: Python<'_>, artifact_dirs: Vec<PathBuf>) -> PyResult<Vec<(u64, u64, u64)>> {
-    let read = |path: &PathBuf| Ok(ArtifactDir::open(path)?.manifest()?.1);
-    let manifests = detached(py, || artifact_dirs.iter().map(read).collect::<em_core::Result<Vec<_>>>())?;
-    let (each, total) = em_core::diff::usage(&manifests);
+    let (each, total) =
+        detached(py, || em_core::diff::usage(artifact_dirs.len(), |index| manifest(&artifact_dirs[index])))?;
     let tuple = |usage: em_core::diff::Usage| (usage.apparent_bytes, usage.stored_bytes, usage.unique_bytes);
     Ok(each.into_iter().chain([total]).map(tuple).collect())
 }

@@ -8,7 +8,7 @@ from t9k.em.cli.console import echo_json, size_text
 from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
-SIGNS = (("+", "added", "green"), ("-", "removed", "red"), ("~", "changed", "yellow"))
+SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 
 @click.command("diff", cls=Verb, examples=["em diff checkpoints_261123_101500_a1b2c3 checkpoints_261123_111500_d4e5f6"])
@@ -22,12 +22,16 @@ def command(first: str, second: str, as_json: bool) -> None:
     from t9k.em.cli.places import artifact_dir
     from t9k.em.errors import translated
 
+    both = artifact_dir(first), artifact_dir(second)
     with translated():
-        found = _engine.diff(store_dir(), artifact_dir(first), artifact_dir(second))
-    if as_json:
-        echo_json(found)
-        return
-    for sign, kind, color in SIGNS:
-        for path in found[kind]:
+        shared_bytes, unique_bytes = _engine.diff(store_dir(), *both)
+        if as_json:
+            paths: dict[str, list[str]] = {kind: [] for kind in SIGNS}
+            for kind, path in _engine.differences(*both):
+                paths[kind].append(path)
+            echo_json(paths | {"shared_bytes": shared_bytes, "unique_bytes": unique_bytes})
+            return
+        for kind, path in _engine.differences(*both):
+            sign, color = SIGNS[kind]
             click.secho(f"{sign} {printable(path)}", fg=color)
-    click.echo(f"{size_text(found['shared_bytes'])} of {size_text(found['unique_bytes'])} shared")
+    click.echo(f"{size_text(shared_bytes)} of {size_text(unique_bytes)} shared")

@@ -33,7 +33,8 @@ def _age_s(context: click.Context, parameter: click.Parameter, text: str) -> int
 def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
     """Reclaim objects that no artifact reaches.
 
-    Unreachable objects are set aside at first, and deleted by a later run once they are old enough.
+    Unreachable objects are set aside at first, and deleted by a later run once they are old enough. What is freed is
+    told in whole blocks of the disk, chunk tables included; an object that has a name elsewhere frees none.
     """
     from t9k.em import _engine
     from t9k.em.artifact import store_dir
@@ -44,7 +45,9 @@ def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
         planned = _engine.gc(store_dir(), older_than_s, True, progress)
     if not as_json:
         count, size_bytes = planned["unreachable_objects"], planned["unreachable_bytes"]
+        blocks = count_text(planned["reclaimable_bytes"], "byte")
         click.echo(f"{count_text(count, 'object')} that no artifact reaches, {count_text(size_bytes, 'byte')}")
+        click.echo(f"deleting them frees {blocks} on the disk")
     if dry_run:
         if as_json:
             echo_json(planned)

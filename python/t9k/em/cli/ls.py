@@ -32,11 +32,11 @@ def _list_entries(artifact: str, as_json: bool) -> None:
     from t9k import em
     from t9k.em.cli.places import artifact_dir
 
-    objects = em.load_artifact(artifact_dir(artifact)).objects
+    loaded = em.load_artifact(artifact_dir(artifact))
     if as_json:
-        echo_json(objects)
+        echo_json(loaded.objects)
         return
-    for entry in objects:
-        size = size_text(int(entry["size"])) if "size" in entry else entry["type"]
+    for path, entry in loaded.entries():
+        size = size_text(entry["size"]) if "size" in entry else entry["type"]
         target = f" -> {entry['uri']}" if "uri" in entry else "/" if entry["type"] == "directory" else ""
-        click.echo(f"{size:>10}  {printable(entry['path'] + target)}")
+        click.echo(f"{size:>10}  {printable(path + target)}")

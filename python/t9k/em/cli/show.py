@@ -162,13 +162,19 @@ def _show_artifact(path: str, as_json: bool) -> None:
     from t9k.em import _engine
 
     artifact = em.load_artifact(path)
-    described = artifact.to_dict()
     digest = _engine.manifest_digest(artifact.local)
     if as_json:
-        echo_json(described["metadata"] | {"digest": digest})
+        echo_json(artifact.describe() | {"digest": digest})
         return
-    entries = described["objects"]
-    sizes = [entry["size"] for entry in entries.values() if "size" in entry]
+    count = files = size_bytes = 0
+    rows = []
+    for entry_path, entry in artifact.entries():
+        count += 1
+        if "size" in entry:
+            files += 1
+            size_bytes += entry["size"]
+        if count <= _MAX_ENTRIES:
+            rows.append((entry_path, _entry_text(entry)))
     click.secho(printable(artifact.alternative_name or artifact.name), bold=True)
     _echo_fields(
         [
@@ -177,14 +183,12 @@ def _show_artifact(path: str, as_json: bool) -> None:
             ("labels", printable(", ".join(artifact.labels))),
             ("description", printable(artifact.description)),
             ("directory", printable(artifact.local)),
-            ("content", f"{count_text(len(sizes), 'file')}, {size_text(sum(sizes))}"),
+            ("content", f"{count_text(files, 'file')}, {size_text(size_bytes)}"),
         ]
     )
-    listed = sorted(entries.items())
-    rows = [(path, _entry_text(entry)) for path, entry in listed[:_MAX_ENTRIES]]
     _echo_section("entries", rows)
-    if len(listed) > _MAX_ENTRIES:
-        click.echo(f"  … {len(listed) - _MAX_ENTRIES:,} more: em ls")
+    if count > _MAX_ENTRIES:
+        click.echo(f"  … {count - _MAX_ENTRIES:,} more: em ls")
 
 
 def _entry_text(entry: dict[str, Any]) -> str:

@@ -135,10 +135,14 @@ pub(crate) fn temp_name() -> String {
 
 /// Replaces `path` by a file with `bytes`: readers see the old or the new content, never a part.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic_by(path, |temp| File::create_new(temp).and_then(|mut file| file.write_all(bytes)))
+}
+
+/// The same with a file that `create` makes under a temporary name, perhaps twice.
+pub(crate) fn write_atomic_by(path: &Path, create: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
     let write = || {
         let temp = path.with_file_name(temp_name());
-        let written = File::create_new(&temp).and_then(|mut file| file.write_all(bytes));
-        written.and_then(|()| fs::rename(&temp, path)).inspect_err(|_| {
+        create(&temp).and_then(|()| fs::rename(&temp, path)).inspect_err(|_| {
             let _ = fs::remove_file(&temp);
         })
     };

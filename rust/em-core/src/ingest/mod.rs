@@ -37,8 +37,8 @@ use crate::{
     cancel::Progress,
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
     parallel,
-    scan::{FileFound, Stat},
-    stat_cache::{Answer, HEAD_BYTES, StatCache, now_ns},
+    scan::{Stat, Tree},
+    stat_cache::{HEAD_BYTES, StatCache, now_ns},
     store::{
         Store,
         leases::Lease,
@@ -46,20 +46,14 @@ use crate::{
     },
 };
 
+mod objects;
+
+use objects::Known;
+pub use objects::Objects;
+
 /// Bytes a worker reads at a time; a power of two, so that a block is a BLAKE3 subtree. 256 KiB to 1 MiB
 /// measured alike (DESIGN section 4); larger blocks mean fewer hand-overs between workers.
 pub const BLOCK_BYTES: u64 = 1 << 20;
-
-/// How an object got its digest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ingested {
-    /// The object.
-    pub digest: Digest,
-    /// Its size.
-    pub size_bytes: u64,
-    /// Whether this call stored it; `false` if the store had it.
-    pub new: bool,
-}
 
 /// What one call works with.
 pub struct Ingest<'a> {
@@ -92,9 +86,8 @@ enum Plan {
 
 /// One file of the call.
 #[derive(Clone, Copy)]
-struct Job<'f> {
+struct Job {
     index: usize,
-    found: &'f FileFound,
     /// The source's stat that reading is checked against.
     stat: Stat,
     /// Whether it changed under the first reading.
@@ -103,8 +96,8 @@ struct Job<'f> {
 }
 
 /// A file of several blocks that workers share.
-struct Large<'f, 's> {
-    job: Job<'f>,
+struct Large<'s> {
+    job: Job,
     file: File,
     blocks: u64,
     next_block: AtomicU64,
@@ -138,27 +131,27 @@ struct Chain {
     chunks: u64,
 }
 
-struct Queue<'f, 's> {
+struct Queue<'s> {
     next_file: usize,
-    retries: VecDeque<Job<'f>>,
+    retries: VecDeque<Job>,
     /// Files with blocks nobody took yet. Two workers may open one each at the same time.
-    large: VecDeque<Arc<Large<'f, 's>>>,
+    large: VecDeque<Arc<Large<'s>>>,
     /// Files taken and not finished: they may still come back as retries.
     in_work: usize,
 }
 
-enum Work<'f, 's> {
-    File(Job<'f>),
-    Block(Arc<Large<'f, 's>>, u64),
+enum Work<'s> {
+    File(Job),
+    Block(Arc<Large<'s>>, u64),
     Wait,
     Done,
 }
 
 struct Call<'f, 's> {
     ingest: &'s Ingest<'s>,
-    files: &'f [FileFound],
-    queue: Mutex<Queue<'f, 's>>,
-    results: Mutex<Vec<Option<Ingested>>>,
+    tree: &'f Tree,
+    queue: Mutex<Queue<'s>>,
+    objects: Mutex<Objects>,
     error: Mutex<Option<Error>>,
     stopped: AtomicBool,
     /// Held while the index of a large file is read: together they would need too much memory.
@@ -170,20 +163,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> Ingest<'a> {
-    /// Stores the bytes of `files`; answers in their order. Stops at the first error, with what was stored
+    /// Stores the bytes of the files of `tree`; answers in their order. Stops at the first error, with what was stored
     /// before left in the store for the next try.
-    pub fn run(&self, files: &[FileFound], threads: usize) -> Result<Vec<Ingested>> {
+    pub fn run(&self, tree: &Tree, threads: usize) -> Result<Objects> {
         let queue = Queue { next_file: 0, retries: VecDeque::new(), large: VecDeque::new(), in_work: 0 };
         let call = Call {
             ingest: self,
-            files,
+            tree,
             queue: Mutex::new(queue),
-            results: Mutex::new(vec![None; files.len()]),
+            objects: Mutex::new(Objects::known(tree, self.cache, self.progress)?),
             error: Mutex::new(None),
             stopped: AtomicBool::new(false),
             indexing: Mutex::new(()),
         };
-        let small = files.len() <= 1 && files.iter().all(|f| f.stat.size <= BLOCK_BYTES);
+        let small = tree.len() <= 1 && (0..tree.len()).all(|index| tree.stat(index).size <= BLOCK_BYTES);
         if threads <= 1 || small {
             call.work();
         } else {
@@ -193,11 +186,14 @@ impl<'a> Ingest<'a> {
                 }
             });
         }
-        if let Some(error) = lock(&call.error).take() {
-            return Err(error);
+        let error = lock(&call.error).take();
+        let objects = call.objects.into_inner().unwrap_or_else(PoisonError::into_inner);
+        objects.remember(tree, self.cache, self.progress);
+        match error {
+            Some(error) => Err(error),
+            None if objects.are_all_done() => Ok(objects),
+            None => Err(Error::new(Kind::Store, "a worker stopped early")),
         }
-        let results = call.results.into_inner().unwrap_or_else(PoisonError::into_inner);
-        results.into_iter().collect::<Option<_>>().ok_or_else(|| Error::new(Kind::Store, "a worker stopped early"))
     }
 }
 
@@ -236,7 +232,7 @@ impl<'f, 's> Call<'f, 's> {
         self.ingest.progress.check()
     }
 
-    fn take(&self) -> Work<'f, 's> {
+    fn take(&self) -> Work<'s> {
         let mut queue = lock(&self.queue);
         while let Some(large) = queue.large.front() {
             let block = large.next_block.fetch_add(1, Ordering::Relaxed);
@@ -250,25 +246,32 @@ impl<'f, 's> Call<'f, 's> {
             return Work::File(job);
         }
         let index = queue.next_file;
-        match self.files.get(index) {
-            Some(found) => {
-                queue.next_file += 1;
-                queue.in_work += 1;
-                Work::File(Job { index, found, stat: found.stat, retried: false, plan: Plan::Ask })
-            }
-            None if queue.in_work > 0 => Work::Wait,
-            None => Work::Done,
+        if index < self.tree.len() {
+            queue.next_file += 1;
+            queue.in_work += 1;
+            Work::File(Job { index, stat: self.tree.stat(index), retried: false, plan: Plan::Ask })
+        } else if queue.in_work > 0 {
+            Work::Wait
+        } else {
+            Work::Done
         }
     }
 
-    fn finish(&self, job: &Job<'f>, digest: Digest, new: bool) {
-        let size_bytes = job.stat.size;
-        lock(&self.results)[job.index] = Some(Ingested { digest, size_bytes, new });
+    /// `began_ns` is when its bytes were begun to be hashed, if they were.
+    fn finish(&self, job: &Job, digest: Digest, new: bool, began_ns: Option<i128>) {
+        // One that has changed meanwhile is not remembered: its times could not vouch for it.
+        let racy = began_ns.filter(|_| !job.retried).map(|began_ns| StatCache::is_racy(&job.stat, began_ns));
+        let mut objects = lock(&self.objects);
+        objects.done(job.index, digest, new, racy);
+        if job.retried {
+            objects.resized(job.index, job.stat.size);
+        }
+        drop(objects);
         self.ingest.progress.files.fetch_add(1, Ordering::Relaxed);
         lock(&self.queue).in_work -= 1;
     }
 
-    fn again(&self, job: Job<'f>) {
+    fn again(&self, job: Job) {
         let mut queue = lock(&self.queue);
         queue.in_work -= 1;
         queue.retries.push_back(job);
@@ -279,21 +282,22 @@ impl<'f, 's> Call<'f, 's> {
         self.ingest.store.usable_unless_cancelled(digest, size_bytes, self.ingest.progress)
     }
 
-    fn path(&self, job: &Job<'_>) -> PathBuf {
-        self.ingest.root.join(&job.found.path)
+    fn path(&self, job: &Job) -> PathBuf {
+        self.ingest.root.join(self.tree.path(job.index))
     }
 
     /// Answers a file from the cache, reads a small one, or opens a large one for all workers.
-    fn file(&self, mut job: Job<'f>, buffer: &mut Vec<u8>) -> Result<()> {
+    fn file(&self, mut job: Job, buffer: &mut Vec<u8>) -> Result<()> {
         let ingest = self.ingest;
         if job.plan == Plan::Ask {
-            match ingest.cache.lookup(&job.stat) {
-                Answer::Known(digest) if self.usable(digest, job.stat.size)? => {
+            let known = lock(&self.objects).asked(job.index);
+            match known {
+                Known::Exactly(digest) if self.usable(digest, job.stat.size)? => {
                     ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
-                    self.finish(&job, digest, false);
+                    self.finish(&job, digest, false, None);
                     return Ok(());
                 }
-                Answer::Rehash(digest) if self.usable(digest, job.stat.size)? => job.plan = Plan::Hash,
+                Known::Probably(digest) if self.usable(digest, job.stat.size)? => job.plan = Plan::Hash,
                 _ => {}
             }
         }
@@ -306,12 +310,12 @@ impl<'f, 's> Call<'f, 's> {
         }
     }
 
-    fn open(&self, job: &Job<'_>) -> Result<File> {
+    fn open(&self, job: &Job) -> Result<File> {
         let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        if !job.found.via_link {
+        if !self.tree.is_via_link(job.index) {
             flags |= OFlags::NOFOLLOW;
         }
-        let opened = rustix::fs::openat(self.ingest.root_fd, job.found.path.as_str(), flags, Mode::empty());
+        let opened = rustix::fs::openat(self.ingest.root_fd, self.tree.path(job.index), flags, Mode::empty());
         opened.map(File::from).map_err(|error| match error {
             Errno::LOOP => {
                 let message = format!("{} became a symbolic link while it was added", self.path(job).display());
@@ -322,7 +326,7 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     /// Whether the source is still as it was; if not, queues it once more with its new stat.
-    fn unchanged(&self, job: Job<'f>, file: &File) -> Result<Option<Job<'f>>> {
+    fn unchanged(&self, job: Job, file: &File) -> Result<Option<Job>> {
         let stat = Stat::of(file)?;
         if stat == job.stat {
             return Ok(Some(job));
@@ -339,7 +343,7 @@ impl<'f, 's> Call<'f, 's> {
         Ok(None)
     }
 
-    fn small(&self, job: Job<'f>, file: &File, buffer: &mut Vec<u8>, began_ns: i128) -> Result<()> {
+    fn small(&self, job: Job, file: &File, buffer: &mut Vec<u8>, began_ns: i128) -> Result<()> {
         let size = job.stat.size as usize;
         buffer.resize(size, 0);
         let count = read_full(file, buffer, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
@@ -358,13 +362,12 @@ impl<'f, 's> Call<'f, 's> {
             }
             object.publish_object(digest, job.stat.size, job.stat.mtime_ns.div_euclid(1_000_000_000))?;
         }
-        self.ingest.cache.record(&job.stat, digest, began_ns);
         self.ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
-        self.finish(&job, digest, new);
+        self.finish(&job, digest, new, Some(began_ns));
         Ok(())
     }
 
-    fn small_table(&self, job: &Job<'_>, file: &File, bytes: &[u8], digest: Digest) -> Result<()> {
+    fn small_table(&self, job: &Job, file: &File, bytes: &[u8], digest: Digest) -> Result<()> {
         let chunker = format::chunker_for(file, job.stat.size);
         let mut cuts = Vec::new();
         chunker.cuts(&mut Carry::default(), 0, bytes, &chunker.candidates(bytes), true, &mut cuts);
@@ -386,11 +389,11 @@ impl<'f, 's> Call<'f, 's> {
         table.publish_table(digest)
     }
 
-    fn write_error(&self, job: &Job<'_>, error: io::Error) -> Error {
+    fn write_error(&self, job: &Job, error: io::Error) -> Error {
         Error::io("store", &self.path(job), error)
     }
 
-    fn large(&self, mut job: Job<'f>, file: File, began_ns: i128) -> Result<()> {
+    fn large(&self, mut job: Job, file: File, began_ns: i128) -> Result<()> {
         let store = self.ingest.store;
         let size = job.stat.size;
         if job.plan == Plan::Ask {
@@ -440,7 +443,7 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     /// One block of a large file, from reading to its chunks.
-    fn block(&self, large: &Arc<Large<'f, 's>>, block: u64, buffer: &mut Vec<u8>) -> Result<()> {
+    fn block(&self, large: &Arc<Large<'s>>, block: u64, buffer: &mut Vec<u8>) -> Result<()> {
         let offset = block * BLOCK_BYTES;
         let length = (large.job.stat.size - offset).min(BLOCK_BYTES) as usize;
         buffer.resize(length, 0);
@@ -460,7 +463,7 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     /// Decides the cuts of a block in file order, then digests the chunks that lie inside it.
-    fn chunks(&self, large: &Large<'f, 's>, target: &Chunks<'s>, block: u64, bytes: &[u8]) -> Result<()> {
+    fn chunks(&self, large: &Large<'s>, target: &Chunks<'s>, block: u64, bytes: &[u8]) -> Result<()> {
         let offset = block * BLOCK_BYTES;
         let candidates = target.chunker.candidates(bytes);
         let mut cuts = Vec::new();
@@ -500,7 +503,7 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     /// The last block is done: join the digest, check the source, publish.
-    fn complete(&self, large: &Arc<Large<'f, 's>>) -> Result<()> {
+    fn complete(&self, large: &Arc<Large<'s>>) -> Result<()> {
         let digest = join(&lock(&large.subtrees));
         let Some(job) = self.unchanged(large.job, &large.file)? else { return Ok(()) };
         let usable = self.usable(digest, job.stat.size)?;
@@ -523,8 +526,7 @@ impl<'f, 's> Call<'f, 's> {
         let mut head = vec![0; HEAD_BYTES];
         let count = read_full(&large.file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
         self.ingest.cache.record_hint(job.stat.size, &head[..count], digest);
-        self.ingest.cache.record(&job.stat, digest, large.began_ns);
-        self.finish(&job, digest, large.target.is_some() && !usable);
+        self.finish(&job, digest, large.target.is_some() && !usable, Some(large.began_ns));
         Ok(())
     }
 }

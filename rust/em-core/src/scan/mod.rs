@@ -4,16 +4,16 @@
 //! cannot be stored (a dangling link, a loop of links, a socket, a name that is not UTF-8, an entry
 //! that cannot be read) fails the whole scan, so that nothing is added by halves.
 //!
-//! Work is a shared stack of small tasks, so depth costs no thread stack. A task holds a path and no
+//! Work is a shared stack of small tasks, so depth costs no thread stack. A task names a directory and holds no
 //! open file: each worker has at most three directories open, however wide or deep the tree is.
-//! Paths are opened relative to the root in pieces, so they may be longer than `PATH_MAX`.
+//! A file costs 48 bytes and its name until the add ends. Paths are opened relative to the root in pieces, so they may be longer than `PATH_MAX`.
 
 use std::{
     ffi::{CStr, CString},
     fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     thread,
 };
 
@@ -24,8 +24,15 @@ use rustix::{
 
 use crate::{Error, Kind, Result, cancel::Progress};
 
+mod tree;
+
+pub use tree::Tree;
+use tree::{DirectoryId, Found};
+
 /// Entries that one worker looks up before another may help with the same directory.
 const BATCH: usize = 512;
+/// Batches that may wait for a worker, so that a large directory is not held whole.
+const MAX_BATCHES: usize = 32;
 /// Longest path, in bytes, given to one system call; below Linux's 4,096 and macOS's 1,024.
 const PIECE: usize = 1000;
 
@@ -99,15 +106,6 @@ pub struct FileFound {
     pub via_link: bool,
 }
 
-/// Everything below a root, sorted by the bytes of the paths.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tree {
-    /// The files.
-    pub files: Vec<FileFound>,
-    /// Directories without any entry; the root is the empty string.
-    pub empty_dirs: Vec<String>,
-}
-
 /// Lists the tree below `root` with up to `threads` threads, the caller's included.
 ///
 /// Sets the totals of `progress`. Costs one `stat` per file and one `open` per directory.
@@ -125,39 +123,33 @@ pub fn scan(root: &Path, threads: usize, progress: &Progress) -> Result<Tree> {
         },
     )?;
     let threads = threads.max(1);
-    let top = Arc::new(Folder { path: String::new(), parent: None, via_link: false });
     let walk = Walk {
         root,
         handle,
         progress,
         split: threads > 1,
-        queue: Mutex::new(Queue { tasks: vec![Task::List(top)], busy: 0, failed: None }),
+        queue: Mutex::new(Queue { directories: vec![Tree::ROOT], batches: Vec::new(), busy: 0, failed: None }),
         changed: Condvar::new(),
+        tree: Mutex::default(),
     };
-    let mut tree = Tree::default();
     thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads)
-            // A thread that cannot be started is only slower: the caller's own always runs.
-            .map_while(|_| thread::Builder::new().spawn_scoped(scope, || walk.work()).ok())
-            .collect();
-        tree = walk.work();
+        // A thread that cannot be started is only slower: the caller's own always runs.
+        let helper = |_| thread::Builder::new().spawn_scoped(scope, || walk.work()).ok();
+        let helpers: Vec<_> = (1..threads).map_while(helper).collect();
+        walk.work();
         for helper in helpers {
-            match helper.join() {
-                Ok(part) => {
-                    tree.files.extend(part.files);
-                    tree.empty_dirs.extend(part.empty_dirs);
-                }
-                Err(panic) => std::panic::resume_unwind(panic),
+            if let Err(panic) = helper.join() {
+                std::panic::resume_unwind(panic);
             }
         }
     });
     if let Some(error) = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
         return Err(error);
     }
-    tree.files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    tree.empty_dirs.sort_unstable();
-    progress.total_files.store(tree.files.len() as u64, Relaxed);
-    progress.total_bytes.store(tree.files.iter().map(|file| file.stat.size).sum(), Relaxed);
+    let mut tree = walk.tree.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tree.sort();
+    progress.total_files.store(tree.len() as u64, Relaxed);
+    progress.total_bytes.store((0..tree.len()).map(|index| tree.stat(index).size).sum(), Relaxed);
     Ok(tree)
 }
 
@@ -183,33 +175,22 @@ pub fn stat_file(path: &Path) -> Result<FileFound> {
     Ok(FileFound { path: name.to_owned(), stat: Stat::from(&stat), executable: stat.st_mode & 0o100 != 0, via_link })
 }
 
-/// A directory on the way from the root; (device, inode) pairs of its ancestors find loops.
-struct Folder {
-    path: String,
-    parent: Option<(Arc<Folder>, (u64, u64))>,
-    via_link: bool,
-}
-
-impl Drop for Folder {
-    /// Frees the ancestors one by one: dropping the chain by itself would recurse once per level.
-    fn drop(&mut self) {
-        let mut next = self.parent.take();
-        while let Some((parent, _)) = next {
-            next = Arc::into_inner(parent).and_then(|mut parent| parent.parent.take());
-        }
-    }
-}
-
-/// A directory to list, or (with names) a batch of its entries to look up.
-enum Task {
-    List(Arc<Folder>),
-    Look(Arc<Folder>, (u64, u64), Vec<(CString, FileType)>),
+/// Entries of a directory to be looked up.
+struct Batch {
+    directory: DirectoryId,
+    names: Vec<(CString, FileType)>,
 }
 
 struct Queue {
-    tasks: Vec<Task>,
+    directories: Vec<DirectoryId>,
+    batches: Vec<Batch>,
     busy: usize,
     failed: Option<Error>,
+}
+
+enum Task {
+    List(DirectoryId),
+    Look(Batch),
 }
 
 struct Walk<'a> {
@@ -219,6 +200,8 @@ struct Walk<'a> {
     split: bool,
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// Never held together with the queue.
+    tree: Mutex<Tree>,
 }
 
 /// Marks a worker idle again, also while it unwinds, so that the others never wait for it.
@@ -228,7 +211,7 @@ impl Drop for Busy<'_, '_> {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.busy -= 1;
-        if queue.busy == 0 && queue.tasks.is_empty() {
+        if queue.busy == 0 && queue.directories.is_empty() && queue.batches.is_empty() {
             self.0.changed.notify_all();
         }
     }
@@ -239,23 +222,26 @@ impl Walk<'_> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes tasks until none is left and nobody can add one, or until something failed.
-    fn work(&self) -> Tree {
-        let mut found = Tree::default();
+    fn work(&self) {
         while let Some((task, _busy)) = self.take() {
             let done = match task {
-                Task::List(folder) => self.list(&folder, &mut found),
-                Task::Look(folder, id, names) => {
-                    self.open(&folder.path).and_then(|dir| self.look(dir.as_fd(), &folder, id, &names, &mut found))
+                Task::List(directory) => self.list(directory),
+                Task::Look(Batch { directory, names }) => {
+                    self.open(directory).and_then(|handle| self.look(handle.as_fd(), directory, &names))
                 }
             };
             if let Err(error) = done {
                 let mut queue = self.lock();
-                queue.tasks.clear();
+                queue.directories.clear();
+                queue.batches.clear();
                 queue.failed.get_or_insert(error);
             }
         }
-        found
     }
 
     fn take(&self) -> Option<(Task, Busy<'_, '_>)> {
@@ -265,7 +251,8 @@ impl Walk<'_> {
                 self.changed.notify_all();
                 return None;
             }
-            if let Some(task) = queue.tasks.pop() {
+            let batch = queue.batches.pop().map(Task::Look);
+            if let Some(task) = batch.or_else(|| queue.directories.pop().map(Task::List)) {
                 queue.busy += 1;
                 return Some((task, Busy(self)));
             }
@@ -276,23 +263,21 @@ impl Walk<'_> {
         }
     }
 
-    fn push(&self, task: Task) {
-        let mut queue = self.lock();
-        if queue.failed.is_none() {
-            queue.tasks.push(task);
-            self.changed.notify_one();
-        }
+    fn shown(&self, directory: DirectoryId, name: &[u8]) -> String {
+        let path = self.tree().directory_path(directory);
+        self.root.join(path).join(String::from_utf8_lossy(name).as_ref()).display().to_string()
     }
 
-    fn shown(&self, path: &str) -> String {
-        self.root.join(path).display().to_string()
+    fn shown_directory(&self, directory: DirectoryId) -> String {
+        self.root.join(self.tree().directory_path(directory)).display().to_string()
     }
 
     /// Opens a directory of the tree, piece by piece if its path is long.
-    fn open(&self, path: &str) -> Result<OwnedFd> {
+    fn open(&self, directory: DirectoryId) -> Result<OwnedFd> {
+        let path = self.tree().directory_path(directory);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut at: Option<OwnedFd> = None;
-        let mut rest = if path.is_empty() { "." } else { path };
+        let mut rest = if path.is_empty() { "." } else { &path };
         loop {
             let cut = match rest.as_bytes().get(..PIECE) {
                 Some(head) => head.iter().rposition(|&b| b == b'/').unwrap_or(rest.len()),
@@ -301,7 +286,7 @@ impl Walk<'_> {
             let (piece, tail) = rest.split_at(cut);
             let from = at.as_ref().map_or(self.handle.as_fd(), AsFd::as_fd);
             let next = rustix::fs::openat(from, piece, flags, Mode::empty())
-                .map_err(|error| entry_error("open", &self.shown(path), error))?;
+                .map_err(|error| entry_error("open", &self.shown_directory(directory), error))?;
             rest = tail.trim_start_matches('/');
             if rest.is_empty() {
                 return Ok(next);
@@ -311,13 +296,18 @@ impl Walk<'_> {
     }
 
     /// Reads one directory and looks its entries up, leaving whole batches to other workers.
-    fn list(&self, folder: &Arc<Folder>, found: &mut Tree) -> Result<()> {
+    fn list(&self, directory: DirectoryId) -> Result<()> {
         self.progress.check()?;
-        let fail = |error| entry_error("read", &self.shown(&folder.path), error);
-        let handle = self.open(&folder.path)?;
+        let fail = |error| entry_error("read", &self.shown_directory(directory), error);
+        let handle = self.open(directory)?;
         let stat = Stat::from(&rustix::fs::fstat(&handle).map_err(fail)?);
-        let id = (stat.dev, stat.ino);
-        self.refuse_loop(folder, id)?;
+        let loops = self.tree().enter(directory, stat.dev, stat.ino);
+        if let Some(link) = loops {
+            let message = format!("{} leads back to a directory that contains it", self.shown_directory(link));
+            return Err(
+                Error::invalid(message).hint("remove the symbolic link, or add the directories below it one by one")
+            );
+        }
         let mut dir = Dir::new(handle).map_err(fail)?;
         let mut names = Vec::new();
         let mut empty = true;
@@ -330,106 +320,93 @@ impl Walk<'_> {
             names.push((entry.file_name().to_owned(), entry.file_type()));
             if names.len() == BATCH {
                 self.progress.check()?;
-                let batch = std::mem::take(&mut names);
-                if self.split {
-                    self.push(Task::Look(folder.clone(), id, batch));
-                } else {
-                    self.look(dir.fd().map_err(fail)?, folder, id, &batch, found)?;
+                if let Some(own) = self.leave(Batch { directory, names: std::mem::take(&mut names) }) {
+                    self.look(dir.fd().map_err(fail)?, directory, &own.names)?;
                 }
             }
         }
         if empty {
-            found.empty_dirs.push(folder.path.clone());
+            self.tree().add_empty(directory);
         }
-        self.look(dir.fd().map_err(fail)?, folder, id, &names, found)
+        self.look(dir.fd().map_err(fail)?, directory, &names)
     }
 
-    /// Fails if `folder` is one of its own ancestors; names the link that leads back.
-    fn refuse_loop(&self, folder: &Arc<Folder>, id: (u64, u64)) -> Result<()> {
-        let mut link = folder.via_link.then_some(folder);
-        let mut below = folder;
-        while let Some((parent, parent_id)) = &below.parent {
-            if *parent_id == id {
-                let shown = self.shown(&link.unwrap_or(folder).path);
-                return Err(Error::invalid(format!("{shown} leads back to a directory that contains it"))
-                    .hint("remove the symbolic link, or add the directories below it one by one"));
-            }
-            if link.is_none() && parent.via_link {
-                link = Some(parent);
-            }
-            below = parent;
+    /// Leaves a batch to another worker, or gives it back where enough of them wait.
+    fn leave(&self, batch: Batch) -> Option<Batch> {
+        let mut queue = self.lock();
+        if queue.failed.is_some() || !self.split || queue.batches.len() >= MAX_BATCHES {
+            return Some(batch);
         }
-        Ok(())
+        queue.batches.push(batch);
+        self.changed.notify_one();
+        None
     }
 
-    fn look(
-        &self,
-        dir: BorrowedFd<'_>,
-        folder: &Arc<Folder>,
-        id: (u64, u64),
-        names: &[(CString, FileType)],
-        found: &mut Tree,
-    ) -> Result<()> {
+    /// Looks entries of a directory up: files go to the tree, directories to the queue.
+    fn look(&self, handle: BorrowedFd<'_>, directory: DirectoryId, names: &[(CString, FileType)]) -> Result<()> {
+        let mut found = Found::default();
         for (name, listed) in names {
             self.progress.check()?;
-            let path = self.path_of(folder, name)?;
-            if let Some((found_dir, via_link)) = self.look_one(dir, name, *listed, path, found)? {
-                let parent = Some((folder.clone(), id));
-                self.push(Task::List(Arc::new(Folder { path: found_dir, parent, via_link })));
+            match name.to_str() {
+                Ok(text) => self.look_one(handle, directory, name, text, *listed, &mut found)?,
+                Err(_) => return Err(not_utf8(&self.shown_directory(directory), name.to_bytes())),
+            }
+        }
+        let directories = self.tree().add(directory, found)?;
+        if !directories.is_empty() {
+            let mut queue = self.lock();
+            if queue.failed.is_none() {
+                queue.directories.extend(directories);
+                self.changed.notify_all();
             }
         }
         Ok(())
     }
 
-    fn path_of(&self, folder: &Folder, name: &CStr) -> Result<String> {
-        match name.to_str() {
-            Ok(name) if folder.path.is_empty() => Ok(name.to_owned()),
-            Ok(name) => Ok(format!("{}/{name}", folder.path)),
-            Err(_) => Err(not_utf8(&self.shown(&folder.path), name.to_bytes())),
-        }
-    }
-
-    /// Adds a file to `found`, or returns the directory (and whether a link led there).
     fn look_one(
         &self,
-        dir: BorrowedFd<'_>,
+        handle: BorrowedFd<'_>,
+        directory: DirectoryId,
         name: &CStr,
+        text: &str,
         listed: FileType,
-        path: String,
-        found: &mut Tree,
-    ) -> Result<Option<(String, bool)>> {
+        found: &mut Found,
+    ) -> Result<()> {
         if listed == FileType::Directory {
-            return Ok(Some((path, false)));
+            found.directory(text, false);
+            return Ok(());
         }
+        let shown = || self.shown(directory, name.to_bytes());
         let mut via_link = listed == FileType::Symlink;
         let mut stat = None;
         if !via_link {
             // Not every file system tells the type with the name, and it may have changed since.
-            let own = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| entry_error("stat", &self.shown(&path), error))?;
+            let own = rustix::fs::statat(handle, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| entry_error("stat", &shown(), error))?;
             via_link = FileType::from_raw_mode(own.st_mode) == FileType::Symlink;
             stat = Some(own).filter(|_| !via_link);
         }
         let stat = match stat {
             Some(stat) => stat,
-            None => rustix::fs::statat(dir, name, AtFlags::empty()).map_err(|error| {
-                let shown = self.shown(&path);
+            None => rustix::fs::statat(handle, name, AtFlags::empty()).map_err(|error| {
                 // Only a link that is still there leads nowhere.
-                match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(own) if FileType::from_raw_mode(own.st_mode) == FileType::Symlink => link_error(&shown, error),
-                    _ => entry_error("stat", &shown, error),
+                match rustix::fs::statat(handle, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(own) if FileType::from_raw_mode(own.st_mode) == FileType::Symlink => link_error(&shown(), error),
+                    _ => entry_error("stat", &shown(), error),
                 }
             })?,
         };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => return Ok(Some((path, via_link))),
+            FileType::Directory => {
+                found.directory(text, via_link);
+                return Ok(());
+            }
             FileType::RegularFile => {}
-            other => return Err(special(&self.shown(&path), other)),
+            other => return Err(special(&shown(), other)),
         }
-        readable(dir, name, stat.st_mode).map_err(|error| entry_error("read", &self.shown(&path), error))?;
-        let executable = stat.st_mode & 0o100 != 0;
-        found.files.push(FileFound { path, stat: Stat::from(&stat), executable, via_link });
-        Ok(None)
+        readable(handle, name, stat.st_mode).map_err(|error| entry_error("read", &shown(), error))?;
+        found.file(text, Stat::from(&stat), stat.st_mode & 0o100 != 0, via_link);
+        Ok(())
     }
 }
 

@@ -1,0 +1,136 @@
+//! What becomes of the files of a call: 33 bytes for each.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Digest, Result,
+    cancel::Progress,
+    scan::Tree,
+    stat_cache::{Answer, StatCache, shard_of},
+};
+
+/// How long a cancelled call may go on to write down what it has hashed.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// The stat cache knows the digest, or a digest that is to be checked.
+const KNOWN: u8 = 1;
+const REHASH: u8 = 2;
+/// The file has its digest.
+const DONE: u8 = 4;
+/// This call stored the object.
+const NEW: u8 = 8;
+/// Its bytes were hashed, and whether its times can vouch for them.
+const HASHED: u8 = 16;
+const RACY: u8 = 32;
+
+/// The objects of a tree's files, by their numbers.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    digests: Vec<Digest>,
+    flags: Vec<u8>,
+    /// Sizes of files that changed after they were listed.
+    sizes: BTreeMap<usize, u64>,
+}
+
+/// What the stat cache said of a file.
+pub(super) enum Known {
+    Exactly(Digest),
+    Probably(Digest),
+    Not,
+}
+
+impl Objects {
+    /// With what the stat cache knows of the files.
+    pub(super) fn known(tree: &Tree, cache: &StatCache, progress: &Progress) -> Result<Self> {
+        let mut objects =
+            Self { digests: vec![Digest([0; 32]); tree.len()], flags: vec![0; tree.len()], sizes: BTreeMap::new() };
+        for index in by_shard(tree) {
+            progress.check()?;
+            let (digest, flag) = match cache.lookup(&tree.stat(index)) {
+                Answer::Known(digest) => (digest, KNOWN),
+                Answer::Rehash(digest) => (digest, REHASH),
+                Answer::Unknown => continue,
+            };
+            (objects.digests[index], objects.flags[index]) = (digest, flag);
+        }
+        Ok(objects)
+    }
+
+    pub(super) fn asked(&self, index: usize) -> Known {
+        match self.flags[index] {
+            flags if flags & KNOWN != 0 => Known::Exactly(self.digests[index]),
+            flags if flags & REHASH != 0 => Known::Probably(self.digests[index]),
+            _ => Known::Not,
+        }
+    }
+
+    /// A file is done. `racy` is there if the stat cache is to know of it.
+    pub(super) fn done(&mut self, index: usize, digest: Digest, new: bool, racy: Option<bool>) {
+        let flag = |set, flag| if set { flag } else { 0 };
+        self.digests[index] = digest;
+        self.flags[index] = DONE | flag(new, NEW) | flag(racy.is_some(), HASHED) | flag(racy == Some(true), RACY);
+    }
+
+    /// It has another size than when it was listed.
+    pub(super) fn resized(&mut self, index: usize, size_bytes: u64) {
+        self.sizes.insert(index, size_bytes);
+    }
+
+    pub(super) fn are_all_done(&self) -> bool {
+        self.flags.iter().all(|flags| flags & DONE != 0)
+    }
+
+    /// Tells the stat cache what was hashed; after a cancel only a part of it.
+    pub(super) fn remember(&self, tree: &Tree, cache: &StatCache, progress: &Progress) {
+        let began = Instant::now();
+        for index in by_shard(tree) {
+            let flags = self.flags[index];
+            if flags & HASHED == 0 {
+                continue;
+            }
+            if progress.check().is_err() && began.elapsed() > LAST_WORDS {
+                return;
+            }
+            // Whether it was racy is known already.
+            let hashing_began_ns = if flags & RACY != 0 { i128::MIN } else { i128::MAX };
+            cache.record(&tree.stat(index), self.digests[index], hashing_began_ns);
+        }
+    }
+
+    /// The object of a file.
+    pub fn digest(&self, index: usize) -> Digest {
+        self.digests[index]
+    }
+
+    /// Its size.
+    pub fn size_bytes(&self, tree: &Tree, index: usize) -> u64 {
+        self.sizes.get(&index).copied().unwrap_or_else(|| tree.stat(index).size)
+    }
+
+    /// Whether this call stored it; `false` if the store had it.
+    pub fn is_new(&self, index: usize) -> bool {
+        self.flags[index] & NEW != 0
+    }
+}
+
+/// The files in the order of the stat cache's shards.
+fn by_shard(tree: &Tree) -> impl Iterator<Item = usize> {
+    let shard = |index| usize::from(shard_of(&tree.stat(index)));
+    let mut starts = [0; 257];
+    for index in 0..tree.len() {
+        starts[shard(index) + 1] += 1;
+    }
+    for shard in 0..256 {
+        starts[shard + 1] += starts[shard];
+    }
+    let mut order = vec![0u32; tree.len()];
+    for index in 0..tree.len() {
+        let place = &mut starts[shard(index)];
+        order[*place] = index as u32;
+        *place += 1;
+    }
+    order.into_iter().map(|index| index as usize)
+}
