@@ -117,8 +117,9 @@ except KeyboardInterrupt:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "inside\n"
-        before = bytes_read(process.pid)
+        # In this order: what is read while this process waits for its turn in between is none of the call's.
         process.send_signal(signal.SIGINT)
+        before = bytes_read(process.pid)
         ended, after, fastest = process.stdout.read().split()
     assert ended == "ended"
     return int(after) - before, int(fastest)
