@@ -41,7 +41,7 @@ def save_checkpoint(run: em.Run, state: dict[str, np.ndarray], step: int) -> Non
 def load_checkpoint(run: em.Run) -> tuple[dict[str, np.ndarray], int]:
     """The last one that the run has marked."""
     marked = [mark for mark in run.associations["outputs"] if mark["name"].startswith("checkpoint-")]
-    checkpoint = em.load_artifact(marked[-1]["path"])
+    checkpoint = em.load_artifact(marked[-1].get("local") or marked[-1]["path"])
     return load_file(f"{checkpoint.local}/state.safetensors"), int(checkpoint.name.removeprefix("checkpoint-"))
 
 

@@ -85,7 +85,7 @@ class Record:
         if resume:
             self.run = em.load_run(f"{folder}/data_parallel", auto_upload=True)
             marked = [mark for mark in self.run.associations["outputs"] if mark["name"].startswith("checkpoint-")]
-            checkpoint = em.load_artifact(marked[-1]["path"])
+            checkpoint = em.load_artifact(marked[-1].get("local") or marked[-1]["path"])
             self.state = load_file(f"{checkpoint.local}/state.safetensors")
             self.first = int(checkpoint.name.removeprefix("checkpoint-"))
         else:

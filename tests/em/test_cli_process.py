@@ -100,7 +100,7 @@ def test_interrupt_exits_130_without_a_traceback(
             if any(os.path.realpath(link).endswith("/large") for link in opened.iterdir()):
                 break
             time.sleep(0.01)
-        assert interrupt(process) == (130, b"\n")
+        assert interrupt(process) == (130, b"\nInterrupted\n")
 
 
 def test_colour_is_for_terminals_and_off_by_no_color() -> None:

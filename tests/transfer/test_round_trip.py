@@ -270,8 +270,8 @@ def test_expired_key_in_the_middle_is_an_auth_error_and_the_next_call_goes_on(
     session, put, sent = connection.connected(), artifacts.put_pack, []
     good = session._auth
 
-    def expire(session: object, digest: bytes, pack: bytes, lease: str | None) -> str:
-        held = put(session, digest, pack, lease)  # type: ignore[arg-type]
+    def expire(session: object, digest: bytes, pack: bytes, *rest: object) -> str:
+        held = put(session, digest, pack, *rest)  # type: ignore[arg-type]
         sent.append(len(pack))
         session._auth = _Key("em_pat_" + "0" * 33)  # type: ignore[attr-defined]
         session.close()  # type: ignore[attr-defined]
@@ -284,8 +284,8 @@ def test_expired_key_in_the_middle_is_an_auth_error_and_the_next_call_goes_on(
     session._auth = good
     session.close()
 
-    def count(session: object, digest: bytes, pack: bytes, lease: str | None) -> str:
-        held = put(session, digest, pack, lease)  # type: ignore[arg-type]
+    def count(session: object, digest: bytes, pack: bytes, *rest: object) -> str:
+        held = put(session, digest, pack, *rest)  # type: ignore[arg-type]
         sent.append(len(pack))
         return held
 

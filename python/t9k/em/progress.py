@@ -33,7 +33,15 @@ class Progress:
             if self._bar is None:
                 from tqdm import tqdm
 
-                self._bar = tqdm(desc=self._verb, unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr)
+                self._bar = tqdm(
+                    desc=self._verb,
+                    unit="B",
+                    unit_scale=True,
+                    unit_divisor=1024,
+                    file=sys.stderr,
+                    total=total_bytes,
+                    initial=size_bytes,  # what went before it appeared would count as of this moment in its rate
+                )
             self._bar.total = total_bytes
             self._bar.update(size_bytes - self._bar.n)
         elif now >= self._next_line:

@@ -26,7 +26,8 @@ def exit_code(call: Callable[[], object]) -> int:
     except (EmError, OSError) as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         return ERROR
-    except KeyboardInterrupt:
-        print(file=sys.stderr)  # leaves the line of the terminal's ^C, or of a bar
+    except KeyboardInterrupt as interrupt:
+        # Below the line of the terminal's ^C, or of a bar.
+        print("\n" + (str(interrupt) or "Interrupted"), file=sys.stderr)
         return INTERRUPTED
     return 0

@@ -8,7 +8,7 @@ import click
 
 from t9k.em.cli.console import echo_json
 from t9k.em.cli.escape import printable
-from t9k.em.cli.verb import Verb, json_option
+from t9k.em.cli.verb import RESUMABLE, Verb, json_option
 
 
 @click.command(
@@ -19,6 +19,7 @@ from t9k.em.cli.verb import Verb, json_option
         "em load /ada/checkpoints/gpt:best --into gpt",
         "em load checkpoints/gpt --file config.json --file tokenizer/ --into .",
     ],
+    interrupted=RESUMABLE,
 )
 @click.argument("path")
 @click.option("--into", type=click.Path(file_okay=False), help="Directory that it becomes, new or empty.")

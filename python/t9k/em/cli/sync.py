@@ -9,7 +9,7 @@ import click
 
 from t9k.em.cli.console import count_text, echo_json
 from t9k.em.cli.escape import printable
-from t9k.em.cli.verb import Verb, json_option
+from t9k.em.cli.verb import RESUMABLE, Verb, json_option
 
 
 @click.command(
@@ -17,6 +17,7 @@ from t9k.em.cli.verb import Verb, json_option
     cls=Verb,
     examples=["em sync", "em sync mnist_261123_101500_a1b2c3"],
     exit_codes="0 all is sent, 1 something could not be, 2 a wrong call",
+    interrupted=RESUMABLE,
 )
 @click.argument("runs", nargs=-1)
 @json_option

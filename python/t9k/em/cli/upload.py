@@ -9,7 +9,7 @@ import click
 
 from t9k.em.cli.console import echo_json, size_text
 from t9k.em.cli.escape import printable
-from t9k.em.cli.verb import Verb, json_option
+from t9k.em.cli.verb import RESUMABLE, Verb, json_option
 from t9k.protocol import CONFLICT_STRATEGIES
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         "em upload .em/artifacts --dry-run",
     ],
     exit_codes="0 all are uploaded or skipped, 1 at least one failed, 2 a wrong call",
+    interrupted=RESUMABLE,
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--folder", default="default", show_default=True, help="Folder of the server; without `/` one of yours.")

@@ -7,17 +7,33 @@ from typing import Any
 
 import click
 
+RESUMABLE = "Interrupted; the same command goes on where this one was"
 EXIT_CODES = "0 success, 1 an error, 2 a wrong call"
 
 
 class Verb(click.Command):
     """A command whose help ends with examples and exit codes."""
 
-    def __init__(self, *args: Any, examples: Sequence[str], exit_codes: str = EXIT_CODES, **kwargs: Any) -> None:
-        """Takes complete command lines as examples."""
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str],
+        exit_codes: str = EXIT_CODES,
+        interrupted: str = "Interrupted",
+        **kwargs: Any,
+    ) -> None:
+        """Takes complete command lines as examples, and what is said after Ctrl-C."""
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.exit_codes = exit_codes
+        self.interrupted = interrupted
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self.interrupted) from None
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the examples, one a line, and the exit codes."""

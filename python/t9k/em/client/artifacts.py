@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from t9k.em.client.session import Answer, Session
+from t9k.em.client.session import Answer, Body, Session
 from t9k.em.errors import IntegrityError, TransferError
 from t9k.protocol import (
     DIGEST_BYTES,
@@ -109,8 +109,12 @@ def missing(session: Session, chunks: Sequence[bytes], lease: str | None) -> tup
     return lease, found
 
 
-def put_pack(session: Session, digest: bytes, pack: bytes, lease: str | None) -> str:
+def put_pack(
+    session: Session, digest: bytes, pack: bytes, lease: str | None, passed: Callable[[int], None]
+) -> str:
     """Sends a pack; when this returns it is stored for good. Answers the lease that keeps it: a new one without one.
+
+    `passed` is told how much of it has gone.
 
     Raises:
         ConflictError: The lease has ended.
@@ -118,7 +122,8 @@ def put_pack(session: Session, digest: bytes, pack: bytes, lease: str | None) ->
     """
     what = f"cannot send a pack of {len(pack)} bytes"
     headers = {"Content-Type": PACK_TYPE} | ({LEASE_HEADER: lease} if lease else {})
-    document = session.request("PUT", f"/packs/{digest.hex()}", what, body=pack, headers=headers).json()
+    body = Body(pack, passed)
+    document = session.request("PUT", f"/packs/{digest.hex()}", what, body=body, headers=headers).json()
     held = document.get("lease") if isinstance(document, dict) else None
     if not isinstance(held, str) or not _LEASE.fullmatch(held):
         raise _garbage(what)
@@ -223,8 +228,15 @@ def locate(session: Session, version: Version, chunks: Sequence[bytes]) -> list[
     return places
 
 
-def pack_range(session: Session, version: Version, pack: bytes, start: int, end: int) -> bytes | bytearray:
-    """The bytes of a pack from `start` to before `end`."""
+def pack_range(
+    session: Session,
+    version: Version,
+    pack: bytes,
+    start: int,
+    end: int,
+    on_read: Callable[[int], None] | None = None,
+) -> bytes | bytearray:
+    """The bytes of a pack from `start` to before `end`; `on_read` is told how many have come."""
     what = f"cannot read from a pack of {version.path}"
     answer = session.request(
         "GET",
@@ -233,6 +245,7 @@ def pack_range(session: Session, version: Version, pack: bytes, start: int, end:
         params={"artifact": version.node_id, "version": version.number},
         headers={"Range": f"bytes={start}-{end - 1}"},
         max_bytes=MAX_PACK_BYTES,
+        on_read=on_read,
     )
     if answer.status == 200 and len(answer.body) > end - start:  # a proxy that knows no ranges
         return answer.body[start:end]

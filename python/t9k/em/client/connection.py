@@ -104,6 +104,7 @@ def open_session(url: str | None, api_key: str | None, timeout_s: float | None =
         if not isinstance(error, AuthError):
             raise LoginFailedError(str(error)) from None
         # The server's hint is for those who speak HTTP.
+        hint = "is it whole, of this server, and not expired? `aistore keys` on the server makes another"
         raise LoginRefusedError(str(error).removesuffix(f" (hint: {error.hint})"), hint=hint) from None
     session.attempts = ATTEMPTS
     return session

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from t9k.em.errors import InvalidInputError
+from t9k.em.errors import InvalidInputError, NotFoundError
 from t9k.protocol import CONFLICT_STRATEGIES
 
 
@@ -40,3 +42,16 @@ def absolute_path(path: str, user: str) -> str:
     """A path of the server as the API takes it: relative to the user's root unless it begins with a slash."""
     path = path if path.startswith("/") else f"/{user}/{path}"
     return path.rstrip("/") or "/"
+
+
+@contextmanager
+def telling_of_make_folder() -> Iterator[None]:
+    """Gives an error about a missing folder this side's hint: the server's is for those who speak HTTP."""
+    try:
+        yield
+    except NotFoundError as error:
+        text = str(error).removesuffix(f" (hint: {error.hint})")
+        if "there is no folder" not in text:
+            raise
+        hint = "make_folder=True makes it, or `em upload` with --make-folder"
+        raise NotFoundError(text, hint=hint) from None

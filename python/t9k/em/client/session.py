@@ -95,6 +95,21 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, blocksize=SEND_BYTES, **kwargs)
 
 
+class Body(io.BytesIO):
+    """The body of a request that tells how much of it was read."""
+
+    def __init__(self, data: bytes, passed: Callable[[int], None]) -> None:
+        """At its beginning."""
+        super().__init__(data)
+        self._passed = passed
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Raises what `passed` raises, which ends the request."""
+        data = super().read(size)
+        self._passed(self.tell())
+        return data
+
+
 @dataclass
 class Session:
     """A server and who is calling. Thread-safe; a forked child opens connections of its own.
@@ -156,6 +171,7 @@ class Session:
         accept: Collection[int] = (),
         max_bytes: int = MAX_JSON_BYTES,
         read_timeout_s: float | None = None,
+        on_read: Callable[[int], None] | None = None,
     ) -> Answer:
         """Sends one request and reads its response.
 
@@ -171,6 +187,7 @@ class Session:
             accept: Statuses that the caller handles, besides those of success.
             max_bytes: A longer response is refused.
             read_timeout_s: Longer than the session's, for what takes the server long.
+            on_read: Told the bytes of the response that have come, from 0 for each attempt.
 
         Raises:
             TransferError: The server cannot be reached, does not answer or answers with garbage.
@@ -186,7 +203,7 @@ class Session:
             repeat = method in ("GET", "HEAD", "PUT", "DELETE")
 
         def send() -> Answer:
-            return self._send(method, path, params, body, sent_headers, max_bytes, read_timeout_s)
+            return self._send(method, path, params, body, sent_headers, max_bytes, read_timeout_s, on_read)
 
         answer = self._repeated(send, what, self.attempts if repeat else 1)
         if answer.status < 300 or answer.status in accept:
@@ -227,6 +244,7 @@ class Session:
         headers: Mapping[str, str],
         max_bytes: int,
         read_timeout_s: float | None,
+        on_read: Callable[[int], None] | None,
     ) -> Answer:
         if isinstance(body, bytes):
             stream: IO[bytes] | None = io.BytesIO(body)
@@ -248,7 +266,7 @@ class Session:
             if _HISTORY.fullmatch(named := response.headers.get(HISTORY_HEADER, "")):
                 self.seen_history = named
             limit = max_bytes if response.status_code < 300 else MAX_JSON_BYTES
-            return Answer(response.status_code, response.headers, _read(response, limit))
+            return Answer(response.status_code, response.headers, _read(response, limit, on_read))
 
     def _connections(self) -> requests.Session:
         if self._pool is None or self._pid != os.getpid():
@@ -278,13 +296,15 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/").removesuffix(API_PREFIX)
 
 
-def _read(response: requests.Response, max_bytes: int) -> bytes | bytearray:
+def _read(response: requests.Response, max_bytes: int, on_read: Callable[[int], None] | None) -> bytes | bytearray:
     declared = response.headers.get("Content-Length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise TransferError(f"the server answers with {declared} bytes where at most {max_bytes} are expected")
     body = bytearray()
     for block in response.iter_content(_READ_BYTES):
         body += block
+        if on_read is not None:
+            on_read(len(body))
         if len(body) > max_bytes:
             raise TransferError(f"the server answers with more than the {max_bytes} bytes that are expected")
     return body
@@ -303,6 +323,6 @@ def _reason(error: BaseException) -> str:
     while True:
         inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, Exception)), None)
         if not isinstance(inner, BaseException) or inner is error:
-            text = str(error)
+            text = str(error).rpartition("Failed to establish a new connection: ")[2]
             return text.rpartition(">: ")[2] or type(error).__name__
         error = inner

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 from t9k.em.artifact import store_dir
 from t9k.em.errors import ConflictError, EmError
-from t9k.em.progress import Progress
 from t9k.em.sync import state as states
 from t9k.em.sync.lock import SyncLock, is_held
-from t9k.em.sync.waiting import unsent_bytes
+from t9k.em.sync.waiting import SyncProgress, unsent_bytes
 from t9k.em.warn import warn
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ class AutoUpload:
 
     def _wait(self, limit_s: float) -> states.SyncState | None:
         deadline = time.monotonic() + limit_s
-        total = 0
-        with Progress("upload") as progress:
+        with SyncProgress(self._run_dir) as progress:
             while True:
                 try:
                     state = states.load(self._run_dir)
@@ -102,9 +100,7 @@ class AutoUpload:
                 is_over = not has_started and now > self._began + _START_S
                 if state is None or state.is_done or state.is_skipped or is_over or now >= deadline:
                     return state
-                left = unsent_bytes(self._run_dir, state)
-                total = max(total, left)
-                progress(0, total - left, 1, total)
+                progress.show(state)
                 time.sleep(_POLL_S)
 
     def _start(self, session: Session) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 
 from t9k.em.client.session import Session
-from t9k.em.errors import EmError
+from t9k.em.errors import AuthError, EmError
 from t9k.em.sync import state as states
 from t9k.em.sync.lock import SyncLock, is_held
 from t9k.em.sync.push import Push
@@ -86,6 +86,8 @@ def follow(session: Session, run_dir: str) -> None:
                     push.note(error)
                     if isinstance(error, LASTING) and error is not push.artifact_error:
                         return
+                    if isinstance(error, AuthError) and ended_at is not None:
+                        return  # `finish` waits, and a key does not get better
                 if ended_at is not None:
                     if push.is_complete():
                         push.done()

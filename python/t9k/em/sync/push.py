@@ -23,7 +23,7 @@ from typing import IO, Any
 from t9k.em import _engine
 from t9k.em.capture import heartbeat
 from t9k.em.client import nodes, runs
-from t9k.em.client.placement import absolute_path
+from t9k.em.client.placement import absolute_path, telling_of_make_folder
 from t9k.em.client.session import Session
 from t9k.em.errors import ConflictError, EmError, NotFoundError, StoreError
 from t9k.em.run_files import read_yaml
@@ -205,7 +205,8 @@ class Push:
         parts = {**self._metadata_parts(metadata), "state": "Running"}
         parts.pop("end_timestamp", None)
         body = {"client_id": self.state.client_id, "placement": placement, **parts}
-        made = runs.create(self._session, body, self._what)
+        with telling_of_make_folder():
+            made = runs.create(self._session, body, self._what)
         node = nodes.node_of(made.get("node"), self._what)
         if made.get("created"):
             self.state.parts["metadata"] = _digest_of(parts)

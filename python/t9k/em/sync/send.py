@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 from t9k.em.client import runs
 from t9k.em.client.placement import Target, absolute_path
 from t9k.em.errors import AuthError, ConflictError, EmError, InvalidInputError, NotFoundError, TransferError
-from t9k.em.progress import Progress
 from t9k.em.sync import state as states
 from t9k.em.sync.artifacts import MarkedArtifacts
 from t9k.em.sync.lock import IsHeldError, SyncLock
 from t9k.em.sync.push import Push, read_metadata
 from t9k.em.sync.state import SyncState
-from t9k.em.sync.waiting import unsent_bytes
+from t9k.em.sync.waiting import SyncProgress
 from t9k.em.transfer.history import entry
 from t9k.em.transfer.progress import Report
 from t9k.em.transfer.upload import Uploaded
@@ -90,25 +89,20 @@ def weigh_run(session: Session, run_dir: str) -> Report:
 
 def _push(session: Session, run_dir: str, state: SyncState, lock: SyncLock) -> Push:
     """Sends until nothing is left; of a run that goes on, what there is at first."""
-    with Progress("upload") as progress:
-        total = unsent_bytes(run_dir, state)
-
-        def show() -> None:
-            progress(0, max(0, total - unsent_bytes(run_dir, state)), 1, total)
-
-        with Push(session, run_dir, state, show) as push:
-            try:
+    with SyncProgress(run_dir) as progress, Push(session, run_dir, state, lambda: progress.show(state)) as push:
+        progress.show(state)
+        try:
+            push.step(wait=True)
+            while push.has_ended() and not push.is_complete():
+                if not lock.renew():
+                    raise IsHeldError(f"another process has begun to send the run {run_dir}")
                 push.step(wait=True)
-                while push.has_ended() and not push.is_complete():
-                    if not lock.renew():
-                        raise IsHeldError(f"another process has begun to send the run {run_dir}")
-                    push.step(wait=True)
-            except EmError as error:
-                push.note(error)
-                raise
-            if push.has_ended() and not state.is_skipped:
-                push.done()
-            return push
+        except EmError as error:
+            push.note(error)
+            raise
+        if push.has_ended() and not state.is_skipped:
+            push.done()
+        return push
 
 
 def _upload(session: Session, run_dir: str, target: Target, lock: SyncLock) -> Uploaded:

@@ -6,11 +6,32 @@ import os
 from typing import TYPE_CHECKING
 
 from t9k.em.errors import EmError
+from t9k.em.progress import Progress
 from t9k.em.sync import state as states
 from t9k.em.sync.go_back import is_restored
 
 if TYPE_CHECKING:
     from t9k.em.client.session import Session
+
+
+class SyncProgress(Progress):
+    """Shows how much of a run's metrics and log has been sent since it began."""
+
+    def __init__(self, run_dir: str) -> None:
+        """Nothing has."""
+        super().__init__("upload")
+        self._run_dir = run_dir
+        self._total_bytes = 0
+
+    def show(self, state: states.SyncState) -> None:
+        """Shows what has been acknowledged by now; a run that goes on may have written more."""
+        left = unsent_bytes(self._run_dir, state)
+        self._total_bytes = max(self._total_bytes, left)
+        self(0, self._total_bytes - left, 1, self._total_bytes)
+
+    def _line(self, files: int, size_bytes: int, total_files: int, total_bytes: int) -> str:
+        name = os.path.basename(self._run_dir)
+        return f"{size_bytes} of {total_bytes} bytes of metrics and log of {name}"
 
 
 def unsent_runs(parent_dir: str, session: Session | None = None) -> list[str]:

@@ -21,7 +21,7 @@ from t9k.em.client import artifacts
 from t9k.em.client.artifacts import Place, Version
 from t9k.em.client.session import Session
 from t9k.em.errors import IntegrityError, translated
-from t9k.em.transfer.progress import TransferProgress
+from t9k.em.transfer.progress import TransferProgress, Travelling
 from t9k.protocol import DIGEST_BYTES
 
 RANGE_BYTES = 8 << 20
@@ -161,13 +161,17 @@ class _Download:
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
+        except BaseException:
+            self._progress.stop()
+            raise
         finally:
             for future in futures:
                 future.cancel()
             wait(futures)  # none may use the assembly once it is closed
 
     def _take(self, assembly: _engine.Assembly, span: _Range) -> None:
-        data = artifacts.pack_range(self._session, self._version, span.pack, span.start, span.end)
+        with Travelling(self._progress, span.raw_bytes, span.end - span.start) as passed:
+            data = artifacts.pack_range(self._session, self._version, span.pack, span.start, span.end, passed)
         try:
             if len(data) != span.end - span.start:
                 raise IntegrityError(f"the server sends {len(data)} bytes of a pack, not {span.end - span.start}")

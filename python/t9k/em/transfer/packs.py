@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from t9k.em.client import artifacts
 from t9k.em.client.session import Session
 from t9k.em.errors import ConflictError, IntegrityError
 from t9k.em.transfer.in_flight import in_flight
-from t9k.em.transfer.progress import TransferProgress
+from t9k.em.transfer.progress import TransferProgress, Travelling
 
 PACK_BYTES = 16 << 20
 """Of a pack's chunks. `benches/transfer.py`: 8, 16 and 32 MiB differ by less than the noise; memory grows with it."""
@@ -151,6 +151,7 @@ class Sender:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
         except BaseException:
+            self._progress.stop()
             for future in futures:
                 future.cancel()
             wait(futures)  # none may send what is released
@@ -165,7 +166,7 @@ class Sender:
         for index in range(len(plan)):
             pack, _, raw_bytes = plan.build(index)
             if not self._is_dry:
-                self._put(pack)
+                self._put(pack, raw_bytes)
             self._local_lease.renew()
             self._progress.moved(raw_bytes, len(pack))
 
@@ -176,19 +177,20 @@ class Sender:
             self.lease, absent = artifacts.missing(self.session, chunks, None)
         return absent
 
-    def _put(self, pack: bytes) -> None:
+    def _put(self, pack: bytes, raw_bytes: int) -> None:
         digest = _engine.pack_digest(pack)
-        for _ in range(SENDINGS - 1):
-            with suppress(IntegrityError):  # something on the way changed it
-                self._put_once(digest, pack)
-                return
-        self._put_once(digest, pack)
+        with Travelling(self._progress, raw_bytes, len(pack)) as passed:
+            for _ in range(SENDINGS - 1):
+                with suppress(IntegrityError):  # something on the way changed it
+                    self._put_once(digest, pack, passed)
+                    return
+            self._put_once(digest, pack, passed)
 
-    def _put_once(self, digest: bytes, pack: bytes) -> None:
+    def _put_once(self, digest: bytes, pack: bytes, passed: Callable[[int], None]) -> None:
         try:
-            artifacts.put_pack(self.session, digest, pack, self.lease)
+            artifacts.put_pack(self.session, digest, pack, self.lease, passed)
         except ConflictError:  # an hour's pause ended the lease: the commit tells what went with it
-            self.lease = artifacts.put_pack(self.session, digest, pack, None)
+            self.lease = artifacts.put_pack(self.session, digest, pack, None, passed)
 
 
 def _windows(chunks: Iterator[_Chunk]) -> Iterator[dict[bytes, _Chunk]]:

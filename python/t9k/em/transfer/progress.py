@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from t9k.em.progress import Progress
@@ -30,6 +31,10 @@ class Report:
     packs: int = 0
 
 
+class Stopped(Exception):
+    """The transfer is over, because another part of it failed or because of Ctrl-C: nobody waits for this part."""
+
+
 class TransferProgress(Progress):
     """Shows bytes to check and to move, the rate, the time left, and what deduplication saved. Thread-safe.
 
@@ -42,6 +47,8 @@ class TransferProgress(Progress):
         super().__init__(verb)
         self.report = Report()
         self._to_move_bytes = 0
+        self._travelling_bytes = 0
+        self._is_stopped = False
         self._moving_since = 0.0
         self._lock = threading.Lock()
 
@@ -68,8 +75,26 @@ class TransferProgress(Progress):
             report.packs += 1
             self._show()
 
+    def stop(self) -> None:
+        """Ends what is on its way: `Travelling` raises from now on."""
+        self._is_stopped = True
+
+    def travelled(self, raw_bytes: int) -> None:
+        """Counts more bytes, or fewer if negative, of what is on its way and not moved yet.
+
+        Raises:
+            Stopped: `stop` was called.
+        """
+        if self._is_stopped and raw_bytes > 0:
+            raise Stopped
+        with self._lock:
+            self._travelling_bytes += raw_bytes
+            if not self._is_stopped:
+                self._show()
+
     def _show(self) -> None:
-        self(0, self.report.new_bytes, 0, self._to_move_bytes)
+        moved = self.report.new_bytes + self._travelling_bytes
+        self(0, min(moved, self._to_move_bytes), 0, self._to_move_bytes)
         if self._bar is not None:
             self._bar.set_postfix_str(f"{_size(self.report.total_bytes - self._to_move_bytes)} saved", refresh=False)
 
@@ -78,6 +103,34 @@ class TransferProgress(Progress):
         left = f"{(total_bytes - size_bytes) / rate:.0f} s left" if rate else "no time known"
         saved = _size(self.report.total_bytes - total_bytes)
         return f"{_size(size_bytes)} of {_size(total_bytes)}, {_size(int(rate))}/s, {left}; {saved} need not travel"
+
+
+class Travelling:
+    """A pack, or a range of one, on its way: what has passed of it counts until it is counted as moved."""
+
+    def __init__(self, progress: TransferProgress, raw_bytes: int, packed_bytes: int) -> None:
+        """Nothing has passed.
+
+        Args:
+            progress: Is told.
+            raw_bytes: What it stands for.
+            packed_bytes: What passes of it in all.
+        """
+        self._progress = progress
+        self._ratio = raw_bytes / max(1, packed_bytes)
+        self._counted = 0
+
+    def __enter__(self) -> Callable[[int], None]:
+        """What is called with the bytes that have passed so far; a new attempt begins from 0."""
+        return self._passed
+
+    def __exit__(self, *_: object) -> None:
+        self._passed(0)
+
+    def _passed(self, packed_bytes: int) -> None:
+        counted = int(packed_bytes * self._ratio)
+        more, self._counted = counted - self._counted, counted
+        self._progress.travelled(more)
 
 
 def _size(size_bytes: int) -> str:

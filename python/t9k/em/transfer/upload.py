@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 from t9k.em import _engine
 from t9k.em.artifact import Artifact, store_dir
 from t9k.em.client import artifacts, nodes
-from t9k.em.client.placement import Target, absolute_path
+from t9k.em.client.placement import Target, absolute_path, telling_of_make_folder
 from t9k.em.errors import ConflictError, IntegrityError, NotFoundError, StoreError, TransferError, translated
 from t9k.em.transfer.fetch import split
 from t9k.em.transfer.history import entry
@@ -82,10 +82,13 @@ def upload_artifact(session: Session, artifact: Artifact, target: Target, *, ver
         manifest = _engine.read_manifest(artifact.local)
         objects = _objects(manifest, progress)
         unknown = [objects[index] for index in artifacts.plan(session, objects)]
+        if unknown and version_of is None and not target.make_folder:
+            _check_folder(session, place["placement"]["folder"], what)
         sender = Sender(session, store, lease, progress)
         sender.send(unknown)
         body = _Body(artifact, manifest, place)
-        document = _commit(sender, objects, unknown, body, what)
+        with telling_of_make_folder():
+            document = _commit(sender, objects, unknown, body, what)
     node = nodes.node_of(document.get("node"), what)
     if document.get("created") is not True:  # with `skip`, somebody else was faster
         return Uploaded(node.path, node.id, False, progress.report)
@@ -117,6 +120,13 @@ def _taken(session: Session, placement: dict[str, Any], what: str) -> nodes.Node
     if there.kind != "Artifact":
         raise ConflictError(f"{what}: {path} is a {there.kind}, not an Artifact", hint="conflict_strategy 'new'")
     return there
+
+
+def _check_folder(session: Session, folder: str, what: str) -> None:
+    """Finds out before all bytes are sent, and not by the commit, that there is no such folder."""
+    if nodes.find(session, folder) is None:
+        with telling_of_make_folder():
+            raise NotFoundError(f"{what}: there is no folder {folder}")
 
 
 def _objects(manifest: bytes, progress: TransferProgress) -> list[tuple[bytes, int]]:
