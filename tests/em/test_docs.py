@@ -110,7 +110,17 @@ def test_blocks_of_page_run(page: Path, workdir: Path, request: pytest.FixtureRe
     for value in space.values():
         if isinstance(value, Run):
             value.finish()
-    assert missing <= {"keras", "torch", "xgboost", "lightgbm", "sklearn", "optuna", "lightning", "transformers"}
+    assert missing <= {
+        "pandas",
+        "keras",
+        "torch",
+        "xgboost",
+        "lightgbm",
+        "sklearn",
+        "optuna",
+        "lightning",
+        "transformers",
+    }
 
 
 def test_every_variable_that_the_code_reads_is_documented() -> None:
