@@ -282,6 +282,49 @@ def test_forked_workers_neither_send_nor_wait(server: Serving, start: Start) -> 
     assert points(server, state_of(script.local).node_id) == [0]
 
 
+def test_spawned_workers_leave_the_run_alone(server: Serving, start: Start) -> None:
+    script = start(
+        server,
+        """
+        import multiprocessing
+        with multiprocessing.get_context("spawn").Pool(2) as workers:
+            assert workers.map(abs, range(-4, 0)) == [4, 3, 2, 1]
+        run.log("train", {"x": 1}, step=0)
+        run.finish()
+        """,
+    )
+    assert script.process.returncode == 0, script.err.read_text()
+    assert points(server, state_of(script.local).node_id) == [0]
+
+
+def test_artifact_goes_up_when_it_is_marked(server: Serving, start: Start) -> None:
+    script = start(
+        server,
+        """
+        Path("weights").write_bytes(os.urandom(400_000))
+        artifact = em.create_artifact("early")
+        artifact.add_file("weights")
+        run.mark_output(artifact)
+        sys.stdin.readline()
+        """,
+        wait=False,
+    )
+    directory = script.local
+    state = eventually(lambda: (found := state_of(directory)).artifacts and found)
+    assert record(server, state.path)["state"] == "Running"
+    assert next(iter(state.artifacts.values())).path.startswith("/admin/default/early")
+    script.kill()
+
+
+def test_next_run_sends_what_an_earlier_one_has_left(server: Serving, start: Start) -> None:
+    first = start(server, "run.log('train', {'x': 1}, step=7)", EM_MODE="offline")
+    assert state_of(first.local).node_id == ""
+    second = start(server, "run.finish()")
+    assert second.process.returncode == 0, second.err.read_text()
+    state = eventually(lambda: (found := state_of(first.local)).is_done and found)
+    assert points(server, state.node_id) == [7]
+
+
 def test_killed_helper_is_replaced_by_sync_and_nothing_counts_twice(server: Serving, start: Start) -> None:
     body = """
         for step in range(20_000):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from harness import Serving
+from proxy import Faults, proxied
 from t9k import em
+from t9k.em.errors import NotFoundError
 from trees import contents, make_artifact, make_tree
 
 EM = [sys.executable, "-m", "t9k.em"]
@@ -117,3 +121,33 @@ def test_offline_mode_asks_no_server(configured: Path) -> None:
     done = run("upload", artifact.local, EM_MODE="offline")
     assert done.returncode == 1
     assert "offline" in done.stderr
+
+
+def test_interrupted_upload_ends_at_once_and_says_how_to_go_on(configured: Path, server: Serving) -> None:
+    artifact = make_artifact(make_tree(configured / "tree", seed=71, large_bytes=8 << 20))
+    with proxied(server.url, Faults(bytes_per_s=500e3)) as slow:
+        done = run("login", "--host", slow.url, "--api-key-stdin", stdin=server.api_key)
+        assert done.returncode == 0, done.stderr
+        command = [*EM, "upload", artifact.local, "--folder", "cut", "--make-folder"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while slow.sent_bytes < 1 << 20:  # one pack is on its way, and would be for 16 s
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (130, "")
+        assert err.endswith("Interrupted; the same command goes on where this one was\n")
+        assert slow.sent_bytes < 6 << 20
+    assert run("login", "--host", server.url, "--api-key-stdin", stdin=server.api_key).returncode == 0
+    assert run("upload", artifact.local, "--folder", "cut", "--make-folder").returncode == 0
+
+
+def test_missing_folder_is_an_error_before_anything_is_sent(configured: Path, server: Serving) -> None:
+    artifact = make_artifact(make_tree(configured / "tree", seed=72))
+    em.login(server.url, server.api_key)
+    with proxied(server.url) as counting:
+        em.login(counting.url, server.api_key)
+        counting.reset()
+        with pytest.raises(NotFoundError, match=r"no folder /admin/nowhere \(hint: make_folder=True makes it"):
+            artifact.upload("nowhere")
+        assert not any("/packs/" in request for request in counting.requests)
