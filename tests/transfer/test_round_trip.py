@@ -301,11 +301,11 @@ def test_lease_that_has_ended_between_two_packs_is_replaced(
 
     artifact, put, asked = make_artifact(make_tree(logged_in / "tree", seed=6)), artifacts.put_pack, []
 
-    def put_after_a_pause(session: object, digest: bytes, pack: bytes, lease: str | None) -> str:
+    def put_after_a_pause(session: object, digest: bytes, pack: bytes, lease: str | None, passed: object) -> str:
         asked.append(lease)
         if lease is not None:
             lease = "0" * 20  # that of the answer has ended: nobody knows it any more
-        return put(session, digest, pack, lease)  # type: ignore[arg-type]
+        return put(session, digest, pack, lease, passed)  # type: ignore[arg-type]
 
     monkeypatch.setattr(artifacts, "put_pack", put_after_a_pause)
     path = upload(artifact, folder)

@@ -109,9 +109,7 @@ def missing(session: Session, chunks: Sequence[bytes], lease: str | None) -> tup
     return lease, found
 
 
-def put_pack(
-    session: Session, digest: bytes, pack: bytes, lease: str | None, passed: Callable[[int], None]
-) -> str:
+def put_pack(session: Session, digest: bytes, pack: bytes, lease: str | None, passed: Callable[[int], None]) -> str:
     """Sends a pack; when this returns it is stored for good. Answers the lease that keeps it: a new one without one.
 
     `passed` is told how much of it has gone.
