@@ -20,9 +20,13 @@ import tempfile
 import time
 import urllib.request
 from array import array
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "server"))
+
+from harness import run_postgresql
 from t9k.protocol.metric_batch import NO_EPOCH, Batch, encode_batch
 
 MILLION = 1_000_000
@@ -161,10 +165,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--batches", default="500x1,1000x4,5000x1,5000x4", help="points x metrics, several")
-    parser.add_argument("--database-url", help="PostgreSQL instead of SQLite")
+    parser.add_argument("--postgresql", action="store_true", help="a private PostgreSQL instead of SQLite")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="aistore-bench-") as directory:
-        server = Server(Path(directory), arguments.database_url)
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="aistore-bench-"))
+        database_url = stack.enter_context(run_postgresql()).format("postgres") if arguments.postgresql else None
+        server = Server(Path(directory), database_url)
         try:
             for shape in arguments.batches.split(","):
                 points, names = map(int, shape.split("x"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from t9k.aistore.clock import iso, now_us
 from t9k.aistore.db import Database
 from t9k.aistore.db.tables.accounts import api_keys, audit, users
 from t9k.aistore.errors import Refusal
+from t9k.aistore.services import open_services
+from t9k.aistore.settings import Settings
 
 
 def ask(api: TestClient, account: Account | str | None, method: str, url: str, **arguments: Any) -> Any:
@@ -225,3 +228,32 @@ def test_expired_key_is_refused_and_use_is_noted(api: TestClient, database: Data
     ended = sa.update(api_keys).where(api_keys.c.id == key.caller.key_id).values(expires_us=now_us() - 1)
     database.write(lambda connection: connection.execute(ended))
     assert ask(api, key, "GET", "/session").status_code == 401
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 10])
+def test_limits_of_several_processes_are_together_those_of_one(processes: int) -> None:
+    now = [0.0]
+    limits = [FailureLimits(clock=lambda: now[0], processes=processes) for _ in range(processes)]
+
+    def tries_until_all_refuse() -> int:
+        count = 0
+        while any(
+            not limit.is_over(("key", "k")) for limit in limits
+        ):  # who tries picks the process that still answers
+            next(limit for limit in limits if not limit.is_over(("key", "k"))).note(("key", "k"))
+            count += 1
+        return count
+
+    assert tries_until_all_refuse() <= BURST
+    now[0] += 20 * REFILL_S * 1.001
+    assert tries_until_all_refuse() <= 20
+
+
+def test_server_with_workers_divides_the_limits(tmp_path: Path) -> None:
+    services = open_services(Settings(data_dir=tmp_path / "data", workers=4))
+    for _ in range(BURST // 4):
+        assert not services.failures.is_over(("key", "k"))
+        services.failures.note(("key", "k"))
+    services.failures.note(("key", "k"))  # a part of the first is forgiven by now
+    assert services.failures.is_over(("key", "k"))
+    services.close()

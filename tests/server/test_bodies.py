@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import threading
+import time
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from t9k.aistore.api import bodies
 from t9k.aistore.api.bodies import Room, body
@@ -72,5 +76,71 @@ def test_slow_body_goes_on_alone_and_gives_way_to_others(monkeypatch: pytest.Mon
         with pytest.raises(Refusal, match="too slowly") as refused:
             await other
         assert refused.value.kind == "transfer"
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_long_body_is_handed_on_while_the_rest_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "PIECE_BYTES", 10)
+    taken: list[bytes] = []
+
+    async def main() -> None:
+        _App.state.room = Room(1000)
+        parts = [bytes([number]) * 7 for number in range(9)]
+        async with body(request_of(*parts, delay_s=0.005), 1000, lambda part: taken.append(bytes(part))) as data:
+            whole = bytes(data)
+        assert whole == b"".join(parts)
+        assert b"".join(taken) == whole[: sum(map(len, taken))]  # in order, each byte once
+        assert len(taken) > 1
+        assert all(len(part) % 10 == 0 for part in taken)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_body_that_cannot_be_taken_is_refused_before_all_of_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "PIECE_BYTES", 10)
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main() -> None:
+        _App.state.room = Room(1000)
+        for parts in ([b"x" * 10] * 50, [b"x" * 10]):  # while it arrives; with its last bytes
+            request = request_of(*parts, delay_s=0.005)
+            with pytest.raises(OSError, match="No space left"):
+                async with body(request, 1000, full):
+                    raise AssertionError("not reached")
+        async with _App.state.room.held(1000):
+            pass  # all of it was given back
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_memory_of_a_body_that_ended_early_is_given_back_when_nobody_looks_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bodies, "PIECE_BYTES", 10)
+    is_taking, events = threading.Event(), []
+
+    def slow(part: memoryview) -> None:
+        is_taking.set()
+        time.sleep(0.05)
+        events.append(bytes(part))
+
+    async def main() -> None:
+        _App.state.room = Room(100_000)
+
+        async def receive() -> dict[str, object]:
+            await asyncio.sleep(0.001)
+            if not is_taking.is_set():
+                return {"type": "http.request", "body": b"x" * 10, "more_body": True}
+            return {"type": "http.disconnect"}
+
+        scope = request_of(b"x" * 100_000).scope
+        with pytest.raises(HTTPException, match="ended early"):
+            async with body(Request(scope, receive), 100_000, slow):
+                raise AssertionError("not reached")
+        assert len(events) == 1
+        assert set(events[0]) == set(b"x")
 
     asyncio.run(asyncio.wait_for(main(), 10))

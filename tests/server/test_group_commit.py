@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -34,14 +34,14 @@ def names(database: Database) -> set[str]:
 def test_writes_of_many_threads_are_all_there(database: Database) -> None:
     wanted = {f"g{number}" for number in range(200)}
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(lambda name: database.write_together(add(name)), wanted)) == wanted
+        assert set(pool.map(lambda name: database.write_to_run(name, add(name)), wanted)) == wanted
     assert names(database) == wanted
 
 
 def test_failure_reaches_only_whose_it_is(database: Database) -> None:
     def one(number: int) -> str:
         try:
-            return database.write_together(fail if number % 5 == 0 else add(f"g{number}"))
+            return database.write_to_run(str(number), fail if number % 5 == 0 else add(f"g{number}"))
         except ValueError as error:
             return str(error)
 
@@ -54,19 +54,20 @@ def test_failure_reaches_only_whose_it_is(database: Database) -> None:
 def test_what_waits_shares_a_transaction() -> None:
     is_writing, is_open, sizes = threading.Event(), threading.Event(), []
 
-    def write(work: Callable[[Any], Any]) -> Any:
+    def write(keys: Sequence[str], work: Callable[[Any], Any]) -> Any:
         is_writing.set()
         is_open.wait(60)
         results = work(None)
         sizes.append(len(results))
+        assert keys == sorted({f"k{number % 7}" for number in results})
         return results
 
-    together = GroupCommit(write)
+    together = GroupCommit(write, 1)
     with ThreadPoolExecutor(MAX_GROUP + 20) as pool:
-        answers = [pool.submit(together.run, lambda _: 0)]
+        answers = [pool.submit(together.run, "k0", lambda _: 0)]
         is_writing.wait(60)
         numbers = range(1, MAX_GROUP + 20)
-        answers += [pool.submit(together.run, lambda _, number=number: number) for number in numbers]
+        answers += [pool.submit(together.run, f"k{number % 7}", lambda _, number=number: number) for number in numbers]
         while len(together._waiting) < len(numbers):
             time.sleep(0.001)
         is_open.set()

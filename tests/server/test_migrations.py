@@ -57,7 +57,7 @@ def empty(database: Database) -> None:
 def test_migrations_make_what_the_tables_say(database: Database) -> None:
     migrated = described(database)
     empty(database)
-    database.write(tables.metadata.create_all)
+    database.migrate(tables.metadata.create_all)
     assert migrated == described(database)
 
 

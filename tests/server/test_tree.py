@@ -14,6 +14,7 @@ from t9k.aistore.db import Database, subtrees
 from t9k.aistore.db.tables.accounts import audit
 from t9k.aistore.db.tables.runs import metric_blocks, metric_series
 from t9k.aistore.db.tables.tree import nodes
+from t9k.aistore.runs import records
 from t9k.aistore.tree.trash import expire
 
 
@@ -324,6 +325,22 @@ def test_copy_of_a_run_has_its_record_and_its_own_life(a: Client, api: TestClien
     last = sa.select(metric_series.c.last).where(metric_series.c.node_id == copied)
     assert database.read(lambda connection: connection.execute(points).scalar()) == 3
     assert database.read(lambda connection: connection.execute(last).scalar()) == 2.0
+
+
+def test_copy_of_a_running_run_stays_as_it_was_until_somebody_continues_it(a: Client, database: Database) -> None:
+    run = new_run(a.api, a.account, "r")
+    copied = a.ask("POST", f"/nodes/{run}/copy", json={"parent_id": a.make("/ada/copies")}).json()["id"]
+
+    def states() -> tuple[str, str]:
+        records.crash_silent(database, -1000.0)  # who has ever beaten was silent for so long
+        first, second = (str(a.ask("GET", f"/runs/{node}").json()["state"]) for node in (run, copied))
+        return first, second
+
+    assert states() == ("Crashed", "Running")
+    assert a.ask("GET", f"/runs/{copied}").json()["heartbeat"] is None
+    assert a.ask("POST", f"/runs/{copied}/heartbeat").json()["state"] == "Running"
+    assert states() == ("Crashed", "Crashed")
+    assert a.ask("POST", f"/runs/{copied}/heartbeat").json()["state"] == "Running"
 
 
 @pytest.mark.parametrize(

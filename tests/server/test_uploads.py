@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import struct
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
-from harness import Account
+from harness import Account, Serving
 from starlette.testclient import TestClient
 from t9k.aistore.artifacts.gc import collect
 from t9k.aistore.artifacts.verification import check_objects
@@ -15,6 +20,7 @@ from t9k.aistore.db.tables import artifacts as tables
 from t9k.aistore.db.tables import tree
 from t9k.aistore.services import Services
 from t9k.aistore.tree.trash import expire
+from t9k.protocol import MAX_MANIFEST_ENTRIES
 from uploads import Content, Uploader, digest, manifest_of, noise, pack_name, pack_of, signed, table_of
 
 CONTENT = Content(
@@ -25,6 +31,14 @@ CONTENT = Content(
         "twice.bin": [noise(1, 70_000), noise(1, 70_000)],
     }
 )
+
+KEY = {"Idempotency-Key": "k"}
+
+
+def resident_mib(serving: Serving) -> float:
+    """Memory of the server now."""
+    text = Path(f"/proc/{serving.process.pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def objects_of(content: Content) -> dict[bytes, bytes]:
@@ -457,7 +471,7 @@ def test_hostile_manifest_is_refused(uploader: Uploader, services: Services, man
     wish = WISH.replace(digest(M).hex().encode(), digest(manifest).hex().encode())
     body = _commit_body(wish, struct.pack("<Q", len(manifest)), manifest)
     response = uploader.call("POST", "/artifacts/commit", content=body, headers={"Idempotency-Key": "k"})
-    assert response.status_code in (400, 409, 422), response.text
+    assert response.status_code in (400, 409, 413, 422), response.text
     assert count(services, tables.versions) == 0
 
 
@@ -470,3 +484,41 @@ def test_plan_does_not_call_an_object_of_another_size_known(uploader: Uploader) 
     uploader.upload(Content({"x": [b"small"]}))
     assert uploader.unknown({digest(b"small"): 5}) == []
     assert uploader.unknown({digest(b"small"): 6}) == [digest(b"small")]
+
+
+def _start_of_commit(entries: int, body_bytes: int) -> bytes:
+    """A commit whose manifest says that it has so many entries, and has a few."""
+    wish = json.dumps({"manifest_digest": "0" * 64, "placement": {"folder": "/ada", "name": "a"}}).encode()
+    head = b"EMMANIF\0" + struct.pack("<IQ", 1, entries)
+    size = body_bytes - 4 - len(wish) - 8
+    return struct.pack("<I", len(wish)) + wish + struct.pack("<Q", size) + head
+
+
+def test_commit_of_too_many_entries_is_refused_however_short(uploader: Uploader) -> None:
+    start = _start_of_commit(MAX_MANIFEST_ENTRIES + 1, 5000)
+    response = uploader.call("POST", "/artifacts/commit", content=start.ljust(5000, b"x"), headers=KEY)
+    assert (response.status_code, response.json()["kind"]) == (413, "invalid_input")
+    assert "1000001 entries" in response.json()["detail"]
+    assert "archives" in response.json()["hint"]
+    allowed = _start_of_commit(MAX_MANIFEST_ENTRIES, 5000).ljust(5000, b"x")
+    response = uploader.call("POST", "/artifacts/commit", content=allowed, headers=KEY)
+    assert response.json()["kind"] == "integrity"  # it was looked at, and is no manifest
+
+
+def test_commit_of_ten_million_entries_is_refused_before_it_has_come(serving: Serving) -> None:
+    size = 600 << 20
+    before = resident_mib(serving)
+    with socket.create_connection((urlsplit(serving.url).hostname, urlsplit(serving.url).port), timeout=60) as client:
+        head = f"POST /api/v1/artifacts/commit HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {serving.api_key}\r\n"
+        client.sendall(f"{head}Idempotency-Key: k\r\nContent-Length: {size}\r\n\r\n".encode())
+        client.sendall(_start_of_commit(10_000_000, size))
+        sent, refusal = 0, b""
+        client.settimeout(0)
+        while not refusal and sent < 64 << 20:
+            with suppress(BlockingIOError):
+                sent += client.send(bytes(1 << 16))
+            with suppress(BlockingIOError):
+                refusal = client.recv(65536)
+    assert refusal.startswith(b"HTTP/1.1 413 "), refusal
+    assert b"10000000 entries" in refusal
+    assert resident_mib(serving) - before < 64

@@ -143,6 +143,15 @@ def test_conflict_strategies_are_those_of_the_reference(
         second.upload(folder, conflict_strategy="overwrite")
 
 
+def test_artifact_of_too_many_files_is_refused_before_a_byte_is_sent(
+    logged_in: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("t9k.em.transfer.upload.MAX_MANIFEST_ENTRIES", 2)
+    artifact = make_artifact(make_tree(logged_in / "tree"))
+    with pytest.raises(InvalidInputError, match="at most 2"):
+        upload(artifact, folder)
+
+
 def test_folder_that_is_missing_is_made_only_when_asked(logged_in: Path, folder: str, server: Serving) -> None:
     artifact = make_artifact(make_tree(logged_in / "tree"))
     with pytest.raises(NotFoundError):

@@ -37,6 +37,7 @@ def open_services(settings: Settings, *, schema: bool = True) -> Services:
     database = Database(settings.url_of_database)
     if schema:
         upgrade(database)
-    services = Services(settings, database, LocalBlobStore(settings.data_dir / "blobs"), Background())
+    blobs = LocalBlobStore(settings.data_dir / "blobs")
+    services = Services(settings, database, blobs, Background(), FailureLimits(processes=settings.workers))
     jobs.install(services)
     return services

@@ -52,6 +52,9 @@ LEASE_HEADER = "EM-Lease"
 LEASE_BYTES = 20
 """A lease is this many small letters and digits."""
 
+MAX_MANIFEST_ENTRIES = 1_000_000
+"""Files of an artifact on the server: what checking one takes of its memory is in proportion."""
+
 MAX_MANIFEST_BYTES = 1 << 30
 MAX_COMMIT_BYTES = 2 << 30
 """JSON, manifest and chunk tables of one commit."""

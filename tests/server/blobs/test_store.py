@@ -65,6 +65,39 @@ def test_first_put_wins(store: BlobStore) -> None:
     assert store.get("a") == b"first"
 
 
+def test_parts_are_one_blob_that_nobody_sees_before_it_is_finished(store: BlobStore) -> None:
+    writer = store.writer("ab/parts")
+    part = bytearray(BODY)
+    writer.write(part)
+    part[:] = bytes(len(part))  # what was taken does not change with its memory
+    writer.write(b"end")
+    assert store.size("ab/parts") is None
+    assert list(store.list()) == []
+    assert writer.finish()
+    writer.abandon()
+    assert store.get("ab/parts") == BODY + b"end"
+
+
+def test_blob_that_was_abandoned_leaves_nothing(store: BlobStore, tmp_path: Path) -> None:
+    writers = [store.writer("ab/none") for _ in range(2)]
+    writers[0].write(BODY)
+    for writer in writers:  # one of them has written nothing
+        writer.abandon()
+        writer.abandon()
+    assert store.size("ab/none") is None
+    assert [name for _, _, names in os.walk(tmp_path) for name in names] == []
+
+
+def test_first_writer_that_finishes_wins(store: BlobStore) -> None:
+    first, second, empty = store.writer("a"), store.writer("a"), store.writer("empty")
+    second.write(b"second")
+    first.write(b"first")
+    assert first.finish()
+    assert not second.finish()
+    assert empty.finish()
+    assert (store.get("a"), store.get("empty")) == (b"first", b"")
+
+
 def test_blob_that_is_not_there_is_told_so(store: BlobStore) -> None:
     with pytest.raises(FileNotFoundError):
         store.get("none")

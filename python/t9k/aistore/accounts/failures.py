@@ -25,14 +25,23 @@ MAX_KEYS = 20_000
 
 
 class FailureLimits:
-    """Token buckets of what fails, of one process. Thread-safe."""
+    """Token buckets of what fails, of one process. Thread-safe.
+
+    Processes that share an address divide the limits: all of them together forgive no more than one would.
+    """
 
     def __init__(
-        self, *, burst: float = BURST, max_keys: int = MAX_KEYS, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        burst: float = BURST,
+        max_keys: int = MAX_KEYS,
+        clock: Callable[[], float] = time.monotonic,
+        processes: int = 1,
     ) -> None:
         """Knows of no failures."""
         self._buckets: OrderedDict[tuple[str, ...], tuple[float, float]] = OrderedDict()
-        self._burst = burst
+        self._burst = max(1.0, burst / processes)
+        self._refill_s = REFILL_S * processes
         self._max_keys = max_keys
         self._clock = clock
         self._lock = threading.Lock()
@@ -57,7 +66,7 @@ class FailureLimits:
 
     def _failures(self, key: tuple[str, ...]) -> float:
         count, at = self._buckets.get(key, (0.0, 0.0))
-        return max(0.0, count - (self._clock() - at) / REFILL_S)
+        return max(0.0, count - (self._clock() - at) / self._refill_s)
 
 
 def address_key(address: str) -> tuple[str, str]:

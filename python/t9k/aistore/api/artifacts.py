@@ -168,7 +168,7 @@ async def commit_artifact(
     request: Request, caller: Writer, services: ServicesDep, response: Response, key: Key, lease: Lease = None
 ) -> Committed:
     """Make a version of an artifact from a manifest whose objects are there; all or nothing."""
-    async with body(request, MAX_COMMIT_BYTES) as data:
+    async with body(request, MAX_COMMIT_BYTES, _Start().take) as data:
 
         def work() -> Committed:
             wish, rest = _wish(data, key, lease)
@@ -183,13 +183,32 @@ async def commit_artifact(
     return made
 
 
-def _wish(data: memoryview, key: str, lease: str | None) -> tuple[commit.Wish, memoryview]:
-    """What a commit asks for, and what follows the JSON."""
+class _Start:
+    """Looks at the beginning of a long commit while the rest of it arrives."""
+
+    def __init__(self) -> None:
+        self._is_seen = False
+
+    def take(self, piece: memoryview) -> None:
+        """Refuses a body that begins as none may that has not ended yet."""
+        if not self._is_seen:
+            self._is_seen = True
+            commit.check_start(_split(piece)[1])
+
+
+def _split(data: memoryview) -> tuple[memoryview, memoryview]:
+    """The JSON of a commit, and what follows it."""
     length = int.from_bytes(data[:4], "little")
     if len(data) < 4 or length > min(len(data) - 4, MAX_JSON_BYTES):
         raise invalid(f"the body begins with the length (u32) of at most {MAX_JSON_BYTES} bytes of JSON")
+    return data[4 : 4 + length], data[4 + length :]
+
+
+def _wish(data: memoryview, key: str, lease: str | None) -> tuple[commit.Wish, memoryview]:
+    """What a commit asks for, and what follows the JSON."""
+    text, rest = _split(data)
     try:
-        asked = Commit.model_validate_json(bytes(data[4 : 4 + length]))
+        asked = Commit.model_validate_json(bytes(text))
         labels = _LABELS.validate_python(asked.metadata.get("labels") or [])
         description = TypeAdapter(str).validate_python(asked.metadata.get("description") or "", strict=True)
     except ValidationError as error:
@@ -209,7 +228,7 @@ def _wish(data: memoryview, key: str, lease: str | None) -> tuple[commit.Wish, m
         description=description,
         aliases=asked.aliases,
     )
-    return wish, data[4 + length :]
+    return wish, rest
 
 
 @router.get("/artifacts", responses=responses(409))

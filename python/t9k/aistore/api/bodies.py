@@ -7,11 +7,13 @@ A body is read when there is room for all of it; until then it stays with its se
 from __future__ import annotations
 
 import asyncio
+import mmap
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
@@ -28,6 +30,8 @@ PATIENCE_S = 10.0
 WAIT_S = 60.0
 """So long a request waits for room."""
 
+PIECE_BYTES = 4 << 20
+"""What is handed on of a body at least, while the rest of it arrives."""
 
 KEPT_S = 10.0
 """So long a buffer is kept for the next pack: touching 64 MiB of fresh memory takes longer than checking a pack."""
@@ -41,7 +45,7 @@ class Room:
         self._size = size_bytes
         self._free = size_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._buffers: list[bytearray] = []
+        self._buffers: list[mmap.mmap] = []
 
     @property
     def is_wanted(self) -> bool:
@@ -66,17 +70,20 @@ class Room:
     @contextmanager
     def buffer(self, size_bytes: int) -> Iterator[memoryview]:
         """Memory for a body of this length; another body's when the block has ended."""
-        if not MIN_SHARED_BYTES < size_bytes <= MAX_PACK_BYTES:
+        if size_bytes <= MIN_SHARED_BYTES:
             yield memoryview(bytearray(size_bytes))
             return
-        memory = self._buffers.pop() if self._buffers else bytearray(MAX_PACK_BYTES)
+        if size_bytes > MAX_PACK_BYTES:  # memory that counts only as far as bytes have come
+            yield memoryview(mmap.mmap(-1, size_bytes))
+            return
+        memory = self._buffers.pop() if self._buffers else mmap.mmap(-1, MAX_PACK_BYTES)
         try:
             yield memoryview(memory)[:size_bytes]
         finally:
             self._buffers.append(memory)
             asyncio.get_running_loop().call_later(KEPT_S, self._drop, memory)
 
-    def _drop(self, memory: bytearray) -> None:
+    def _drop(self, memory: mmap.mmap) -> None:
         self._buffers = [kept for kept in self._buffers if kept is not memory]
 
     async def _take(self, wanted: int) -> None:
@@ -106,9 +113,44 @@ class Room:
             self._waiting.popleft()
 
 
+class _Taker:
+    """Hands a body on in pieces, one at a time and in a thread, while the rest of it arrives."""
+
+    def __init__(self, take: Callable[[memoryview], object]) -> None:
+        self._take = take
+        self._taken = 0
+        self._task: asyncio.Task[object] | None = None
+
+    def offer(self, arrived: memoryview) -> None:
+        """Hands on what is new, unless that is short or the piece before is not done. Raises what that has raised."""
+        if self._task is not None:
+            if not self._task.done():
+                return
+            self._task.result()
+        end = len(arrived) - len(arrived) % PIECE_BYTES
+        if end > self._taken:
+            piece, self._taken = arrived[self._taken : end], end
+            self._task = asyncio.create_task(run_in_threadpool(self._take, piece))
+
+    async def settle(self) -> BaseException | None:
+        """Waits until nobody looks at the body any more; answers what has failed."""
+        if self._task is None:
+            return None
+        (outcome,) = await asyncio.gather(self._task, return_exceptions=True)
+        return outcome if isinstance(outcome, BaseException) else None
+
+
 @asynccontextmanager
-async def body(request: Request, cap: int) -> AsyncIterator[memoryview]:
+async def body(
+    request: Request, cap: int, take: Callable[[memoryview], object] | None = None
+) -> AsyncIterator[memoryview]:
     """The body of a request, once; its memory is another body's when the block has ended.
+
+    Args:
+        request: Whose body it is.
+        cap: Most bytes.
+        take: May be called in a thread, once or more, with the next bytes of a long body while the rest arrives, and
+            never with its end: what it was not called with is for who has the whole body.
 
     Raises:
         HTTPException: It is longer than `cap` (413).
@@ -117,6 +159,11 @@ async def body(request: Request, cap: int) -> AsyncIterator[memoryview]:
     too_long = HTTPException(413, f"a body has at most {cap} bytes here")
     declared = request.headers.get("content-length", "")
     length = int(declared[:20]) if declared.isascii() and declared.isdecimal() else None
+    if length is None and cap > MAX_PACK_BYTES:
+        cap, too_long = (
+            MAX_PACK_BYTES,
+            HTTPException(411, f"a body of more than {MAX_PACK_BYTES} bytes tells its length"),
+        )
     if length is not None and length > cap:
         raise too_long
     room: Room = request.app.state.room
@@ -127,12 +174,27 @@ async def body(request: Request, cap: int) -> AsyncIterator[memoryview]:
             yield memoryview(grown)
             return
         with room.buffer(length) as memory:
-            if await _read(request, memory, length, room, too_long) != length:
-                raise HTTPException(400, "the body ended early")
+            taker = _Taker(take) if take is not None else None
+            failure: BaseException | None = None
+            try:
+                if await _read(request, memory, length, room, too_long, taker) != length:
+                    raise HTTPException(400, "the body ended early")
+            finally:
+                if taker is not None:
+                    failure = await taker.settle()
+            if failure is not None:
+                raise failure
             yield memory
 
 
-async def _read(request: Request, data: bytearray | memoryview, cap: int, room: Room, too_long: HTTPException) -> int:
+async def _read(
+    request: Request,
+    data: bytearray | memoryview,
+    cap: int,
+    room: Room,
+    too_long: HTTPException,
+    taker: _Taker | None = None,
+) -> int:
     """Reads a body into `data`; answers its bytes."""
     at, began = 0, time.monotonic()
     try:
@@ -141,6 +203,8 @@ async def _read(request: Request, data: bytearray | memoryview, cap: int, room: 
                 raise too_long
             data[at : at + len(part)] = part
             at += len(part)
+            if taker is not None and isinstance(data, memoryview):
+                taker.offer(data[:at])
             took = time.monotonic() - began
             if took > PATIENCE_S and room.is_wanted and at < MIN_BYTES_PER_S * took:
                 raise Refusal("transfer", "the body came too slowly while others waited", hint="try again later")

@@ -60,20 +60,24 @@ async def put_pack(
     lease: Lease = None,
 ) -> PackStored:
     """Store a pack, after every chunk in it was decoded and hashed. Once more is success."""
-    async with body(request, MAX_PACK_BYTES) as data:
-        is_new, held = await run_in_threadpool(
-            packs.receive,
-            services.database,
-            services.blobs,
-            caller,
-            lease,
-            bytes.fromhex(digest),
-            data,
-            services.settings.lease_s,
-        )
-        if not is_new:
-            response.status_code = 200
-        return PackStored(digest=digest, size_bytes=len(data), created=is_new, lease=held)
+    intake = await run_in_threadpool(
+        packs.Intake,
+        services.database,
+        services.blobs,
+        caller,
+        lease,
+        bytes.fromhex(digest),
+        services.settings.lease_s,
+    )
+    try:
+        async with body(request, MAX_PACK_BYTES, intake.take) as data:
+            is_new, held = await run_in_threadpool(intake.finish, data)
+            size_bytes = len(data)
+    finally:
+        await run_in_threadpool(intake.close)
+    if not is_new:
+        response.status_code = 200
+    return PackStored(digest=digest, size_bytes=size_bytes, created=is_new, lease=held)
 
 
 @router.get(

@@ -79,7 +79,7 @@ class Run(Strict):
     state: State
     start_timestamp: str
     end_timestamp: str | None
-    heartbeat: str
+    heartbeat: str | None
     log_bytes: int
     metadata: dict[str, Any]
     hparams: dict[str, Any]
@@ -137,7 +137,7 @@ def _answer(response: Response, seen: NodeView, run: records.Run) -> Run:
         state=record.state,
         start_timestamp=iso(record.started_us) or "",
         end_timestamp=iso(record.ended_us),
-        heartbeat=iso(record.heartbeat_us) or "",
+        heartbeat=iso(record.heartbeat_us or None),
         log_bytes=record.log_bytes,
         metadata=record.metadata,
         hparams=record.hparams,

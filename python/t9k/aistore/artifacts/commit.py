@@ -20,7 +20,8 @@ from t9k.aistore.db.nodes import Connection
 from t9k.aistore.errors import Refusal, conflict, integrity, invalid
 from t9k.aistore.tree.access import Access
 from t9k.aistore.tree.placement import Placement, place
-from t9k.protocol import DIGEST_BYTES
+from t9k.protocol import DIGEST_BYTES, MAX_MANIFEST_ENTRIES
+from t9k.protocol.manifests import entry_count
 
 MAX_MISSING_NAMED = 1000
 """Digests that a refusal names; the client sends those, and is told of more at its next try."""
@@ -160,6 +161,7 @@ def commit(
 
 def _parse(body: memoryview, manifest_digest: bytes) -> _Content | None:
     """The manifest and tables of a commit; None if they were left out."""
+    check_start(body)
     manifest, rest = _part(body)
     if not manifest:
         if rest:
@@ -177,6 +179,22 @@ def _parse(body: memoryview, manifest_digest: bytes) -> _Content | None:
     except engine.EngineError as error:
         raise integrity(error.message, error.hint) from None
     return _Content(manifest_digest, manifest, digests, lengths, tables)
+
+
+def check_start(body: memoryview) -> None:
+    """Looks at the first bytes of what `commit` takes as its body, so that a manifest that is too long need not come.
+
+    Raises:
+        Refusal: The manifest says that it has more entries than the server takes (`invalid_input`, 413).
+    """
+    entries = entry_count(body[8:])
+    if int.from_bytes(body[:8], "little") and entries is not None and entries > MAX_MANIFEST_ENTRIES:
+        raise Refusal(
+            "invalid_input",
+            f"the manifest has {entries} entries, and an artifact here has at most {MAX_MANIFEST_ENTRIES}",
+            hint="put small files into archives, or make several artifacts",
+            status=413,
+        )
 
 
 def _part(body: memoryview) -> tuple[memoryview, memoryview]:

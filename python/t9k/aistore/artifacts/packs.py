@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,59 +33,103 @@ def blob_key(kind: str) -> str:
     return f"{kind}/{name[-2:]}/{name}"
 
 
-def receive(
-    database: Database,
-    blobs: BlobStore,
-    caller: Caller,
-    lease: str | None,
-    digest: bytes,
-    data: memoryview,
-    lease_s: int,
-) -> tuple[bool, str]:
-    """Takes in a pack, durable when this returns; whether it is new, and the lease that keeps it.
+class Intake:
+    """A pack that is being taken in, by one thread after another.
 
-    Bytes are written and synced while every chunk is decoded and hashed; only rows make them visible, and those are
-    written when both are done.
-
-    Raises:
-        Refusal: A chunk, the pack's form or its digest is wrong (`integrity`); the lease has ended (`conflict`).
+    Its bytes are written while they arrive. Nobody is told of it before every chunk was decoded and hashed.
     """
 
-    def look(connection: Connection) -> bool:
-        domain = lease_rows.domain_id(connection, caller.domain)
-        return domain is not None and packs.by_digest(connection, domain, digest) is not None
+    def __init__(
+        self, database: Database, blobs: BlobStore, caller: Caller, lease: str | None, digest: bytes, lease_s: int
+    ) -> None:
+        """Looks whether the pack is there already; such a one is checked and not written."""
+        self._database = database
+        self._blobs = blobs
+        self._caller = caller
+        self._lease = lease
+        self._digest = digest
+        self._lease_s = lease_s
+        self._key = None if database.read(self._is_known) else blob_key("packs")
+        self._writer = None if self._key is None else blobs.writer(self._key)
+        self._written = 0
+        self._writing = threading.Lock()
 
-    key = None if database.read(look) else blob_key("packs")
-    records = packs.records_of(_verified_and_stored(blobs, key, digest, data))
+    def take(self, data: memoryview) -> None:
+        """Begins to store the next bytes."""
+        with self._writing:
+            if self._writer is not None:
+                self._writer.write(data)
+                self._written += len(data)
 
-    def work(connection: Connection) -> tuple[bool, str] | None:
-        domain = lease_rows.make_domain(connection, caller.domain)
-        held = leases.hold(connection, caller, domain, lease, lease_s)
-        pack = packs.by_digest(connection, domain, digest)
-        if pack is None:
-            if key is None:
-                return None
-            pack_id = packs.insert(connection, domain, digest, key, len(data), now_us())
-        else:
-            pack_id = pack.id
-            packs.acquit(connection, pack_id, now_us())
-        packs.put_chunks(connection, domain, pack_id, records)
-        lease_rows.protect(connection, held, [pack_id])
-        return pack is None, held
+    def finish(self, data: memoryview) -> tuple[bool, str]:
+        """Takes in the whole pack, durable when this returns; whether it is new, and the lease that keeps it.
 
-    try:
-        stored = database.write(work)
-        if stored is None:  # it was collected between the look and the transaction
-            key = blob_key("packs")
-            blobs.put_if_absent(key, data)
-            stored = database.write(work)
-    except Refusal:
-        discard(blobs, key)
-        raise  # after any other error the rows may be there: the collector finds out
-    assert stored is not None  # the transaction had a key
-    if not stored[0]:
-        discard(blobs, key)
-    return stored
+        What was not taken yet is written, and all of it synced, while every chunk is decoded and hashed; only rows
+        make it visible, and those are written when both are done.
+
+        Raises:
+            Refusal: A chunk, the pack's form or its digest is wrong (`integrity`); the lease has ended (`conflict`).
+        """
+        records = packs.records_of(self._verify_and_store(data))
+
+        def work(connection: Connection) -> tuple[bool, str] | None:
+            domain = lease_rows.make_domain(connection, self._caller.domain)
+            held = leases.hold(connection, self._caller, domain, self._lease, self._lease_s)
+            pack = packs.by_digest(connection, domain, self._digest)
+            if pack is None:
+                if self._key is None:
+                    return None
+                pack_id = packs.insert(connection, domain, self._digest, self._key, len(data), now_us())
+            else:
+                pack_id = pack.id
+                packs.acquit(connection, pack_id, now_us())
+            packs.put_chunks(connection, domain, pack_id, records)
+            lease_rows.protect(connection, held, [pack_id])
+            return pack is None, held
+
+        try:
+            stored = self._database.write(work)
+            if stored is None:  # it was collected between the look and the transaction
+                self._key = blob_key("packs")
+                self._blobs.put_if_absent(self._key, data)
+                stored = self._database.write(work)
+        except Refusal:
+            discard(self._blobs, self._key)
+            raise  # after any other error the rows may be there: the collector finds out
+        assert stored is not None  # the transaction had a key
+        if not stored[0]:
+            discard(self._blobs, self._key)
+        return stored
+
+    def close(self) -> None:
+        """Removes what was written of a pack that was not taken in."""
+        with self._writing:
+            if self._writer is not None:
+                self._writer.abandon()
+                self._writer = None
+
+    def _is_known(self, connection: Connection) -> bool:
+        domain = lease_rows.domain_id(connection, self._caller.domain)
+        return domain is not None and packs.by_digest(connection, domain, self._digest) is not None
+
+    def _verify_and_store(self, data: memoryview) -> bytes:
+        """The rows of the pack's records; its bytes are durable, and nobody is told of them yet."""
+        with ThreadPoolExecutor(1) as other:
+            stored = other.submit(self._store_rest, data[self._written :])
+            try:
+                rows = _verified(self._digest, data)
+            except Refusal:
+                with suppress(OSError):
+                    stored.result()
+                discard(self._blobs, self._key)
+                raise
+            stored.result()
+        return rows
+
+    def _store_rest(self, data: memoryview) -> None:
+        self.take(data)
+        if self._writer is not None:
+            self._writer.finish()
 
 
 def discard(blobs: BlobStore, key: str | None) -> None:
@@ -92,22 +137,6 @@ def discard(blobs: BlobStore, key: str | None) -> None:
     if key is not None:
         with suppress(OSError):
             blobs.delete(key)
-
-
-def _verified_and_stored(blobs: BlobStore, key: str | None, digest: bytes, data: memoryview) -> bytes:
-    if key is None:
-        return _verified(digest, data)
-    with ThreadPoolExecutor(1) as other:
-        stored = other.submit(blobs.put_if_absent, key, data)
-        try:
-            rows = _verified(digest, data)
-        except Refusal:
-            with suppress(OSError):
-                stored.result()
-            discard(blobs, key)
-            raise
-        stored.result()
-        return rows
 
 
 def _verified(digest: bytes, data: memoryview) -> bytes:

@@ -14,6 +14,19 @@ class BlobInfo(NamedTuple):
     changed_us: int
 
 
+class BlobWriter(Protocol):
+    """A blob that comes in parts, from one thread at a time. Nobody sees anything of it before `finish`."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes the next bytes, which may be changed when this returns."""
+
+    def finish(self) -> bool:
+        """Makes the blob durable and seen; answers whether it was new. The first of two wins."""
+
+    def abandon(self) -> None:
+        """Removes what was written; of no effect after `finish`."""
+
+
 class BlobStore(Protocol):
     """Immutable blobs by key. A key is small letters, digits and single slashes; nothing else is assumed of it.
 
@@ -23,6 +36,9 @@ class BlobStore(Protocol):
 
     def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> bool:
         """Stores a blob, durable when this returns; answers whether it was new. The first of two wins."""
+
+    def writer(self, key: str) -> BlobWriter:
+        """Begins a blob whose bytes are not all there yet."""
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of a blob from `offset` on, `length` or to its end; fewer where it ends.

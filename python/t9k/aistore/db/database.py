@@ -3,7 +3,11 @@
 Rules call `Database.read` and `Database.write` with a function of a connection. A write is serializable: on SQLite it
 holds the one write lock from its first statement on, on PostgreSQL it runs again when it met another (SQLSTATE
 40001 or 40P01). So the function must do nothing but talk to the database, and a rule may read, decide and write without
-thinking of others.
+thinking of others. What meets others again and again runs alone, so none is refused because there are many.
+
+What a run sends comes often and in small parts, and concerns the rows of that run only. `Database.write_to_run` locks
+the run instead, so that nothing has to run again, and commits for many runs at once. The reasons are in
+`docs/adr/0005-server-database.md`.
 
 SQLite: WAL with ``synchronous=FULL``, by a library without the WAL-reset bug (see `docs/adr`).
 """
@@ -14,14 +18,15 @@ import importlib
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
+from t9k.aistore.db import runs
 from t9k.aistore.db.group_commit import GroupCommit
 
 T = TypeVar("T")
@@ -31,8 +36,18 @@ FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 """Releases without the bug that can corrupt a database in WAL mode: the first and later, others in their line."""
 
 BUSY_TIMEOUT_S = 30
-MAX_ATTEMPTS = 20
-"""Attempts of a transaction that meets others on PostgreSQL."""
+
+FREE_ATTEMPTS = 5
+"""Attempts beside others of a transaction on PostgreSQL; then it runs alone."""
+
+MAX_ATTEMPTS = 2 * FREE_ATTEMPTS
+"""Attempts before it fails. One that ran alone can only have met somebody who does not ask: a tool, a migration."""
+
+GROUPS_AT_ONCE = 4
+"""Transactions of what runs send that a process has open on PostgreSQL; SQLite has one writer."""
+
+_GATE = "job_turns"
+"""The table whose lock says whether others may write: LOCK comes before the snapshot is taken, as no query does."""
 
 
 class Database:
@@ -51,7 +66,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = threading.Lock()
         self.engine = self._sqlite(pool_size) if self.is_sqlite else self._postgresql(pool_size)
-        self._group = GroupCommit(self.write)
+        self._group = GroupCommit(self._write_to_runs, 1 if self.is_sqlite else GROUPS_AT_ONCE)
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` with a connection and these arguments, on one snapshot of the database."""
@@ -69,24 +84,50 @@ class Database:
                 connection = connection.execution_options(is_write=True)
                 with connection.begin():
                     return work(connection, *args, **kwargs)
+        return self._attempts("SERIALIZABLE", lambda connection: work(connection, *args, **kwargs))
+
+    def write_to_run(self, run_id: str, work: Callable[[Connection], T]) -> T:
+        """Runs `work`, durable when this returns, in one transaction with what other threads write to runs just then.
+
+        The run's row is locked from the start, and every statement sees what was committed before it: `work` must
+        write nothing but that row and what belongs to it alone, as must all that write such rows. It must bear to run
+        twice.
+        """
+        return self._group.run(run_id, work)
+
+    def migrate(self, work: Callable[[Connection], object]) -> None:
+        """Runs `work`, which may change the schema, in one transaction. A second at once waits, and sees its work."""
+        if self.is_sqlite:
+            self.write(work)
+            return
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin():
+                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7303014)")  # any number that is ours
+                work(connection)
+
+    def _write_to_runs(self, run_ids: Sequence[str], work: Callable[[Connection], T]) -> T:
+        def locked(connection: Connection) -> T:
+            runs.lock(connection, run_ids)
+            return work(connection)
+
+        return self.write(work) if self.is_sqlite else self._attempts("READ COMMITTED", locked)
+
+    def _attempts(self, isolation: Literal["SERIALIZABLE", "READ COMMITTED"], work: Callable[[Connection], T]) -> T:
+        """Runs `work` on PostgreSQL until it has met nobody, beside others first and alone in the end."""
         for attempt in range(MAX_ATTEMPTS):
+            mode = "ROW SHARE" if attempt < FREE_ATTEMPTS else "EXCLUSIVE"
             try:
                 with self.engine.connect() as connection:
-                    connection = connection.execution_options(isolation_level="SERIALIZABLE")
+                    connection = connection.execution_options(isolation_level=isolation)
                     with connection.begin():
-                        return work(connection, *args, **kwargs)
+                        connection.exec_driver_sql(f"LOCK TABLE {_GATE} IN {mode} MODE")
+                        return work(connection)
             except sa.exc.DBAPIError as error:
                 if getattr(error.orig, "sqlstate", None) not in ("40001", "40P01") or attempt + 1 == MAX_ATTEMPTS:
                     raise
-                time.sleep(random.uniform(0, 0.005 * 2 ** min(attempt, 6)))
+                time.sleep(random.uniform(0, 0.005 * 2**attempt) if attempt < FREE_ATTEMPTS else 0)
         raise AssertionError("unreachable")
-
-    def write_together(self, work: Callable[[Connection], T]) -> T:
-        """As `write`, in one transaction with what other threads write this way at the same time.
-
-        For small and frequent writes, which then share one sync of the disk. `work` must bear to run twice.
-        """
-        return self._group.run(work)
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT with ``on_conflict_do_nothing`` and ``on_conflict_do_update``, which both databases have."""

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from t9k.aistore.clock import new_id
+from t9k.aistore.db.runs import NO_HEARTBEAT
 from t9k.aistore.db.tables import runs as tables
 
 _OF_A_NODE = (
@@ -23,9 +24,11 @@ _OF_A_NODE = (
 def copy_run(connection: Connection, from_id: str, to_id: str, creator_id: str) -> None:
     """Gives a new node the record of a run: documents, metrics, log and edges.
 
-    It is a record of its own, which no client sends to: its `client_id` is its own id.
+    It is a record of its own, which no client sends to: its `client_id` is its own id, and it never beats, so that one
+    of a run that runs keeps that state.
     """
-    _copy(connection, tables.runs, {"node_id": (from_id, to_id)}, creator_id=creator_id, client_id=f"copy:{to_id}")
+    own = {"creator_id": creator_id, "client_id": f"copy:{to_id}", "heartbeat_us": NO_HEARTBEAT}
+    _copy(connection, tables.runs, {"node_id": (from_id, to_id)}, **own)
     for table, column in _OF_A_NODE:
         _copy(connection, table, {column: (from_id, to_id)})
     blocks = sa.select(tables.metric_blocks.c.id).where(tables.metric_blocks.c.node_id == from_id)

@@ -11,21 +11,33 @@ from sqlalchemy.engine import Connection, Row
 from t9k.aistore.db.tables.runs import run_params, runs
 
 __all__ = [
+    "NO_HEARTBEAT",
     "Connection",
     "beat",
     "by_client",
     "by_id",
     "crash_silent",
     "insert",
+    "lock",
     "set_params",
     "state_of",
     "update",
 ]
 
+NO_HEARTBEAT = 0
+"""`heartbeat_us` of a run that nobody has sent: silence says nothing of it."""
+
 _DOCUMENTS = ("metadata", "hparams", "platform", "git")
 _STATE = sa.select(*(column for column in runs.c if column.name not in _DOCUMENTS))
 _BY_ID = sa.select(runs).where(runs.c.node_id == sa.bindparam("run_id"))
 _STATE_BY_ID = _STATE.where(runs.c.node_id == sa.bindparam("run_id"))
+
+_LOCK = (
+    sa.select(runs.c.node_id)
+    .where(runs.c.node_id.in_(sa.bindparam("run_ids", expanding=True)))
+    .order_by(runs.c.node_id)
+    .with_for_update(key_share=True)
+)
 
 
 def by_id(connection: Connection, run_id: str) -> Row[Any] | None:
@@ -36,6 +48,11 @@ def by_id(connection: Connection, run_id: str) -> Row[Any] | None:
 def state_of(connection: Connection, run_id: str) -> Row[Any] | None:
     """The record of a run without its documents."""
     return connection.execute(_STATE_BY_ID, {"run_id": run_id}).first()
+
+
+def lock(connection: Connection, run_ids: Sequence[str]) -> None:
+    """Holds runs until the transaction's end, in the order of their ids, so that two never wait for each other."""
+    connection.execute(_LOCK, {"run_ids": run_ids})
 
 
 def by_client(connection: Connection, creator_id: str, client_id: str) -> str | None:
@@ -71,7 +88,11 @@ def beat(connection: Connection, run_id: str, now_us: int) -> None:
 
 _SILENT = (
     sa.update(runs)
-    .where(runs.c.state == sa.literal_column("'Running'"), runs.c.heartbeat_us < sa.bindparam("before_us"))
+    .where(
+        runs.c.state == sa.literal_column("'Running'"),
+        runs.c.heartbeat_us > NO_HEARTBEAT,
+        runs.c.heartbeat_us < sa.bindparam("before_us"),
+    )
     .values(state="Crashed", ended_us=runs.c.heartbeat_us)
 )
 

@@ -68,8 +68,8 @@ def put(database: Database, caller: Caller, run_id: str, kind: str, session: str
     summaries = {name: summary for name, summary in summarized.items() if summary is not None}
     # Apart from the write, so that a caller who may not does not fail the transaction of others.
     database.read(lambda connection: node_for(connection, caller, run_id, Access.EDIT))
-    return database.write_together(
-        lambda connection: _store(connection, run_id, kind, session, sequence, batch, summaries, data)
+    return database.write_to_run(
+        run_id, lambda connection: _store(connection, run_id, kind, session, sequence, batch, summaries, data)
     )
 
 

@@ -130,7 +130,7 @@ def _merge(database: Database, level: int, rows: list[Any]) -> bool:
         metrics.add_columns(connection, metrics.add_block(connection, block), columns)
         return True
 
-    return database.write(write)
+    return database.write_to_run(first.node_id, write)
 
 
 def _joined(parts: list[Columns]) -> dict[int, bytes]:

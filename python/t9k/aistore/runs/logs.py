@@ -45,7 +45,7 @@ def append(database: Database, caller: Caller, run_id: str, offset: int, data: b
             _append(connection, run_id, log_bytes, new)
         return log_bytes + len(new)
 
-    return database.write_together(work)
+    return database.write_to_run(run_id, work)
 
 
 def too_long(message: str) -> Refusal:

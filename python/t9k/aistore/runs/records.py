@@ -156,7 +156,7 @@ def beat(database: Database, caller: Caller, run_id: str) -> str:
     now = now_us()
     is_due = row.state == "Crashed" or (row.state == "Running" and row.heartbeat_us <= now - BEAT_EVERY_US)
     if is_due:
-        database.write_together(lambda connection: runs.beat(connection, run_id, now))
+        database.write_to_run(run_id, lambda connection: runs.beat(connection, run_id, now))
         row = database.read(lambda connection: check_run(connection, caller, run_id, Access.EDIT))
     return str(row.state)
 

@@ -22,11 +22,21 @@ from t9k.em import _engine
 from t9k.em.artifact import Artifact, store_dir
 from t9k.em.client import artifacts, nodes
 from t9k.em.client.placement import Target, absolute_path, telling_of_make_folder
-from t9k.em.errors import ConflictError, IntegrityError, NotFoundError, StoreError, TransferError, translated
+from t9k.em.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidInputError,
+    NotFoundError,
+    StoreError,
+    TransferError,
+    translated,
+)
 from t9k.em.transfer.fetch import split
 from t9k.em.transfer.history import entry
 from t9k.em.transfer.packs import Sender
 from t9k.em.transfer.progress import Report, TransferProgress
+from t9k.protocol import MAX_MANIFEST_ENTRIES
+from t9k.protocol.manifests import entry_count
 
 if TYPE_CHECKING:
     from t9k.em.client.session import Session
@@ -80,6 +90,7 @@ def upload_artifact(session: Session, artifact: Artifact, target: Target, *, ver
     store = store_dir()
     with naming_paths(artifact, store), _engine.Lease(store) as lease, TransferProgress("upload") as progress:
         manifest = _engine.read_manifest(artifact.local)
+        _check_entries(manifest, what)
         objects = _objects(manifest, progress)
         unknown = [objects[index] for index in artifacts.plan(session, objects)]
         if unknown and version_of is None and not target.make_folder:
@@ -104,6 +115,16 @@ def weigh_artifact(session: Session, artifact: Artifact) -> Report:
         unknown = [objects[index] for index in artifacts.plan(session, objects)]
         Sender(session, store, lease, progress, is_dry=True).send(unknown)
     return progress.report
+
+
+def _check_entries(manifest: bytes, what: str) -> None:
+    """Refuses before anything is sent what the server would refuse in the end."""
+    entries = entry_count(manifest) or 0
+    if entries > MAX_MANIFEST_ENTRIES:
+        raise InvalidInputError(
+            f"{what}: it has {entries} files, and an artifact on a server has at most {MAX_MANIFEST_ENTRIES}",
+            hint="put small files into archives, or make several artifacts",
+        )
 
 
 def _taken(session: Session, placement: dict[str, Any], what: str) -> nodes.Node | None:

@@ -11,10 +11,8 @@ database: Database = context.config.attributes["database"]
 
 def migrate(connection: Connection) -> None:
     """Runs the migrations that are missing."""
-    if not database.is_sqlite:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7303014)")  # any number that is ours
     context.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
     context.run_migrations()
 
 
-database.write(migrate)
+database.migrate(migrate)

@@ -1,0 +1,107 @@
+"""Writes of several processes that meet: all succeed, and none runs again without end."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from harness import Account
+from run_records import batch
+from t9k.aistore.db import Database
+from t9k.aistore.db import database as module
+from t9k.aistore.db.tables.accounts import groups
+from t9k.aistore.runs import batches, compaction, points, records
+from t9k.aistore.services import Services
+from t9k.aistore.tree.placement import Placement
+from t9k.protocol.metric_batch import encode_batch
+
+WRITERS = 10
+ROUNDS = 8
+SENDERS, BATCHES = 4, 40
+
+
+@pytest.fixture
+def databases(services: Services) -> Iterator[list[Database]]:
+    """The database as two processes have it: nothing is shared in memory."""
+    second = Database(services.settings.url_of_database)
+    yield [services.database, second]
+    second.close()
+
+
+def test_transactions_that_meet_all_succeed_and_the_unlucky_run_alone(databases: list[Database]) -> None:
+    """Each reads all rows and adds one that depends on them: of those at once only one can be right."""
+    tries: Counter[tuple[int, int]] = Counter()
+    barrier = threading.Barrier(WRITERS)
+
+    def count_up(writer: int) -> None:
+        barrier.wait()
+        for turn in range(ROUNDS):
+
+            def work(connection: sa.Connection, key: tuple[int, int] = (writer, turn)) -> None:
+                tries[key] += 1
+                number = connection.execute(sa.select(sa.func.count()).select_from(groups)).scalar_one()
+                connection.execute(sa.insert(groups).values(id=str(number), name=str(number), created_us=number))
+
+            databases[writer % 2].write(work)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(count_up, range(WRITERS)))
+    numbers = databases[0].read(lambda connection: list(connection.execute(sa.select(groups.c.created_us)).scalars()))
+    assert sorted(numbers) == list(range(WRITERS * ROUNDS))
+    assert max(tries.values()) <= module.FREE_ATTEMPTS + 1
+
+
+def make_run(database: Database, account: Account, name: str) -> str:
+    place = Placement(f"/{account.name}/default", name)
+    return database.write(
+        lambda connection: records.create(connection, account.caller, name, place, records.Parts()).node_id
+    )
+
+
+def test_batches_of_two_processes_beside_merging_run_once_each(
+    databases: list[Database], ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ids = [make_run(databases[0], ada, f"run-{number}") for number in range(2)]
+    stores = _counted(monkeypatch, batches, "_store")
+    is_over = threading.Event()
+
+    def merge(database: Database) -> int:
+        made = 0
+        while not is_over.wait(0.02):
+            made += compaction.compact(database)
+        return made
+
+    def send(writer: int) -> None:
+        for sequence in range(BATCHES):
+            for run_id in run_ids if writer % 2 else reversed(run_ids):
+                data = encode_batch(batch(sequence, 1, loss=[float(sequence)]))
+                assert batches.put(databases[writer % 2], ada.caller, run_id, "train", f"s{writer}", sequence, data)
+
+    with ThreadPoolExecutor(8) as pool:
+        mergers = [pool.submit(merge, database) for database in databases]
+        try:
+            list(pool.map(send, range(SENDERS)))
+        finally:
+            is_over.set()
+        assert sum(merger.result() for merger in mergers) > 0
+    assert sum(stores.values()) == SENDERS * BATCHES * len(run_ids)  # none met another that made it run again
+    for run_id in run_ids:
+        ((kind, (loss,)),) = databases[0].read(points.overview, ada.caller, run_id)
+        assert (kind.points, loss.logged, loss.last) == (SENDERS * BATCHES, SENDERS * BATCHES, BATCHES - 1)
+
+
+def _counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def counting(*arguments: Any) -> Any:
+        counts[name] += 1
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, name, counting)
+    return counts
