@@ -151,3 +151,29 @@ def test_missing_folder_is_an_error_before_anything_is_sent(configured: Path, se
         with pytest.raises(NotFoundError, match=r"no folder /admin/nowhere \(hint: make_folder=True makes it"):
             artifact.upload("nowhere")
         assert not any("/packs/" in request for request in counting.requests)
+
+
+def test_newcomers_share_a_folder(configured: Path, server: Serving, tmp_path: Path) -> None:
+    """As the README says: a second user is added, a folder made and shared, and both work in it."""
+    added = [sys.executable, "-m", "t9k.aistore", "--data", str(server.data), "users", "add", "bob", "--key", "--json"]
+    (bob,) = json.loads(subprocess.run(added, capture_output=True, check=True).stdout)
+    theirs = {"T9K_CONFIG": str(tmp_path / "bob.yaml")}
+    assert run("login", "--host", server.url, "--api-key-stdin", stdin=bob["api_key"], **theirs).returncode == 0
+    artifact = make_artifact(make_tree(configured / "tree", seed=32, large_bytes=1000))
+    assert run("share", "none", "bob").returncode == 1
+    done = run("share", "both/team", "--make-folder", "bob", "--json")
+    assert json.loads(done.stdout) == {"path": f"/{server.user}/both/team", "shares": {"bob": "view"}}
+    into = ["upload", artifact.local, "--folder", f"/{server.user}/both/team"]
+    refused = run(*into, **theirs)
+    assert refused.returncode == 1
+    assert "may not" in refused.stderr
+    assert "bob may edit" in run("share", "both/team", "bob", "--edit").stdout
+    assert run(*into, **theirs).returncode == 0
+    loaded = run("load", "both/team/things", "--into", "got", "--json")
+    assert contents(json.loads(loaded.stdout)["local"]) == contents(artifact.local)
+    assert "everybody may view" in run("share", "both/team/things", "everybody").stdout
+    assert run("share", "both/team", "bob", "--end").stdout == f"/{server.user}/both/team: yours\n"
+    assert run("load", f"/{server.user}/both/team/things", "--into", "theirs", **theirs).returncode == 0  # everybody
+    assert run(*into, **theirs).returncode == 1
+    assert run("share", "both/team", "nobody").returncode == 1
+    assert run("share", "both/team", "bob", "--end", "--edit").returncode == 2

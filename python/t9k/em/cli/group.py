@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "logout": "Forget the API key.",
         "upload": "Upload runs and artifacts.",
         "load": "Load a run or an artifact.",
+        "share": "Let others see or change a folder, run or artifact.",
     },
 }
 """Every verb with its line of `em --help`, which is shown without importing the verb's module."""

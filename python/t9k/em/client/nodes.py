@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from t9k.em.client.session import Session
 from t9k.em.errors import TransferError
 from t9k.protocol import MAX_PAGE
 
 MAX_PAGE_BYTES = 64 << 20
+EVERYBODY = "everybody"
+"""Whoever reaches the server, with a key or without."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,43 @@ def children(session: Session, node: Node) -> Iterator[Node]:
         if not isinstance(cursor, str):
             return
         params["cursor"] = cursor
+
+
+def make_folder(session: Session, path: str) -> Node:
+    """The folder at `/<user>/…`, made now with those above it if it is missing."""
+    what = f"cannot make the folder {path!r} at {session.url}"
+    answer = session.request("POST", "/folders", what, json={"path": path, "parents": True}, repeat=True)
+    return node_of(answer.json(), what)
+
+
+def share(session: Session, node: Node, grantee: str, access: str) -> None:
+    """Lets a user, `group:<name>` or `everybody` `view` or `edit` a node and all below it."""
+    what = f"cannot share {node.path!r} with {grantee!r}"
+    session.request("PUT", _share_path(node, grantee), what, json={"access": access})
+
+
+def unshare(session: Session, node: Node, grantee: str) -> None:
+    """Ends a share of the node itself."""
+    session.request("DELETE", _share_path(node, grantee), f"cannot end the share of {node.path!r} with {grantee!r}")
+
+
+def shares(session: Session, node: Node) -> dict[str, str]:
+    """Who may `view` or `edit` a node by its shares and those of the folders above it."""
+    what = f"cannot ask with whom {node.path!r} is shared"
+    document = session.request("GET", f"/nodes/{node.id}/shares", what).json()
+    found: dict[str, str] = {}
+    try:
+        for row in document["shares"]:
+            name = f"group:{row['grantee']}" if row["grantee_kind"] == "group" else str(row["grantee"])
+            if found.get(name) != "edit":
+                found[name] = str(row["access"])
+    except (KeyError, TypeError):
+        raise TransferError(f"{what}: the server's answer has another form") from None
+    return found
+
+
+def _share_path(node: Node, grantee: str) -> str:
+    kind, _, name = grantee.rpartition(":")
+    if grantee == EVERYBODY:
+        kind = "public"
+    return f"/nodes/{node.id}/shares/{quote(kind or 'user', safe='')}/{quote(name, safe='')}"
