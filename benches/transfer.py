@@ -1,45 +1,71 @@
-"""Uploads and loads over HTTP on one machine: a BF16 checkpoint, its next version, re-sharded, and back.
+"""Uploads and loads of a checkpoint over HTTP on one machine, beside hf_xet and curl.
 
-`python benches/transfer.py [--size 2100000000] [--rounds 3] [--directory DIR]`. Each round has a new server (its start
-is not counted) and new stores. Wall times are ratios to `cp -r` of the checkpoint in the same round; bytes and
-requests are exact. B is A with half of its tensors changed a little, as an optimizer does, and a small tensor in front.
+`python benches/transfer.py --peers .venv-peers/bin/python [--size 2100000000] [--rounds 3] [--directory DIR]`. A are
+BF16 weights in four files; B is A with half of its tensors changed a little, as an optimizer does, and a small tensor
+in front. Each round has a new server (its start is not counted) and new stores. Wall times are ratios to hf_xet's
+`upload_files` into its own local store, and to `curl` of the artifact's packs from the same server to disk, both in
+the same round; requests and bytes are exact. Without hf_xet or curl their rows are left out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import statistics
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from alternate import touch
 from safetensors.numpy import save_file
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "server"), str(Path(__file__).parent)]
-
-from harness import run_server  # noqa: E402
-from t9k import em  # noqa: E402
-from t9k.em.client.connection import connected  # noqa: E402
-from t9k.em.client.placement import Target  # noqa: E402
-from t9k.em.client.session import Session  # noqa: E402
-from t9k.em.transfer.progress import Report  # noqa: E402
-from t9k.em.transfer.upload import upload_artifact  # noqa: E402
+from served import (
+    Counted,
+    Rows,
+    Serving,
+    add,
+    go_home,
+    parser,
+    rows_of,
+    serving,
+    size_of,
+    upload,
+    wait_until_hashed,
+    workplace,
+)
+from t9k import em
+from t9k.em.client.artifacts import resolve
+from t9k.em.client.connection import connected
+from t9k.em.client.placement import absolute_path
 
 Weights = dict[str, np.ndarray]
+
+TARGETS = {
+    "upload A, new: time to hf_xet": 0.35,
+    "bytes stored / A": 0.70,
+    "upload A again: requests": 3,
+    "upload A again: ms": 100,
+    "upload A again: bytes sent": 1000 + 40 * 4,
+    "upload B after A: bytes sent / changed": 0.73,
+    "A in seven files: bytes sent / A": 0.02,
+    "load A, empty store: time to curl": 3,
+    "load A when it is there: ms": 50,
+    "load A when B is there: bytes received / changed": 0.73,
+}
+
+HF_XET = """
+import sys, time
+import hf_xet
+began = time.perf_counter()
+hf_xet.upload_files(sys.argv[2:], "local://" + sys.argv[1], None, None, None, "model")
+print(time.perf_counter() - began)
+"""
 
 
 def weights(size_bytes: int) -> Weights:
     """BF16 weights: the upper halves of normal floats."""
     numbers = np.random.default_rng(0)
-    rows = 2048
+    rows = 2048 if size_bytes > 1 << 28 else 256
     count = max(8, size_bytes // (2 * rows * rows))
     return {
         f"layers.{index}.weight": (
@@ -72,126 +98,125 @@ def next_version(tensors: Weights) -> tuple[Weights, int]:
     return changed, size_bytes
 
 
-@contextmanager
-def home(name: str) -> Iterator[None]:
-    """A store and parent directories of their own."""
-    names = {"EM_STORE_DIR": "store", "EM_ARTIFACT_PARENT_DIR": "artifacts", "XDG_CACHE_HOME": "cache"}
-    os.environ |= {variable: os.path.abspath(f"{name}/{place}") for variable, place in names.items()}
-    yield
+def hf_xet(python: str, home: str) -> float | None:
+    """Seconds of its upload of A, in a process of its own, without the import; None if it is missing."""
+    files = [str(path.absolute()) for path in sorted(Path("A").iterdir())]
+    environment = os.environ | {"HOME": os.path.abspath(home), "HF_HOME": os.path.abspath(f"{home}/hf")}
+    store = os.path.abspath(f"{home}/store")
+    os.makedirs(store)
+    child = subprocess.run(
+        [python, "-W", "ignore", "-c", HF_XET, store, *files], env=environment, capture_output=True, text=True
+    )
+    if "ModuleNotFoundError" in child.stderr:
+        return None
+    if child.returncode:
+        sys.exit(f"hf_xet failed:\n{child.stderr}")
+    return float(child.stdout)
 
 
-class Counted:
-    """Requests and bytes of bodies that this process sends."""
-
-    def __init__(self) -> None:
-        """Counts from now on."""
-        self.requests = self.sent_bytes = 0
-        send = Session._send
-
-        def counting(session: Session, method: str, path: str, params, body, *rest):  # type: ignore[no-untyped-def]
-            self.requests += 1
-            if body is not None:
-                self.sent_bytes += len(body) if isinstance(body, bytes) else body.seek(0, 2)
-            return send(session, method, path, params, body, *rest)
-
-        Session._send = counting  # type: ignore[method-assign]
-
-    def taken(self) -> tuple[int, int]:
-        """Requests and bytes since the last call."""
-        found = self.requests, self.sent_bytes
-        self.requests = self.sent_bytes = 0
-        return found
+def pack_names(server: Serving) -> list[str]:
+    """Every pack that the server has."""
+    with rows_of(server) as database:
+        return [digest.hex() for (digest,) in database.execute("SELECT digest FROM packs")]
 
 
-def upload(name: str, source: Path, folder: str) -> tuple[float, Report]:
-    """Adds a directory to a new artifact, and uploads that: seconds of the upload alone."""
-    artifact = em.create_artifact(name)
-    artifact.add_dir(str(source))
+def curl(server: Serving, path: str, packs: list[str]) -> float | None:
+    """Seconds of fetching an artifact's packs whole; None without curl."""
+    if shutil.which("curl") is None:
+        return None
+    node_id = resolve(connected(), absolute_path(path, server.user)).node_id
+    os.makedirs("curled")
+    lines = [f'header = "Authorization: Bearer {server.api_key}"']
+    for pack in packs:
+        lines += [f'url = "{server.url}/api/v1/packs/{pack}?artifact={node_id}"', f'output = "curled/{pack}"']
+    Path("curl.config").write_text("\n".join(lines))
     began = time.perf_counter()
-    report = upload_artifact(connected(), artifact, Target(folder, True, "new")).report
-    return time.perf_counter() - began, report
+    subprocess.run(["curl", "--silent", "--fail", "--config", "curl.config"], check=True)
+    seconds = time.perf_counter() - began
+    shutil.rmtree("curled")
+    return seconds
 
 
-def wait_until_hashed(data: Path) -> None:
-    """Until the server has hashed every new object itself."""
-    import sqlite3
+def uploads(turn: int, server: Serving, peers: str, changed_bytes: int, counted: Counted, rows: Rows) -> list[str]:
+    """All rows of uploads, and hf_xet's upload before them; answers the packs of A."""
+    size_bytes = size_of(Path("A"))
+    other = hf_xet(peers, f"xet-{turn}")
+    go_home(f"home-{turn}")
+    artifact, add_s = add("A", Path("A"))
+    touch(size_bytes)
+    report, upload_s = upload(artifact, "new")
+    if other is not None:
+        rows.note("upload A, new: time to hf_xet", upload_s / other)
+        rows.note("add and upload A: time to hf_xet", (add_s + upload_s) / other)
+        rows.note("hf_xet: bytes stored / A", size_of(Path(f"xet-{turn}/store")) / size_bytes)
+    rows.note("upload A, new: MB/s", size_bytes / 1e6 / upload_s)
+    rows.note("upload A, new: bytes sent / A", report.packed_bytes / size_bytes)
+    packs = pack_names(server)
+    wait_until_hashed(server)
+    rows.note("bytes stored / A", size_of(server.data) / size_bytes)
+    counted.reset()
+    _, seconds = upload(artifact, "again")
+    rows.note("upload A again: requests", counted.requests)
+    rows.note("upload A again: bytes sent", counted.sent_bytes)
+    rows.note("upload A again: ms", seconds * 1000)
+    report, seconds = upload(add("B", Path("B"))[0], "next")
+    rows.note("upload B after A: bytes sent / changed", report.packed_bytes / changed_bytes)
+    rows.note("upload B after A: time to upload A", seconds / upload_s)
+    report, _ = upload(add("C", Path("resharded"))[0], "resharded")
+    rows.note("A in seven files: bytes sent / A", report.packed_bytes / size_bytes)
+    return packs
 
-    while True:
-        with sqlite3.connect(f"file:{data}/aistore.sqlite3?mode=ro", uri=True) as database:
-            (left,) = database.execute("SELECT count(*) FROM objects WHERE state = 'checking'").fetchone()
-        if not left:
-            return
-        time.sleep(0.2)
 
-
-def one_round(turn: int, changed_bytes: int, counted: Counted, rows: dict[str, list[float]]) -> None:
-    """All rows once, on a new server."""
-
-    def note(row: str, value: float) -> None:
-        rows.setdefault(row, []).append(value)
-
+def loads(turn: int, server: Serving, packs: list[str], changed_bytes: int, counted: Counted, rows: Rows) -> None:
+    """All rows of loads, and curl beside them."""
+    size_bytes = size_of(Path("A"))
+    wait_until_hashed(server)
+    touch(size_bytes)
+    other = curl(server, "new/A", packs)
+    go_home(f"elsewhere-{turn}")
+    touch(size_bytes)
     began = time.perf_counter()
-    subprocess.run(["cp", "-r", "A", f"copy-{turn}"], check=True)
-    yardstick = time.perf_counter() - began
-    size_bytes = sum(path.stat().st_size for path in Path("A").iterdir())
-    with run_server(Path(f"data-{turn}").absolute()) as server:
-        em.login(server.url, server.api_key)
-        with home(f"home-{turn}"):
-            seconds, report = upload("A", Path("A"), "new")
-            note("upload A, new: time to cp -r", seconds / yardstick)
-            note("upload A, new: MB/s", size_bytes / 1e6 / seconds)
-            note("upload A, new: bytes sent / A", report.packed_bytes / size_bytes)
-            wait_until_hashed(server.data)
-            counted.taken()
-            seconds, _ = upload("A", Path("A"), "again")
-            requests, sent_bytes = counted.taken()
-            note("again: requests", requests)
-            note("again: bytes sent", sent_bytes)
-            note("again: ms", seconds * 1000)
-            seconds, report = upload("B", Path("B"), "next")
-            note("B after A: bytes sent / changed bytes", report.packed_bytes / changed_bytes)
-            note("B after A: time to cp -r", seconds / yardstick)
-            _, report = upload("C", Path("resharded"), "resharded")
-            note("A in seven files: bytes sent / A", report.packed_bytes / size_bytes)
-        with home(f"elsewhere-{turn}"):
-            began = time.perf_counter()
-            loaded = em.load_artifact("new/A")
-            note("load A, empty store: time to cp -r", (time.perf_counter() - began) / yardstick)
-            subprocess.run(["cmp", "A/model-0.safetensors", f"{loaded.local}/A/model-0.safetensors"], check=True)
-            began = time.perf_counter()
-            em.load_artifact("new/A")
-            note("load A again: ms", (time.perf_counter() - began) * 1000)
-        em.logout()
+    loaded = em.load_artifact("new/A")
+    seconds = time.perf_counter() - began
+    if other is not None:
+        rows.note("load A, empty store: time to curl", seconds / other)
+        rows.note("curl: MB/s of A", size_bytes / 1e6 / other)
+    rows.note("load A, empty store: MB/s", size_bytes / 1e6 / seconds)
+    for path in sorted(Path("A").iterdir()):
+        subprocess.run(["cmp", path, f"{loaded.local}/A/{path.name}"], check=True)
+    began = time.perf_counter()
+    em.load_artifact("new/A")
+    rows.note("load A when it is there: ms", (time.perf_counter() - began) * 1000)
+    go_home(f"beside-{turn}")
+    em.load_artifact("next/B")
+    counted.reset()
+    em.load_artifact("new/A")
+    rows.note("load A when B is there: bytes received / changed", counted.received_bytes / changed_bytes)
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=2_100_000_000, help="bytes of the checkpoint")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--directory", default=None, help="where to work; default: the directory of temporary files")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    os.environ |= {"EM_QUIET": "1", "EM_CAPTURE": "0"}
-    with tempfile.TemporaryDirectory(prefix="em-bench-", dir=arguments.directory) as directory:
-        os.chdir(directory)
+    options = parser(__doc__)
+    options.add_argument("--size", type=int, default=2_100_000_000, help="bytes of the checkpoint")
+    options.add_argument("--peers", type=os.path.abspath, default=sys.executable, help="interpreter that has hf_xet")
+    arguments = options.parse_args()
+    rows = Rows("transfer", TARGETS)
+    with workplace(arguments):
         first = weights(arguments.size)
         second, changed_bytes = next_version(first)
         write(Path("A"), first, 4)
         write(Path("B"), second, 4)
         write(Path("resharded"), dict(reversed(first.items())), 7)
         del first, second
-        rows: dict[str, list[float]] = {}
         counted = Counted()
         for turn in range(arguments.rounds):
-            one_round(turn, changed_bytes, counted, rows)
-        os.chdir("/")
-    if arguments.json:
-        print(json.dumps(rows))
-        return
-    print(f"{arguments.size:,} bytes, {arguments.rounds} rounds: minimum and median")
-    for row, values in rows.items():
-        print(f"  {row:40} {min(values):10.3f} {statistics.median(values):10.3f}")
+            with serving(f"data-{turn}") as server:
+                packs = uploads(turn, server, arguments.peers, changed_bytes, counted, rows)
+                shutil.rmtree(f"xet-{turn}", ignore_errors=True)
+                loads(turn, server, packs, changed_bytes, counted, rows)
+            for directory in (f"data-{turn}", f"home-{turn}", f"elsewhere-{turn}", f"beside-{turn}"):
+                shutil.rmtree(directory)
+    rows.show(arguments.json)
 
 
 if __name__ == "__main__":
