@@ -15,7 +15,9 @@ import numpy
 from t9k.em import _engine
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "engine"))
 from alternate import ROUNDS, alternate, remove, report, touch, workplace
+from chunks import pieces_of, table_of
 
 ROW = "<32sQII"
 
@@ -38,7 +40,7 @@ def write_weights(path: Path, size_bytes: int) -> None:
 
 
 def contenders(plan: _engine.PackPlan, packs: list[bytes], digest: bytes) -> dict[str, Callable[[int], object]]:
-    size, table = os.path.getsize("source/model.safetensors"), _engine.read_chunk_table("store", digest)
+    size, table = os.path.getsize("source/model.safetensors"), table_of("store", digest)
     manifest = _engine.read_manifest("artifact")
 
     def build(threads: int) -> None:
@@ -85,8 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         _engine.create_artifact("artifact")
         _engine.add_dir("store", "artifact", "source", "")
         digest, _ = _engine.manifest_objects(_engine.read_manifest("artifact"))
-        numbers = list(range(len(_engine.object_chunks("store", digest)[1]) // 4))
-        plan = _engine.PackPlan("store", [(digest, numbers)])
+        plan = _engine.PackPlan("store", [(digest, pieces_of("store", digest))])
         packs = [plan.build(index)[0] for index in range(len(plan))]
         assert sum(map(len, packs)) < 0.67 * os.path.getsize("source/model.safetensors")
         seconds = alternate(contenders(plan, packs, digest), arguments.rounds, lambda name, turn: touch(256 << 20))

@@ -71,3 +71,33 @@ def test_memory_of_many_files_is_small_for_each() -> None:
     per_file = {name: round((large[name] - small[name]) / (many - few)) for name in small}
     assert max(per_file.values()) <= 110, per_file
     assert max(small.values()) < 16 * MIB, small
+
+
+TABLE_SCRIPT = """
+import os, struct, xxhash
+from t9k.em import _engine
+def peak():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+COUNT, CHUNK, BLOCK = 1 << 20, 64 << 10, 1 << 14
+name, checksum = b"n" * 32, xxhash.xxh3_64()
+with _engine.Assembly("store") as assembly:
+    def push(data):
+        checksum.update(data)
+        assembly.push_table(name, data)
+    before = peak()
+    push(struct.pack("<8sIIQQ", b"EMCHUNK", 1, 1, COUNT * CHUNK, COUNT))
+    for _ in range(COUNT // BLOCK):
+        push(b"".join(os.urandom(32) + CHUNK.to_bytes(4, "little") for _ in range(BLOCK)))
+    assembly.push_table(name, checksum.intdigest().to_bytes(8, "little"))
+    assembly.add(name, COUNT * CHUNK)
+    assert assembly.want_more()
+    print(len(assembly.wanted()[1]) // 4, peak() - before)
+"""
+
+
+def test_table_of_a_large_object_that_is_loaded_is_not_held() -> None:
+    """An object of 68 GB in a million chunks: its table has 38 MB, and all of them would take 150."""
+    run = subprocess.run([sys.executable, "-c", TABLE_SCRIPT], check=True, capture_output=True, text=True)
+    wanted, peak_kib = map(int, run.stdout.split())
+    assert 1 << 16 <= wanted < 1 << 17
+    assert peak_kib / 1024 < 40

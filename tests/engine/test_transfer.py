@@ -16,6 +16,7 @@ import numpy
 import oracle
 import pytest
 import xxhash
+from chunks import pieces_of, table_of
 from t9k.em import _engine
 
 if TYPE_CHECKING:
@@ -39,10 +40,6 @@ def split(column: bytes, width: int = 32) -> list[bytes]:
     return [column[at : at + width] for at in range(0, len(column), width)]
 
 
-def numbers(store: str, digest: bytes) -> list[int]:
-    return list(range(len(_engine.object_chunks(store, digest)[1]) // 4))
-
-
 @dataclass
 class Sender:
     """A store with one artifact of files of all kinds."""
@@ -60,7 +57,7 @@ class Sender:
         return list(zip(split(digests), struct.unpack(f"<{len(sizes) // 8}Q", sizes), strict=True))
 
     def plan(self, limit_bytes: int = 64 << 20) -> _engine.PackPlan:
-        wanted = [(digest, numbers(self.store, digest)) for digest, _ in self.objects()]
+        wanted = [(digest, pieces_of(self.store, digest)) for digest, _ in self.objects()]
         return _engine.PackPlan(self.store, wanted, limit_bytes)
 
     def packs(self, limit_bytes: int = 64 << 20) -> list[bytes]:
@@ -97,7 +94,7 @@ def records(pack: bytes) -> memoryview:
 def assemble(sender: Sender, store: str) -> None:
     with _engine.Assembly(store) as assembly:
         for digest, size in sender.objects():
-            assembly.add(digest, size, _engine.read_chunk_table(sender.store, digest))
+            assembly.add(digest, size, table_of(sender.store, digest))
         for pack in sender.packs():
             assembly.take_records(records(pack))
         assert assembly.wanted() == (b"", b"")
@@ -120,7 +117,7 @@ def test_artifact_through_packs_to_another_store_is_the_same(sender: Sender, tmp
     seen: set[bytes] = set()
     with _engine.Lease(sender.store) as lease, _engine.Assembly(store) as assembly:
         for digest, size in sender.objects():
-            table = _engine.read_chunk_table(sender.store, digest)
+            table = table_of(sender.store, digest)
             assert (table is not None) == (size > 256 << 10)
             assert assembly.add(digest, size, table) is False
         missing, lengths = assembly.wanted()
@@ -151,14 +148,14 @@ def test_artifact_through_packs_to_another_store_is_the_same(sender: Sender, tmp
     assert _engine.verify(store, str(target))["problems"] == []
     assert _engine.gc(store, 0, False)["deleted_objects"] == 0
     for digest, _ in sender.objects():
-        assert _engine.read_chunk_table(store, digest) == _engine.read_chunk_table(sender.store, digest)
+        assert table_of(store, digest) == table_of(sender.store, digest)
 
 
 def test_packs_built_and_taken_by_threads_give_every_object(sender: Sender, tmp_path: Path) -> None:
     store, plan = str(tmp_path / "to"), sender.plan(limit_bytes=3 << 20)
     with _engine.Assembly(store) as assembly:
         for digest, size in sender.objects():
-            assembly.add(digest, size, _engine.read_chunk_table(sender.store, digest))
+            assembly.add(digest, size, table_of(sender.store, digest))
         take = [
             threading.Thread(target=lambda index=index: assembly.take_records(records(plan.build(index)[0])))
             for index in range(len(plan))
@@ -190,7 +187,7 @@ def test_numbers_of_every_width_are_packed_as_planes_that_the_oracle_reads(dtype
     _engine.create_artifact(artifact)
     _engine.add_file(store, artifact, str(tmp_path / "file"), "file")
     digests, _ = _engine.manifest_objects(_engine.read_manifest(artifact))
-    plan = _engine.PackPlan(store, [(digests, numbers(store, digests))])
+    plan = _engine.PackPlan(store, [(digests, pieces_of(store, digests))])
     pack, _, raw_bytes = plan.build(0)
     read = oracle.pack(pack)
     assert b"".join(record.chunk for record in read) == (tmp_path / "file").read_bytes()
@@ -223,7 +220,7 @@ def test_object_hashed_from_records_of_several_packs_is_the_object(sender: Sende
             places[name] = pack, offset
     for digest, size in sender.objects():
         hasher = _engine.ObjectHasher()
-        for chunk in split(_engine.object_chunks(sender.store, digest)[0]):
+        for _, chunk, _ in pieces_of(sender.store, digest):
             pack, offset = places[chunk]
             hasher.push_records(pack, [offset])
         assert (hasher.size, hasher.digest()) == (size, digest)
@@ -253,7 +250,7 @@ def test_resealed_pack_with_a_wrong_chunk_is_refused_by_its_digest(sender: Sende
 def test_flipped_bit_in_a_run_leaves_its_chunk_wanted(sender: Sender, tmp_path: Path) -> None:
     with _engine.Assembly(str(tmp_path / "to")) as assembly:
         for digest, size in sender.objects():
-            assembly.add(digest, size, _engine.read_chunk_table(sender.store, digest))
+            assembly.add(digest, size, table_of(sender.store, digest))
         wanted = len(assembly.wanted()[0])
         for pack in sender.packs():
             run = bytearray(records(pack))
@@ -292,7 +289,7 @@ def test_chunks_are_taken_from_objects_that_the_store_has(sender: Sender, tmp_pa
     _engine.add_file(store, str(tmp_path / "artifact"), str(sender.source / "weights.bin"), "w")
     with _engine.Assembly(store) as assembly:
         assert assembly.add(weights, 6_000_000) is True
-        assert assembly.add(shifted, 2_000_005, _engine.read_chunk_table(sender.store, shifted)) is False
+        assert assembly.add(shifted, 2_000_005, table_of(sender.store, shifted)) is False
         before = len(assembly.wanted()[0])
         taken = assembly.take_from(weights)
         assert taken > 1_000_000
@@ -300,7 +297,7 @@ def test_chunks_are_taken_from_objects_that_the_store_has(sender: Sender, tmp_pa
 
 
 def test_hostile_bytes_are_typed_errors(sender: Sender, tmp_path: Path) -> None:
-    table = _engine.read_chunk_table(sender.store, max(sender.objects(), key=lambda entry: entry[1])[0])
+    table = table_of(sender.store, max(sender.objects(), key=lambda entry: entry[1])[0])
     assert table is not None
     size, digests, lengths = _engine.parse_chunk_table(table)
     assert size == sum(struct.unpack(f"<{len(lengths) // 4}I", lengths))
@@ -331,7 +328,7 @@ def test_hostile_bytes_are_typed_errors(sender: Sender, tmp_path: Path) -> None:
     for call in [
         lambda: _engine.usable(sender.store, b"short", 1),
         lambda: _engine.PackPlan(sender.store, [], 1000),
-        lambda: _engine.PackPlan(sender.store, [(sender.objects()[0][0], [1 << 20])]),
+        lambda: _engine.PackPlan(sender.store, [(sender.objects()[0][0], [(0, b"x" * 32, 1 << 30)])]),
         lambda: sender.plan().build(99),
     ]:
         with pytest.raises(_engine.EngineError) as caught:
@@ -450,9 +447,9 @@ def test_open_store_is_taken_in_place_of_its_path(sender: Sender, tmp_path: Path
         for digest, size in sender.objects():
             assert _engine.usable(store, digest, size)
             assert not _engine.usable(to, digest, size)
-            assembly.add(digest, size, _engine.read_chunk_table(store, digest))
-            assert _engine.object_chunks(store, digest) == _engine.object_chunks(sender.store, digest)
-        plan = _engine.PackPlan(store, [(digest, numbers(sender.store, digest)) for digest, _ in sender.objects()])
+            assembly.add(digest, size, table_of(store, digest))
+            assert pieces_of(store, digest) == pieces_of(sender.store, digest)
+        plan = _engine.PackPlan(store, [(digest, pieces_of(sender.store, digest)) for digest, _ in sender.objects()])
         for index in range(len(plan)):
             assembly.take_records(records(plan.build(index)[0]))
         _engine.materialize(to, str(tmp_path / "artifact"), sender.manifest)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chunks import pieces_of, table_of
 from t9k import em
 from t9k.em import _engine
 
@@ -36,9 +37,8 @@ class Origin:
         digests, sizes = _engine.manifest_objects(self.manifest)
         names = [digests[at : at + 32] for at in range(0, len(digests), 32)]
         self.objects = list(zip(names, struct.unpack(f"<{len(names)}Q", sizes), strict=True))
-        self.tables = {name: _engine.read_chunk_table("origin/store", name) for name in names}
-        counts = {name: len(_engine.object_chunks("origin/store", name)[1]) // 4 for name in names}
-        plan = _engine.PackPlan("origin/store", [(name, list(range(counts[name]))) for name in names])
+        self.tables = {name: table_of("origin/store", name) for name in names}
+        plan = _engine.PackPlan("origin/store", [(name, pieces_of("origin/store", name)) for name in names])
         self.pack, self.chunks, _ = plan.build(0)
         self.rows = list(struct.iter_unpack("<32sQII", _engine.verify_pack(self.pack)[1]))
 

@@ -23,7 +23,7 @@ class Faults:
     Attributes:
         cut: The connection is closed.
         corrupt: One bit of the block is flipped; only of long bodies, whose bytes have digests.
-        delay: The block waits up to `delay_s`.
+        delay: The block waits between `least_delay_s` and `delay_s`.
         bytes_per_s: Rate of the whole connection.
     """
 
@@ -31,6 +31,7 @@ class Faults:
     corrupt: float = 0.0
     delay: float = 0.0
     delay_s: float = 0.05
+    least_delay_s: float = 0.0
     bytes_per_s: float = 0.0
     random: random.Random = field(default_factory=random.Random)
 
@@ -134,7 +135,7 @@ class Proxy:
         if faults.bytes_per_s:
             time.sleep(len(block) / faults.bytes_per_s)
         if faults.random.random() < faults.delay:
-            time.sleep(faults.random.uniform(0, faults.delay_s))
+            time.sleep(faults.random.uniform(faults.least_delay_s, faults.delay_s))
         if faults.random.random() < faults.cut:
             self.faulted += 1
             return b""

@@ -155,7 +155,8 @@ def test_server_that_lies_about_chunks_is_an_integrity_error(
     tables, read = artifacts.chunk_tables, artifacts.pack_range
 
     def wrong_tables(session: object, version: object, objects: object) -> object:
-        first, second = tables(session, version, objects)  # type: ignore[arg-type]
+        found = tables(session, version, objects)  # type: ignore[arg-type]
+        first, second = [(digest, size, list(blocks)) for digest, size, blocks in found]
         return [(first[0], first[1], second[2]), (second[0], second[1], first[2])]
 
     if which == "table":

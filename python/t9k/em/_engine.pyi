@@ -139,11 +139,24 @@ def digest(data: Buffer) -> bytes:
 def usable(store: str | Store, digest: bytes, size: int) -> bool:
     """Whether the store has an object of this size; one that was touched is rehashed, and moved away if it is wrong."""
 
-def object_chunks(store: str | Store, digest: bytes) -> tuple[bytes, bytes]:
-    """The chunks of an object in order: digests, and lengths as u32."""
+@final
+class ChunkTable:
+    """The chunks of an object of the store, read in parts; an object without a table is a single chunk, or none.
 
-def read_chunk_table(store: str | Store, digest: bytes) -> bytes | None:
-    """Read and check the bytes of an object's chunk table; None if it has none, being a single chunk or empty."""
+    The table is read once for its checksum when this is made, and is not held in memory.
+    """
+
+    def __new__(cls, store: str | Store, digest: bytes) -> Self: ...
+    def __len__(self) -> int: ...
+    def chunks(self, first: int, most: int) -> tuple[bytes, bytes]:
+        """At most `most` chunks from number `first` on: digests, and lengths as u32."""
+
+    @property
+    def table_bytes(self) -> int:
+        """Bytes of the table itself; 0 without one."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes of the table from `offset` on."""
 
 def parse_chunk_table(data: Buffer) -> tuple[int, bytes, bytes]:
     """Check the bytes of a chunk table from anywhere: size of the object, digests, and lengths as u32."""
@@ -193,14 +206,18 @@ class Lease:
 class PackPlan:
     """The packs of some chunks of a store's objects, built one by one, by any threads.
 
-    `wanted` are objects and the numbers of their chunks. No pack has more than `limit_bytes` (2 MiB and a little to
-    64 MiB), even if nothing compresses; above 32 MiB the C library gives memory back after each pack, and touching it
-    anew doubles the time. Which chunk is in which pack is decided here, so building one again gives the same bytes.
-    Memory is twice the pack for each thread that builds one. Hold a `Lease` until the last is built.
+    `wanted` are objects and offset, digest and length of chunks of each, as their tables say. No pack has more than
+    `limit_bytes` (2 MiB and a little to 64 MiB), even if nothing compresses; above 32 MiB the C library gives memory
+    back after each pack, and touching it anew doubles the time. Which chunk is in which pack is decided here, so
+    building one again gives the same bytes. Memory is twice the pack for each thread that builds one. Hold a `Lease`
+    until the last is built.
     """
 
     def __new__(
-        cls, store: str | Store, wanted: Sequence[tuple[bytes, Sequence[int]]], limit_bytes: int = 16777216
+        cls,
+        store: str | Store,
+        wanted: Sequence[tuple[bytes, Sequence[tuple[int, bytes, int]]]],
+        limit_bytes: int = 16777216,
     ) -> Self: ...
     def __len__(self) -> int: ...
     def build(self, index: int) -> tuple[bytes, bytes, int]:
@@ -214,14 +231,21 @@ class PackPlan:
 class Assembly:
     """Objects that are being put together in a store from chunks that come in any order, by any threads.
 
-    Holds a lease, which every call renews, about 150 bytes for each chunk that is missing, and an open file for each
-    object that was begun. Objects appear in the store whole and verified, their chunk tables first. Whether `gc` took
+    Holds a lease, which every call renews, about 150 bytes for each chunk that is missing, and open files of each
+    object that has a chunk table or was begun. Of large objects only so many chunks are missing at once as take 10 MB.
+    Objects appear in the store whole and verified, their chunk tables first. Whether `gc` took
     one away again after a pause of more than an hour is seen by `materialize`.
     """
 
     def __new__(cls, store: str | Store) -> Self: ...
+    def push_table(self, digest: bytes, data: Buffer) -> None:
+        """Take the next bytes of the chunk table of an object that will be asked for."""
+
     def add(self, digest: bytes, size: int, table: Buffer | None = None) -> bool:
-        """Ask for an object, with the bytes of its chunk table if it has one; whether the store has it already."""
+        """Ask for an object, with its chunk table if that was not pushed; whether the store has it already."""
+
+    def want_more(self) -> bool:
+        """Ask for the next chunks of large objects once none is missing; whether any is missing then."""
 
     def wanted(self) -> tuple[bytes, bytes]:
         """The chunks that are missing, in no order: digests, and lengths as u32."""

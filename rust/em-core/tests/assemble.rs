@@ -84,7 +84,11 @@ impl Place {
     fn runs(&self) -> Vec<Vec<u8>> {
         let chunks = |file: &Vec<u8>| {
             let digest = Digest::of(file);
-            (digest, (0..self.from.chunks(digest).unwrap().len() as u32).collect())
+            let place = |offset: &mut u64, (digest, bytes): (Digest, u32)| {
+                *offset += u64::from(bytes);
+                Some((*offset - u64::from(bytes), digest, bytes))
+            };
+            (digest, self.from.chunks(digest).unwrap().into_iter().scan(0, place).collect())
         };
         let plan =
             PackPlan::new(&self.from, &self.files.iter().map(chunks).collect::<Vec<_>>(), MIN_LIMIT_BYTES).unwrap();
@@ -266,4 +270,50 @@ fn a_damaged_object_gives_no_chunk_that_is_wrong() {
     let rest: u64 = assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum();
     assert!(taken > 0 && rest > 0 && taken + rest <= size);
     assert!(assembly.completed().is_empty());
+}
+
+#[test]
+fn chunks_of_large_objects_are_wanted_in_windows() {
+    let place = Place::new(files());
+    let assembly = Assembly::with_window(Arc::clone(&place.to), 3).unwrap();
+    for file in &place.files {
+        let digest = Digest::of(file);
+        let table = place.table(digest);
+        for part in table.iter().flat_map(|table| table.chunks(100)) {
+            assembly.push_table(digest, part).unwrap();
+        }
+        assert!(!assembly.add(digest, file.len() as u64, None).unwrap());
+    }
+    let runs = place.runs();
+    let mut windows = 0;
+    while assembly.want_more().unwrap() {
+        assert!(assembly.wanted().len() <= 3 + 2, "a window and what a block of it is longer");
+        assert!(assembly.want_more().unwrap(), "none comes before the others are there");
+        for run in &runs {
+            assembly.take_records(run, 1).unwrap();
+        }
+        windows += 1;
+    }
+    assert!(windows > 10, "{windows}");
+    drop(assembly);
+    place.assert_complete();
+}
+
+#[test]
+fn what_is_pushed_and_is_no_table_is_refused_and_leaves_nothing() {
+    let place = Place::new(files());
+    let (digest, size) = (Digest::of(&place.files[0]), place.files[0].len() as u64);
+    let table = place.table(digest).unwrap();
+    let mut flipped = table.clone();
+    flipped[100] ^= 1;
+    let longer = [&table[..], b"x"].concat();
+    let mut huge = table.clone();
+    huge[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
+    for wrong in [&table[..20], &table[..table.len() - 36], &flipped, &longer, &huge, &[]] {
+        let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
+        assembly.push_table(digest, wrong).unwrap();
+        assert_eq!(assembly.add(digest, size, None).expect_err("refused").kind, Kind::Integrity);
+        assert!(!assembly.want_more().unwrap());
+    }
+    assert_eq!(place.left(), 0);
 }

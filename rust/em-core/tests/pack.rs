@@ -12,7 +12,7 @@ use em_core::{
     pack::{
         MAX_PACK_BYTES, MAX_RECORDS,
         codec::{Codec, Decoder, Layout},
-        plan::{MIN_LIMIT_BYTES, PackPlan},
+        plan::{MIN_LIMIT_BYTES, PackPlan, Piece},
         reader::{Index, Pack, PackFile, Records, Tail, verified},
         writer::PackWriter,
     },
@@ -322,8 +322,16 @@ fn safetensors(tensors: &[(&str, Vec<u8>)]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
 }
 
-fn all(store: &Store, objects: &[Digest]) -> Vec<(Digest, Vec<u32>)> {
-    objects.iter().map(|&digest| (digest, (0..store.chunks(digest).unwrap().len() as u32).collect())).collect()
+fn all(store: &Store, objects: &[Digest]) -> Vec<(Digest, Vec<Piece>)> {
+    objects.iter().map(|&digest| (digest, pieces(store, digest))).collect()
+}
+
+fn pieces(store: &Store, object: Digest) -> Vec<Piece> {
+    let place = |offset: &mut u64, (digest, bytes): (Digest, u32)| {
+        *offset += u64::from(bytes);
+        Some((*offset - u64::from(bytes), digest, bytes))
+    };
+    store.chunks(object).unwrap().into_iter().scan(0, place).collect()
 }
 
 fn unpacked(store: &Store, plan: &PackPlan) -> Vec<Vec<u8>> {
@@ -381,10 +389,11 @@ fn tensors_are_packed_as_planes_of_their_type() {
 fn only_the_wanted_chunks_are_packed_in_the_order_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let (store, objects) = stored(directory.path(), &[random(1, 3 << 20)]);
-    let chunks = store.chunks(objects[0]).unwrap();
-    let plan = PackPlan::new(&store, &[(objects[0], vec![7, 2, 2, 0])], MAX_PACK_BYTES).unwrap();
+    let chunks = pieces(&store, objects[0]);
+    let wanted = [7, 2, 2, 0].map(|number: usize| chunks[number]).to_vec();
+    let plan = PackPlan::new(&store, &[(objects[0], wanted)], MAX_PACK_BYTES).unwrap();
     let digests: Vec<_> = unpacked(&store, &plan).iter().map(|chunk| Digest::of(chunk)).collect();
-    assert_eq!(digests, [chunks[7].0, chunks[2].0, chunks[0].0]);
+    assert_eq!(digests, [chunks[7].1, chunks[2].1, chunks[0].1]);
     let none = PackPlan::new(&store, &[(objects[0], vec![])], MAX_PACK_BYTES).unwrap();
     assert!(none.is_empty());
 }
@@ -393,14 +402,19 @@ fn only_the_wanted_chunks_are_packed_in_the_order_asked_for() {
 fn impossible_plans_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let (store, objects) = stored(directory.path(), &[random(1, 100), Vec::new()]);
+    let whole = (0, objects[0], 100);
     let plan = |wanted, limit| PackPlan::new(&store, &[wanted], limit).map(drop).expect_err("refused").kind;
-    assert_eq!(plan((objects[0], vec![1]), MAX_PACK_BYTES), Kind::InvalidInput);
-    assert_eq!(plan((objects[1], vec![0]), MAX_PACK_BYTES), Kind::InvalidInput);
-    assert_eq!(plan((objects[0], vec![0]), MAX_PACK_BYTES + 1), Kind::InvalidInput);
-    assert_eq!(plan((objects[0], vec![0]), MIN_LIMIT_BYTES - 1), Kind::InvalidInput);
-    assert_eq!(plan((Digest::of(b"absent"), vec![0]), MAX_PACK_BYTES), Kind::NotFound);
-    let one = PackPlan::new(&store, &[(objects[0], vec![0])], MIN_LIMIT_BYTES).unwrap();
+    assert_eq!(plan((objects[1], vec![(0, objects[1], 0)]), MAX_PACK_BYTES), Kind::InvalidInput);
+    assert_eq!(plan((objects[0], vec![(0, objects[0], u32::MAX)]), MAX_PACK_BYTES), Kind::InvalidInput);
+    assert_eq!(plan((objects[0], vec![whole]), MAX_PACK_BYTES + 1), Kind::InvalidInput);
+    assert_eq!(plan((objects[0], vec![whole]), MIN_LIMIT_BYTES - 1), Kind::InvalidInput);
+    assert_eq!(plan((Digest::of(b"absent"), vec![whole]), MAX_PACK_BYTES), Kind::NotFound);
+    let one = PackPlan::new(&store, &[(objects[0], vec![whole])], MIN_LIMIT_BYTES).unwrap();
     assert_eq!(one.build(&store, 1).map(drop).expect_err("no such pack").kind, Kind::InvalidInput);
+    for piece in [(1, objects[0], 100), (u64::MAX, objects[0], 100), (0, objects[0], 99)] {
+        let none = PackPlan::new(&store, &[(objects[0], vec![piece])], MIN_LIMIT_BYTES).unwrap();
+        assert_eq!(none.build(&store, 0).map(drop).expect_err("no such chunk").kind, Kind::Integrity);
+    }
 }
 
 #[test]
@@ -422,7 +436,7 @@ fn a_damaged_object_is_named_and_moved_away() {
     let path = store.object_path(objects[1]);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&path, b"short").unwrap();
-    let plan = PackPlan::new(&store, &[(objects[1], vec![0])], MAX_PACK_BYTES).unwrap();
+    let plan = PackPlan::new(&store, &[(objects[1], vec![(0, objects[1], 100)])], MAX_PACK_BYTES).unwrap();
     assert_eq!(plan.build(&store, 0).expect_err("cut").kind, Kind::Integrity);
 }
 

@@ -33,8 +33,7 @@ mod _engine {
     use super::convert::OpenStore;
     #[pymodule_export]
     use super::object::{
-        Lease, digest, hash_file, link_entry, link_object, object_chunks, parse_chunk_table, read_chunk_table,
-        read_object_range, usable,
+        ChunkTable, Lease, digest, hash_file, link_entry, link_object, parse_chunk_table, read_object_range, usable,
     };
     #[pymodule_export]
     use super::pack::{Assembly, PackPlan};

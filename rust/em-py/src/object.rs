@@ -1,13 +1,15 @@
 //! Single objects of a store, and digests.
 
 use std::{
+    fs::File,
+    os::unix::fs::FileExt,
     path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
 use em_core::{
-    Digest, Error,
-    chunk::table::ChunkTable,
+    Digest, Error, Kind,
+    chunk::table::{self, TableReader},
     materialize,
     store::{leases, link, objects::Presence},
 };
@@ -49,22 +51,65 @@ pub fn usable(py: Python<'_>, store: StoreArg, digest: Name, size: u64) -> PyRes
     }
 }
 
-/// The chunks of an object in order: digests, and lengths as u32.
-#[pyfunction]
-pub fn object_chunks<'py>(
-    py: Python<'py>,
-    store: StoreArg,
-    digest: Name,
-) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-    let chunks = detached(py, || store.open()?.chunks(digest.0))?;
-    columns(py, chunks)
+/// The chunks of an object of the store, read in parts; an object without a table is a single chunk, or none.
+#[pyclass(frozen, module = "t9k.em._engine")]
+pub struct ChunkTable {
+    digest: Digest,
+    size_bytes: u64,
+    table: Option<(File, TableReader)>,
 }
 
-/// Read and check the bytes of an object's chunk table; None if it has none, being a single chunk or empty.
-#[pyfunction]
-pub fn read_chunk_table<'py>(py: Python<'py>, store: StoreArg, digest: Name) -> PyResult<Option<Bound<'py, PyBytes>>> {
-    let table = detached(py, || store.open()?.read_chunk_table(digest.0))?;
-    Ok(table.map(|(bytes, _)| PyBytes::new(py, &bytes)))
+#[pymethods]
+impl ChunkTable {
+    #[new]
+    fn new(py: Python<'_>, store: StoreArg, digest: Name) -> PyResult<Self> {
+        detached(py, || {
+            let store = store.open()?;
+            let table = store.open_table(digest.0)?;
+            let size_bytes = match &table {
+                Some((_, reader)) => reader.object_size,
+                None => store.size_without_table(digest.0)?,
+            };
+            Ok(Self { digest: digest.0, size_bytes, table })
+        })
+    }
+
+    /// How many chunks there are.
+    fn __len__(&self) -> usize {
+        self.table.as_ref().map_or(usize::from(self.size_bytes > 0), |(_, reader)| reader.count as usize)
+    }
+
+    /// At most `most` chunks from number `first` on: digests, and lengths as u32.
+    fn chunks<'py>(
+        &self,
+        py: Python<'py>,
+        first: u64,
+        most: u64,
+    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let chunks = detached(py, || match &self.table {
+            Some((file, reader)) => reader.chunks(file, first, most),
+            None if self.size_bytes == 0 || first > 0 || most == 0 => Ok(Vec::new()),
+            None => Ok(vec![(self.digest, self.size_bytes as u32)]),
+        })?;
+        columns(py, chunks)
+    }
+
+    /// Bytes of the table itself; 0 without one.
+    #[getter]
+    fn table_bytes(&self) -> u64 {
+        self.table.as_ref().map_or(0, |(_, reader)| reader.table_bytes())
+    }
+
+    /// At most `length` bytes of the table from `offset` on.
+    fn read<'py>(&self, py: Python<'py>, offset: u64, length: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = detached(py, || {
+            let Some((file, reader)) = &self.table else { return Ok(Vec::new()) };
+            let mut bytes = vec![0; reader.table_bytes().saturating_sub(offset).min(length) as usize];
+            let read = file.read_exact_at(&mut bytes, offset);
+            read.map(|()| bytes).map_err(|error| Error::new(Kind::Store, format!("cannot read a chunk table: {error}")))
+        })?;
+        Ok(PyBytes::new(py, &bytes))
+    }
 }
 
 /// Check the bytes of a chunk table from anywhere: size of the object, digests, and lengths as u32.
@@ -73,7 +118,7 @@ pub fn parse_chunk_table<'py>(
     py: Python<'py>,
     data: Buffer,
 ) -> PyResult<(u64, Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-    let table = detached(py, || ChunkTable::decode(data.bytes()))?;
+    let table = detached(py, || table::ChunkTable::decode(data.bytes()))?;
     let (digests, lengths) = columns(py, table.chunks)?;
     Ok((table.object_size, digests, lengths))
 }

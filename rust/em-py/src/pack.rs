@@ -22,10 +22,18 @@ pub struct PackPlan {
 impl PackPlan {
     #[new]
     #[pyo3(signature = (store, wanted, limit_bytes=16_777_216))]
-    fn new(py: Python<'_>, store: StoreArg, wanted: Vec<(Name, Vec<u32>)>, limit_bytes: u64) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        store: StoreArg,
+        wanted: Vec<(Name, Vec<(u64, Name, u32)>)>,
+        limit_bytes: u64,
+    ) -> PyResult<Self> {
         detached(py, || {
-            let wanted: Vec<(Digest, Vec<u32>)> =
-                wanted.into_iter().map(|(digest, numbers)| (digest.0, numbers)).collect();
+            let piece = |(offset, digest, bytes): (u64, Name, u32)| (offset, digest.0, bytes);
+            let wanted: Vec<(Digest, Vec<pack::plan::Piece>)> = wanted
+                .into_iter()
+                .map(|(object, pieces)| (object.0, pieces.into_iter().map(piece).collect()))
+                .collect();
             let store = store.open()?;
             Ok(Self { plan: pack::plan::PackPlan::new(&store, &wanted, limit_bytes)?, store })
         })
@@ -63,11 +71,23 @@ impl Assembly {
         Ok(Self { open: Mutex::new(Some(Arc::new(open))) })
     }
 
-    /// Ask for an object, with the bytes of its chunk table if it has one; whether the store has it already.
+    /// Take the next bytes of the chunk table of an object that will be asked for.
+    fn push_table(&self, py: Python<'_>, digest: Name, data: Buffer) -> PyResult<()> {
+        let open = self.open(py)?;
+        detached(py, || open.push_table(digest.0, data.bytes()))
+    }
+
+    /// Ask for an object, with its chunk table if that was not pushed; whether the store has it already.
     #[pyo3(signature = (digest, size, table=None))]
     fn add(&self, py: Python<'_>, digest: Name, size: u64, table: Option<Buffer>) -> PyResult<bool> {
         let open = self.open(py)?;
         detached(py, || open.add(digest.0, size, table.as_ref().map(Buffer::bytes)))
+    }
+
+    /// Ask for the next chunks of large objects once none is missing; whether any is missing then.
+    fn want_more(&self, py: Python<'_>) -> PyResult<bool> {
+        let open = self.open(py)?;
+        detached(py, || open.want_more())
     }
 
     /// The chunks that are missing, in no order: digests, and lengths as u32.

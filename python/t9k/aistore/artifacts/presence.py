@@ -38,9 +38,14 @@ def plan(database: Database, caller: Caller, body: bytes | memoryview) -> bytes:
         domain = lease_rows.domain_id(connection, caller.domain)
         if domain is None:
             return {}, []
-        found = objects.complete(connection, domain, digests)
-        known = {row.position: row.id for row in found if row.size_bytes == sizes[row.position]}
-        return known, objects.unreached(connection, list(set(known.values())))
+        known: dict[int, int] = {}
+        unreached: set[int] = set()
+        for position, number, size_bytes, is_reached in objects.complete(connection, domain, digests):
+            if size_bytes == sizes[position]:
+                known[position] = number
+                if not is_reached:
+                    unreached.add(number)
+        return known, list(unreached)
 
     known, unreached = database.read(look)
     if unreached:

@@ -27,7 +27,7 @@ ONE_CHUNK = b""
 
 
 def complete(connection: Connection, domain: int, digests: Sequence[bytes]) -> Iterator[Any]:
-    """Those of these objects that were hashed whole: `position`, `id`, `size_bytes`."""
+    """Those of these objects that were hashed whole: `position`, `id`, `size_bytes`, `is_reached` (by a manifest)."""
     for start, part in bulk.batches(digests):
         batch = bulk.table_of(connection, digest=(sa.LargeBinary, part))
         yield from connection.execute(_complete(batch, domain, start))
@@ -35,22 +35,18 @@ def complete(connection: Connection, domain: int, digests: Sequence[bytes]) -> I
 
 def _complete(batch: sa.Subquery, domain: int, start: int) -> sa.Select[Any]:
     is_it = _object_of(batch, domain) & (objects.c.state == COMPLETE)
-    columns = [(batch.c.position + start).label("position"), objects.c.id, objects.c.size_bytes]
+    is_reached = sa.select(sa.literal(1)).where(manifest_objects.c.object_id == objects.c.id).exists()
+    columns = [
+        (batch.c.position + start).label("position"),
+        objects.c.id,
+        objects.c.size_bytes,
+        is_reached.label("is_reached"),
+    ]
     return sa.select(*columns).select_from(bulk.look_up(batch, (objects, is_it)))
 
 
 def _object_of(batch: sa.Subquery, domain: int) -> sa.ColumnElement[bool]:
     return (objects.c.digest == batch.c.digest) & (objects.c.domain_id == domain)
-
-
-def unreached(connection: Connection, object_ids: Sequence[int]) -> list[int]:
-    """Those of these objects that no manifest names."""
-    found: list[int] = []
-    for start in range(0, len(object_ids), bulk.BATCH_ROWS):
-        batch = bulk.table_of(connection, id=(sa.BigInteger, object_ids[start : start + bulk.BATCH_ROWS]))
-        is_reached = sa.select(sa.literal(1)).where(manifest_objects.c.object_id == batch.c.id).exists()
-        found.extend(connection.execute(sa.select(batch.c.id).where(~is_reached)).scalars())
-    return found
 
 
 def vouch(connection: Connection, object_ids: Sequence[int], now_us: int) -> set[int]:

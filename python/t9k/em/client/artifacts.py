@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -34,6 +35,7 @@ COMMIT_TIMEOUT_S = 600.0
 """A commit of many objects takes the server a while."""
 
 _LEASE = re.compile(f"[0-9a-z]{{{LEASE_BYTES}}}")
+_BLOCK_BYTES = 1 << 20
 _PLACE = struct.Struct("<32sQI")
 _OBJECT = struct.Struct("<32sQQ")
 
@@ -59,7 +61,7 @@ class Version:
     state: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where a chunk's record lies: in which pack, from where on, in how many bytes."""
 
@@ -190,25 +192,39 @@ def manifest(session: Session, version: Version) -> bytes:
 
 def chunk_tables(
     session: Session, version: Version, objects: Sequence[tuple[bytes, int]]
-) -> Iterator[tuple[bytes, int, bytes | None]]:
-    """Digest, size and chunk table of objects; None for one of a single chunk. Nothing of it can be trusted yet."""
+) -> Iterator[tuple[bytes, int, Iterator[bytes]]]:
+    """Digest, size and chunk table of objects, the table in blocks; none for one of a single chunk.
+
+    Nothing of it can be trusted yet. The answer waits in a temporary file, since tables grow with their objects. The
+    blocks of one are to be taken before the next object.
+    """
     what = f"cannot read the chunk tables of {version.path}"
     max_bytes = sum(200 + size // _LEAST_MEAN_CHUNK_BYTES * 36 for _, size in objects)
-    body = _of_version(session, version, "objects", what, [digest for digest, _ in objects], max_bytes)
-    view, start = memoryview(body), 0
-    for digest, size in objects:
-        if start + _OBJECT.size > len(view):
+    with tempfile.TemporaryFile() as file:
+        _of_version(session, version, "objects", what, [digest for digest, _ in objects], max_bytes, into=file)
+        end_of_file, start = file.tell(), 0
+        for digest, size in objects:
+            file.seek(start)
+            head = file.read(_OBJECT.size)
+            if len(head) < _OBJECT.size:
+                raise _garbage(what)
+            found, found_size, length = _OBJECT.unpack(head)
+            end = start + _OBJECT.size + length
+            if found != digest or end > end_of_file:
+                raise _garbage(what)
+            if found_size != size:
+                message = f"object {digest.hex()} has {size} bytes in the manifest, here {found_size}"
+                raise IntegrityError(f"{what}: {message}")
+            yield digest, size, _blocks_of(file, length)
+            start = end
+        if start != end_of_file:
             raise _garbage(what)
-        found, found_size, length = _OBJECT.unpack_from(view, start)
-        start += _OBJECT.size
-        if found != digest or start + length > len(view):
-            raise _garbage(what)
-        if found_size != size:
-            raise IntegrityError(f"{what}: object {digest.hex()} has {size} bytes in the manifest, here {found_size}")
-        yield digest, size, bytes(view[start : start + length]) if length else None
-        start += length
-    if start != len(view):
-        raise _garbage(what)
+
+
+def _blocks_of(file: IO[bytes], length: int) -> Iterator[bytes]:
+    while length and (block := file.read(min(length, _BLOCK_BYTES))):
+        length -= len(block)
+        yield block
 
 
 def locate(session: Session, version: Version, chunks: Sequence[bytes]) -> list[Place]:
@@ -251,10 +267,16 @@ def pack_range(
 
 
 def _of_version(
-    session: Session, version: Version, verb: str, what: str, digests: Sequence[bytes], max_bytes: int
+    session: Session,
+    version: Version,
+    verb: str,
+    what: str,
+    digests: Sequence[bytes],
+    max_bytes: int,
+    into: IO[bytes] | None = None,
 ) -> bytes | bytearray:
     path = f"/artifacts/{version.node_id}/{verb}?version={version.number}"
-    return _post(session, path, what, b"".join(digests), max_bytes=max_bytes).body
+    return _post(session, path, what, b"".join(digests), max_bytes=max_bytes, into=into).body
 
 
 def _post(
@@ -264,9 +286,10 @@ def _post(
     body: bytes,
     headers: Mapping[str, str] | None = None,
     max_bytes: int = MAX_JSON_BYTES,
+    into: IO[bytes] | None = None,
 ) -> Answer:
     """A POST that only asks, and may be sent twice."""
-    return session.request("POST", path, what, body=body, headers=headers, repeat=True, max_bytes=max_bytes)
+    return session.request("POST", path, what, body=body, headers=headers, repeat=True, max_bytes=max_bytes, into=into)
 
 
 def _set_bits(bitmap: bytes | bytearray, count: int) -> Iterator[int]:

@@ -8,7 +8,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -172,6 +172,7 @@ class Session:
         max_bytes: int = MAX_JSON_BYTES,
         read_timeout_s: float | None = None,
         on_read: Callable[[int], None] | None = None,
+        into: IO[bytes] | None = None,
     ) -> Answer:
         """Sends one request and reads its response.
 
@@ -188,6 +189,7 @@ class Session:
             max_bytes: A longer response is refused.
             read_timeout_s: Longer than the session's, for what takes the server long.
             on_read: Told the bytes of the response that have come, from 0 for each attempt.
+            into: A file that gets the body of a success, which may be longer than memory.
 
         Raises:
             TransferError: The server cannot be reached, does not answer or answers with garbage.
@@ -203,7 +205,7 @@ class Session:
             repeat = method in ("GET", "HEAD", "PUT", "DELETE")
 
         def send() -> Answer:
-            return self._send(method, path, params, body, sent_headers, max_bytes, read_timeout_s, on_read)
+            return self._send(method, path, params, body, sent_headers, max_bytes, read_timeout_s, on_read, into)
 
         answer = self._repeated(send, what, self.attempts if repeat else 1)
         if answer.status < 300 or answer.status in accept:
@@ -245,6 +247,7 @@ class Session:
         max_bytes: int,
         read_timeout_s: float | None,
         on_read: Callable[[int], None] | None,
+        into: IO[bytes] | None,
     ) -> Answer:
         if isinstance(body, bytes):
             stream: IO[bytes] | None = io.BytesIO(body)
@@ -265,8 +268,18 @@ class Session:
         ) as response:
             if _HISTORY.fullmatch(named := response.headers.get(HISTORY_HEADER, "")):
                 self.seen_history = named
-            limit = max_bytes if response.status_code < 300 else MAX_JSON_BYTES
-            return Answer(response.status_code, response.headers, _read(response, limit, on_read))
+            if response.status_code >= 300:
+                body_read = b"".join(_blocks(response, MAX_JSON_BYTES, on_read))
+                return Answer(response.status_code, response.headers, body_read)
+            if into is None:
+                whole = bytearray()
+                for block in _blocks(response, max_bytes, on_read):
+                    whole += block
+                return Answer(response.status_code, response.headers, whole)
+            into.seek(0)
+            into.truncate()
+            into.writelines(_blocks(response, max_bytes, on_read))
+            return Answer(response.status_code, response.headers, b"")
 
     def _connections(self) -> requests.Session:
         if self._pool is None or self._pid != os.getpid():
@@ -296,18 +309,18 @@ def _checked_url(url: str) -> str:
     return url.rstrip("/").removesuffix(API_PREFIX)
 
 
-def _read(response: requests.Response, max_bytes: int, on_read: Callable[[int], None] | None) -> bytes | bytearray:
+def _blocks(response: requests.Response, max_bytes: int, on_read: Callable[[int], None] | None) -> Iterator[bytes]:
     declared = response.headers.get("Content-Length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise TransferError(f"the server answers with {declared} bytes where at most {max_bytes} are expected")
-    body = bytearray()
+    read_bytes = 0
     for block in response.iter_content(_READ_BYTES):
-        body += block
+        read_bytes += len(block)
         if on_read is not None:
-            on_read(len(body))
-        if len(body) > max_bytes:
+            on_read(read_bytes)
+        if read_bytes > max_bytes:
             raise TransferError(f"the server answers with more than the {max_bytes} bytes that are expected")
-    return body
+        yield block
 
 
 def _retry_after_s(header: str) -> float:

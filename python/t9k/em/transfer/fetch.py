@@ -61,7 +61,8 @@ def fetch(
         EmError: As `Session.request`.
     """
     with translated(), ThreadPoolExecutor(RECEIVERS, thread_name_prefix="em-load") as threads:
-        for window in _windows(_lacking(store, objects)):
+        opened = _engine.Store(store)
+        for window in _windows(_lacking(opened, objects)):
             download = _Download(session, version, store, progress, threads)
             left = download.assemble(window)
             # A wrong chunk table costs the whole object: ask for it once more.
@@ -72,7 +73,7 @@ def fetch(
                 )
 
 
-def _lacking(store: str, objects: Iterable[_Object]) -> list[_Object]:
+def _lacking(store: str | _engine.Store, objects: Iterable[_Object]) -> list[_Object]:
     return [(digest, size) for digest, size in objects if not _engine.usable(store, digest, size)]
 
 
@@ -125,12 +126,21 @@ class _Download:
                 self._ask(assembly, objects)
             except (IntegrityError, _engine.EngineError) as error:
                 self._note(error)
-            for _ in range(2):  # what came wrong comes once more
-                digests, lengths = assembly.wanted()
-                if not digests:
-                    break
-                self._receive(assembly, split(digests), memoryview(lengths).cast("I"))
+            while assembly.want_more() and self._receive_all(assembly):
+                pass
         return _lacking(self._store, objects)
+
+    def _receive_all(self, assembly: _engine.Assembly) -> bool:
+        """Gets what chunks are missing now, from the store or the server; whether all of them came."""
+        take_local(assembly, self._store)
+        digests, lengths = assembly.wanted()
+        self._progress.plan(sum(memoryview(lengths).cast("I")))
+        for _ in range(2):  # what came wrong comes once more
+            if not digests:
+                break
+            self._receive(assembly, split(digests), memoryview(lengths).cast("I"))
+            digests, lengths = assembly.wanted()
+        return not digests
 
     def _note(self, error: Exception) -> None:
         """Keeps an error of integrity, and raises another."""
@@ -151,9 +161,9 @@ class _Download:
                 assembly.add(digest, size)
         if large:
             for digest, size, table in artifacts.chunk_tables(self._session, self._version, large):
-                assembly.add(digest, size, table)
-        take_local(assembly, self._store)
-        self._progress.plan(sum(memoryview(assembly.wanted()[1]).cast("I")))
+                for block in table:
+                    assembly.push_table(digest, block)
+                assembly.add(digest, size)
 
     def _receive(self, assembly: _engine.Assembly, digests: list[bytes], lengths: Sequence[int]) -> None:
         places = artifacts.locate(self._session, self._version, digests)
@@ -217,17 +227,13 @@ def ranges(places: Sequence[Place], lengths: Sequence[int]) -> list[_Range]:
 
 def take_local(assembly: _engine.Assembly, store: str) -> None:
     """Takes wanted chunks from objects of the store that share some, as a former version of the artifact does."""
-    digests, lengths = assembly.wanted()
-    if sum(memoryview(lengths).cast("I")) < WORTH_SCANNING_BYTES:
+    missing_bytes = sum(memoryview(assembly.wanted()[1]).cast("I"))
+    if missing_bytes < WORTH_SCANNING_BYTES:
         return
-    wanted = set(split(digests))
     for digest in _newest_tables(store):
         with suppress(_engine.EngineError):  # collected or damaged meanwhile: its chunks are fetched
-            if not wanted.isdisjoint(split(_engine.object_chunks(store, digest)[0])):
-                assembly.take_from(digest)
-                digests, _ = assembly.wanted()
-                wanted = set(split(digests))
-        if not wanted:
+            missing_bytes -= assembly.take_from(digest)
+        if missing_bytes <= 0:
             break
 
 

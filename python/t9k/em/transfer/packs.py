@@ -21,6 +21,7 @@ from t9k.em import _engine
 from t9k.em.client import artifacts
 from t9k.em.client.session import Session
 from t9k.em.errors import ConflictError, IntegrityError
+from t9k.em.transfer.fetch import WHOLE_BYTES, split
 from t9k.em.transfer.in_flight import in_flight
 from t9k.em.transfer.progress import TransferProgress, Travelling
 
@@ -32,6 +33,9 @@ SENDERS = 4
 
 WINDOW_CHUNKS = 1 << 17
 """Chunks that are looked at together: about 40 MB here, and one `missing` request of 4 MB."""
+
+TABLE_CHUNKS = 1 << 14
+"""Of a chunk table that are read at once."""
 
 STALE_S = 1.0
 """After so long a batch asks again what is missing: others may have sent it meanwhile."""
@@ -46,17 +50,15 @@ _CHUNK_OVERHEAD_BYTES = 128
 class _Batch:
     """Chunks that go into one pack, by the object that they are read from."""
 
-    wanted: list[tuple[bytes, list[int]]] = field(default_factory=list)
+    wanted: list[tuple[bytes, list[tuple[int, bytes, int]]]] = field(default_factory=list)
     chunks: list[bytes] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
     raw_bytes: int = 0
 
-    def add(self, object_digest: bytes, number: int, chunk: bytes, length: int) -> None:
+    def add(self, object_digest: bytes, offset: int, chunk: bytes, length: int) -> None:
         if not self.wanted or self.wanted[-1][0] != object_digest:
             self.wanted.append((object_digest, []))
-        self.wanted[-1][1].append(number)
+        self.wanted[-1][1].append((offset, chunk, length))
         self.chunks.append(chunk)
-        self.lengths.append(length)
         self.raw_bytes += length
 
     def takes(self, length: int) -> bool:
@@ -65,15 +67,15 @@ class _Batch:
 
     def only(self, indexes: Iterable[int]) -> _Batch:
         """The chunks at these indexes."""
-        flat = [(digest, number) for digest, numbers in self.wanted for number in numbers]
+        flat = [(digest, *piece) for digest, pieces in self.wanted for piece in pieces]
         kept = _Batch()
         for index in indexes:
-            kept.add(*flat[index], self.chunks[index], self.lengths[index])
+            kept.add(*flat[index])
         return kept
 
 
 _Chunk = tuple[bytes, int, bytes, int]
-"""Object, number in it, digest, length."""
+"""Object, offset in it, digest, length."""
 
 
 class Sender:
@@ -119,11 +121,16 @@ class Sender:
 
     def _chunks(self, objects: Sequence[tuple[bytes, int]]) -> Iterator[_Chunk]:
         for digest, size in objects:
-            if size == 0:
+            if size <= WHOLE_BYTES:
+                if size:
+                    yield digest, 0, digest, size
                 continue
-            digests, lengths = _engine.object_chunks(self.store, digest)
-            for number, length in enumerate(memoryview(lengths).cast("I")):
-                yield digest, number, digests[32 * number : 32 * number + 32], length
+            table, offset = _engine.ChunkTable(self.store, digest), 0
+            for first in range(0, len(table), TABLE_CHUNKS):
+                digests, lengths = table.chunks(first, TABLE_CHUNKS)
+                for chunk, length in zip(split(digests), memoryview(lengths).cast("I"), strict=True):
+                    yield digest, offset, chunk, length
+                    offset += length
 
     def _send_window(self, window: dict[bytes, _Chunk], threads: ThreadPoolExecutor) -> None:
         while window:
@@ -207,8 +214,8 @@ def _windows(chunks: Iterator[_Chunk]) -> Iterator[dict[bytes, _Chunk]]:
 
 def _batches(chunks: Iterable[_Chunk]) -> list[_Batch]:
     batches: list[_Batch] = []
-    for object_digest, number, digest, length in chunks:
+    for object_digest, offset, digest, length in chunks:
         if not batches or not batches[-1].takes(length):
             batches.append(_Batch())
-        batches[-1].add(object_digest, number, digest, length)
+        batches[-1].add(object_digest, offset, digest, length)
     return batches

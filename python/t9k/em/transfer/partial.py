@@ -219,10 +219,11 @@ class RemoteFile(_Seekable):
         self._places: dict[bytes, artifacts.Place] = {}
         self._read_to = -1  # where the last read ended
         self._ahead_bytes = 0
-        table = None
+        table = b""
         if size > WHOLE_BYTES:
-            ((_, _, table),) = artifacts.chunk_tables(session, version, [(digest, size)])
-        if table is None:
+            for _, _, blocks in artifacts.chunk_tables(session, version, [(digest, size)]):
+                table = b"".join(blocks)
+        if not table:
             self._chunks, self._lengths = [digest], [size]
         else:
             with translated():

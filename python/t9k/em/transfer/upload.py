@@ -31,7 +31,7 @@ from t9k.em.errors import (
     TransferError,
     translated,
 )
-from t9k.em.transfer.fetch import split
+from t9k.em.transfer.fetch import WHOLE_BYTES, split
 from t9k.em.transfer.history import entry
 from t9k.em.transfer.packs import Sender
 from t9k.em.transfer.progress import Report, TransferProgress
@@ -46,6 +46,9 @@ COMMITS = 5
 
 BODY_IN_MEMORY_BYTES = 16 << 20
 """A longer body of a commit waits in a temporary file."""
+
+TABLE_BLOCK_BYTES = 1 << 20
+"""Of a chunk table that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -210,9 +213,13 @@ class _Body:
             yield file
 
     def _tables(self, store: str, objects: Sequence[tuple[bytes, int]]) -> Iterator[bytes]:
-        for digest, _ in objects:
-            if (table := _engine.read_chunk_table(store, digest)) is not None:
-                yield digest + len(table).to_bytes(8, "little") + table
+        for digest, size in objects:
+            if size <= WHOLE_BYTES:
+                continue
+            table = _engine.ChunkTable(store, digest)
+            yield digest + table.table_bytes.to_bytes(8, "little")
+            for offset in range(0, table.table_bytes, TABLE_BLOCK_BYTES):
+                yield table.read(offset, TABLE_BLOCK_BYTES)
 
 
 def _commit(

@@ -3,14 +3,17 @@
 //! Chunks come in any order, from packs or from objects that the store has, by any number of threads. Each is
 //! verified and written to every place that it has in the objects asked for. The one that completes an object
 //! reads it once more for its digest, and only then does it appear, its chunk table first: who sent the table
-//! need not be trusted.
+//! need not be trusted. Tables wait in files of the store, and chunks are asked for in windows, so that memory does not
+//! grow with an object.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    fs::File,
+    io::Write,
     os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::UNIX_EPOCH,
 };
@@ -22,27 +25,49 @@ use super::{
 use crate::{
     Digest, Error, Result,
     cancel::Progress,
-    chunk::{WHOLE_BYTES, table::ChunkTable},
+    chunk::{WHOLE_BYTES, table::TableReader},
     ingest::hash_open_file,
     store::{Store, leases::Lease, objects::Temp},
 };
 
-/// Objects that are being put together. Holds about 150 bytes for each chunk that is missing, and an open file for
-/// each object that was begun. What is not complete when it is dropped leaves nothing behind.
+/// Chunks that are missing at once, which are 10 MB here; of one object more come when these are there.
+pub const WINDOW_CHUNKS: usize = 1 << 16;
+
+/// Places of these chunks: a sparse file has few chunks in many places.
+const WINDOW_PLACES: usize = 1 << 19;
+
+/// Chunks of a table that are read at once.
+const BLOCK_CHUNKS: u64 = 1 << 12;
+
+/// Objects that are being put together. Holds about 150 bytes for each chunk that is missing, and open files of
+/// each object that has a chunk table or was begun. What is not complete when it is dropped leaves nothing behind.
 #[derive(Debug)]
 pub struct Assembly {
     store: Arc<Store>,
     state: Mutex<State>,
     /// Keeps `gc` away from objects that no manifest names yet.
     lease: Lease,
+    window_chunks: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     objects: HashMap<Digest, Arc<Object>>,
+    /// Tables of objects that are to be asked for.
+    tables: HashMap<Digest, Temp<Arc<Store>>>,
     wanted: HashMap<Digest, Wanted>,
+    /// Objects of whose chunks not all were wanted yet, in the order of asking.
+    waiting: VecDeque<Waiting>,
     /// Completed, and no call answered it yet.
     done: Vec<Digest>,
+}
+
+/// An object, and the first of its chunks that was not wanted yet.
+#[derive(Debug)]
+struct Waiting {
+    object: Arc<Object>,
+    number: u64,
+    offset: u64,
 }
 
 /// A chunk that is missing.
@@ -56,12 +81,12 @@ struct Wanted {
 struct Object {
     digest: Digest,
     size_bytes: u64,
-    /// The bytes of its chunk table, if it has more than one chunk.
-    table: Option<Vec<u8>>,
+    /// Its chunk table, if it has more than one chunk.
+    table: Option<(Temp<Arc<Store>>, TableReader)>,
     /// Begun with its first chunk.
     file: Mutex<Option<Arc<Temp<Arc<Store>>>>>,
     /// Places that no chunk was written to yet.
-    missing: AtomicUsize,
+    missing: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -71,49 +96,70 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Assembly {
     /// An assembly of no objects yet.
     pub fn new(store: Arc<Store>) -> Result<Self> {
-        Ok(Self { lease: Lease::take(&store)?, store, state: Mutex::default() })
+        Self::with_window(store, WINDOW_CHUNKS)
     }
 
-    /// Asks for an object. `table` are the bytes of its chunk table; without one it is a single chunk. Answers
-    /// whether the store has the object already; what that lacks is then in [`wanted`](Self::wanted).
+    /// [`new`](Self::new) with another window than [`WINDOW_CHUNKS`].
+    pub fn with_window(store: Arc<Store>, window_chunks: usize) -> Result<Self> {
+        Ok(Self { lease: Lease::take(&store)?, store, state: Mutex::default(), window_chunks })
+    }
+
+    /// Takes the next bytes of the chunk table of an object that will be asked for.
+    pub fn push_table(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
+        self.lease.renew();
+        let mut state = lock(&self.state);
+        let table = match state.tables.entry(digest) {
+            Entry::Occupied(table) => table.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(self.store.new_table_in(digest)?),
+        };
+        let written = table.file().write_all(bytes);
+        written.map_err(|error| Error::io("write the chunk table of", &self.store.object_path(digest), error))
+    }
+
+    /// Asks for an object, whose chunk table was pushed or is `table`; without one it is a single chunk. Answers
+    /// whether the store has the object already; what that lacks is then in [`wanted`](Self::wanted), or will be.
     pub fn add(&self, digest: Digest, size_bytes: u64, table: Option<&[u8]>) -> Result<bool> {
         self.lease.renew();
+        if let Some(bytes) = table {
+            self.push_table(digest, bytes)?;
+        }
+        let pushed = lock(&self.state).tables.remove(&digest);
         if self.store.usable(digest, size_bytes)? {
             return Ok(true);
         }
-        let decoded = table.map(ChunkTable::decode).transpose()?;
-        let chunks = match &decoded {
-            Some(table) if table.object_size == size_bytes => &table.chunks[..],
-            None if size_bytes == 0 => &[],
-            None if size_bytes <= WHOLE_BYTES => &[(digest, size_bytes as u32)],
+        let table = match pushed {
+            Some(temp) => Some(TableReader::check(temp.file()).map(|reader| (temp, reader))?),
+            None => None,
+        };
+        let count = match &table {
+            Some((_, reader)) if reader.object_size == size_bytes => reader.count,
+            None if size_bytes == 0 => 0,
+            None if size_bytes <= WHOLE_BYTES => 1,
             _ => return Err(Error::integrity(format!("the chunk table of object {digest} is of another size"))),
         };
-        let object = Arc::new(Object {
-            digest,
-            size_bytes,
-            table: table.map(<[u8]>::to_vec),
-            file: Mutex::new(None),
-            missing: AtomicUsize::new(chunks.len()),
-        });
-        if chunks.is_empty() {
+        let object =
+            Arc::new(Object { digest, size_bytes, table, file: Mutex::new(None), missing: AtomicU64::new(count) });
+        if count == 0 {
             self.finish(&object, 1)?;
             lock(&self.state).done.push(digest);
             return Ok(false);
         }
         let mut state = lock(&self.state);
-        let other = |(chunk, bytes): &(Digest, u32)| state.wanted.get(chunk).is_some_and(|other| other.bytes != *bytes);
-        if let Some((chunk, _)) = chunks.iter().find(|chunk| other(chunk)) {
-            return Err(Error::integrity(format!("two chunk tables give chunk {chunk} different lengths")));
-        }
         let Entry::Vacant(vacant) = state.objects.entry(digest) else { return Ok(false) };
         vacant.insert(Arc::clone(&object));
-        let mut offset = 0;
-        for &(chunk, bytes) in chunks {
-            let wanted = state.wanted.entry(chunk).or_insert(Wanted { bytes, places: Vec::new() });
-            wanted.places.push((Arc::clone(&object), offset));
-            offset += u64::from(bytes);
-        }
+        state.waiting.push_back(Waiting { object, number: 0, offset: 0 });
+        state.fill(self.window_chunks)?;
         Ok(false)
+    }
+
+    /// Asks for the next chunks of large objects once none is missing; whether any is missing then.
+    pub fn want_more(&self) -> Result<bool> {
+        self.lease.renew();
+        let mut state = lock(&self.state);
+        if state.wanted.is_empty() {
+            state.fill(self.window_chunks)?;
+        }
+        Ok(!state.wanted.is_empty())
     }
 
     /// The chunks that are missing, with their lengths, in no order.
@@ -125,22 +171,43 @@ impl Assembly {
     /// table says is left to be fetched.
     pub fn take_from(&self, object: Digest, threads: usize) -> Result<u64> {
         let file = self.store.open_object(object)?;
-        let (mut offset, mut taken, mut buffer) = (0, 0, Vec::new());
-        for (digest, bytes) in self.store.chunks(object)? {
+        let Some((table, reader)) = self.store.open_table(object)? else {
+            let size_bytes = self.store.size(object)?;
+            let whole = u32::try_from(size_bytes).ok().filter(|&bytes| u64::from(bytes) <= WHOLE_BYTES);
+            let mut buffer = Vec::new();
+            return whole.map_or(Ok(0), |bytes| self.take_chunk(&file, 0, (object, bytes), &mut buffer, threads));
+        };
+        let (mut first, mut offset, mut taken, mut buffer) = (0, 0, 0, Vec::new());
+        while first < reader.count {
             self.lease.renew();
-            let start = offset;
-            offset += u64::from(bytes);
-            let Some(wanted) = self.claim(digest) else { continue };
-            buffer.resize(bytes as usize, 0);
-            let right = file.read_exact_at(&mut buffer, start).is_ok() && Digest::of(&buffer) == digest;
-            if right && bytes == wanted.bytes {
-                taken += u64::from(bytes);
-                self.place(digest, wanted, &buffer, threads)?;
-            } else {
-                self.give_back(digest, wanted);
+            let chunks = reader.chunks(&table, first, BLOCK_CHUNKS)?;
+            first += chunks.len() as u64;
+            for chunk in chunks {
+                taken += self.take_chunk(&file, offset, chunk, &mut buffer, threads)?;
+                offset += u64::from(chunk.1);
             }
         }
         Ok(taken)
+    }
+
+    fn take_chunk(
+        &self,
+        file: &File,
+        offset: u64,
+        (digest, bytes): (Digest, u32),
+        buffer: &mut Vec<u8>,
+        threads: usize,
+    ) -> Result<u64> {
+        let Some(wanted) = self.claim(digest) else { return Ok(0) };
+        self.lease.renew();
+        buffer.resize(bytes as usize, 0);
+        let right = file.read_exact_at(buffer, offset).is_ok() && Digest::of(buffer) == digest;
+        if !right || bytes != wanted.bytes {
+            self.give_back(digest, wanted);
+            return Ok(0);
+        }
+        self.place(digest, wanted, buffer, threads)?;
+        Ok(u64::from(bytes))
     }
 
     /// Takes what chunks of a run of whole records of a pack are wanted. After an error everything that was not taken
@@ -237,18 +304,13 @@ impl Assembly {
     fn finish(&self, object: &Object, threads: usize) -> Result<()> {
         let file = self.begun(object)?;
         let path = self.store.object_path(object.digest);
-        if let Some(table) = &object.table {
+        if let Some((table, _)) = &object.table {
             if hash_open_file(file.file(), &path, threads, &Progress::default())? != object.digest {
                 let message =
                     format!("the chunks of object {} are not its bytes: its chunk table is wrong", object.digest);
                 return Err(Error::integrity(message));
             }
-            let written = self.store.new_table(Some(object.digest))?;
-            written
-                .file()
-                .write_all_at(table, 0)
-                .map_err(|error| Error::io("write the chunk table of", &path, error))?;
-            written.publish_table(object.digest)?;
+            table.publish_table(object.digest)?;
         } else if object.size_bytes == 0 && object.digest != Digest::of(&[]) {
             return Err(Error::integrity(format!("object {} is not empty", object.digest)));
         }
@@ -256,6 +318,45 @@ impl Assembly {
         file.publish_object(object.digest, object.size_bytes, now_s)?;
         // Closes it, and with that the last name of an object that somebody else published first.
         lock(&object.file).take();
+        Ok(())
+    }
+}
+
+impl State {
+    /// Wants chunks of the objects that wait, up to a window of them. An object whose table contradicts another's is
+    /// given up.
+    fn fill(&mut self, window_chunks: usize) -> Result<()> {
+        let (block, mut places) = (BLOCK_CHUNKS.min(window_chunks as u64), 0);
+        while self.wanted.len() < window_chunks && places < WINDOW_PLACES {
+            let Some(waiting) = self.waiting.front() else { break };
+            let (object, number, mut offset) = (Arc::clone(&waiting.object), waiting.number, waiting.offset);
+            let (chunks, is_last) = match &object.table {
+                Some((table, reader)) => {
+                    let chunks = reader.chunks(table.file(), number, block)?;
+                    let is_last = number + chunks.len() as u64 >= reader.count;
+                    (chunks, is_last)
+                }
+                None => (vec![(object.digest, object.size_bytes as u32)], true),
+            };
+            let other =
+                |(chunk, bytes): &&(Digest, u32)| self.wanted.get(chunk).is_some_and(|other| other.bytes != *bytes);
+            if let Some((chunk, _)) = chunks.iter().find(other) {
+                let error = Error::integrity(format!("two chunk tables give chunk {chunk} different lengths"));
+                self.waiting.pop_front();
+                self.objects.remove(&object.digest);
+                return Err(error);
+            }
+            for (chunk, bytes) in &chunks {
+                let wanted = self.wanted.entry(*chunk).or_insert(Wanted { bytes: *bytes, places: Vec::new() });
+                wanted.places.push((Arc::clone(&object), offset));
+                offset += u64::from(*bytes);
+            }
+            places += chunks.len();
+            match self.waiting.front_mut() {
+                Some(waiting) if !is_last => (waiting.number, waiting.offset) = (number + chunks.len() as u64, offset),
+                _ => drop(self.waiting.pop_front()),
+            }
+        }
         Ok(())
     }
 }

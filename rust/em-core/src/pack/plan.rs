@@ -35,6 +35,9 @@ struct Part {
     layout: Option<Layout>,
 }
 
+/// A chunk of an object: where it begins, its digest, its bytes.
+pub type Piece = (u64, Digest, u32);
+
 /// The packs of some chunks of a store, none of them built. Holds about 120 bytes for each chunk.
 #[derive(Clone, Debug)]
 pub struct PackPlan {
@@ -53,19 +56,19 @@ pub struct Built {
 }
 
 impl PackPlan {
-    /// Plans the packs of `wanted`: objects and the numbers of their chunks. Objects and chunks keep their order; a
-    /// chunk that is wanted twice is packed once. No pack has more than `limit_bytes`, even if nothing compresses.
+    /// Plans the packs of `wanted`: objects and chunks of them. Objects and chunks keep their order; a chunk that is
+    /// wanted twice is packed once. No pack has more than `limit_bytes`, even if nothing compresses.
     ///
-    /// Reads the chunk tables, and of each large object the index of its format.
-    pub fn new(store: &Store, wanted: &[(Digest, Vec<u32>)], limit_bytes: u64) -> Result<Self> {
+    /// Reads no chunk table, which may be long, and of each large object the index of its format.
+    pub fn new(store: &Store, wanted: &[(Digest, Vec<Piece>)], limit_bytes: u64) -> Result<Self> {
         if !(MIN_LIMIT_BYTES..=MAX_PACK_BYTES).contains(&limit_bytes) {
             return Err(Error::invalid(format!("packs of at most {limit_bytes} bytes cannot be planned"))
                 .hint(format!("use a limit from {MIN_LIMIT_BYTES} to {MAX_PACK_BYTES}")));
         }
         let mut plan = Self { packs: Vec::new() };
         let (mut seen, mut bytes) = (HashSet::new(), u64::MAX);
-        for (object, numbers) in wanted {
-            for part in parts(store, *object, numbers)? {
+        for (object, pieces) in wanted {
+            for part in parts(store, *object, pieces)? {
                 if !seen.insert(part.digest) {
                     continue;
                 }
@@ -120,30 +123,24 @@ impl PackPlan {
     }
 }
 
-/// The chunks of these numbers, with what the object's own index tells of their elements.
-fn parts(store: &Store, object: Digest, numbers: &[u32]) -> Result<Vec<Part>> {
-    if numbers.is_empty() {
+/// The chunks, with what the object's own index tells of their elements.
+fn parts(store: &Store, object: Digest, pieces: &[Piece]) -> Result<Vec<Part>> {
+    if pieces.is_empty() {
         return Ok(Vec::new());
     }
-    let chunks = store.chunks(object)?;
-    let mut ends = Vec::with_capacity(chunks.len());
-    let mut size = 0;
-    for (_, bytes) in &chunks {
-        size += u64::from(*bytes);
-        ends.push(size);
-    }
+    let size = store.size(object)?;
     let layouts = match size > WHOLE_BYTES {
         true => Layouts { spans: format::index(&store.open_object(object)?, size).unwrap_or_default() },
         false => Layouts::default(),
     };
-    let part = |&number: &u32| {
-        let (Some(&(digest, bytes)), Some(end)) = (chunks.get(number as usize), ends.get(number as usize)) else {
-            return Err(Error::invalid(format!("object {object} has no chunk {number}")));
-        };
-        let offset = end - u64::from(bytes);
-        Ok(Part { object, offset, digest, bytes, layout: layouts.of(offset, *end) })
+    let part = |&(offset, digest, bytes): &Piece| {
+        if bytes == 0 || bytes > MAX_CHUNK_BYTES {
+            return Err(Error::invalid(format!("no chunk of object {object} has {bytes} bytes")));
+        }
+        let layout = layouts.of(offset, offset.saturating_add(u64::from(bytes)));
+        Ok(Part { object, offset, digest, bytes, layout })
     };
-    numbers.iter().map(part).collect()
+    pieces.iter().map(part).collect()
 }
 
 /// What a file's index tells of parts of it.

@@ -20,7 +20,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::fs::{FileExt, MetadataExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +36,10 @@ use super::{Store, rename_noreplace, temp_name};
 use crate::{
     Digest, Error, Kind, Result,
     cancel::Progress,
-    chunk::{WHOLE_BYTES, table::ChunkTable},
+    chunk::{
+        WHOLE_BYTES,
+        table::{ChunkTable, TableReader},
+    },
 };
 
 /// What the store knows of an object without reading it.
@@ -170,11 +173,20 @@ impl Store {
         match std::fs::read(&path) {
             Ok(bytes) => match ChunkTable::decode(&bytes) {
                 Ok(table) => Ok(Some((bytes, table))),
-                Err(error) => Err(Error {
-                    message: format!("{}: {}", path.display(), error.message),
-                    hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
-                    ..error
-                }),
+                Err(error) => Err(wrong_table(&path, error)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
+    }
+
+    /// The chunk table of an object, checked and open to be read in parts, if it has one.
+    pub fn open_table(&self, digest: Digest) -> Result<Option<(File, TableReader)>> {
+        let path = self.root().join("chunks").join(relative_path(digest));
+        match File::open(&path) {
+            Ok(file) => match TableReader::check(&file) {
+                Ok(table) => Ok(Some((file, table))),
+                Err(error) => Err(wrong_table(&path, error)),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", &path, error)),
@@ -187,9 +199,16 @@ impl Store {
         if let Some(table) = self.chunk_table(digest)? {
             return Ok(table.chunks);
         }
-        match self.size(digest)? {
+        match self.size_without_table(digest)? {
             0 => Ok(Vec::new()),
-            size @ 1..=WHOLE_BYTES => Ok(vec![(digest, size as u32)]),
+            size => Ok(vec![(digest, size as u32)]),
+        }
+    }
+
+    /// Bytes of an object that needs no chunk table, being one chunk or empty.
+    pub fn size_without_table(&self, digest: Digest) -> Result<u64> {
+        match self.size(digest)? {
+            size @ 0..=WHOLE_BYTES => Ok(size),
             _ => Err(Error::new(Kind::NotFound, format!("{} has no chunk table", self.object_path(digest).display()))
                 .hint("remove the object and add the file again")),
         }
@@ -208,6 +227,11 @@ impl Store {
     /// [`new_object`](Self::new_object) for one that outlives the caller's borrow.
     pub fn new_object_in(self: &Arc<Self>, digest: Digest) -> Result<Temp<Arc<Self>>> {
         Temp::new(Arc::clone(self), Place::Objects, Some(digest))
+    }
+
+    /// [`new_table`](Self::new_table) for one that outlives the caller's borrow.
+    pub fn new_table_in(self: &Arc<Self>, digest: Digest) -> Result<Temp<Arc<Self>>> {
+        Temp::new(Arc::clone(self), Place::Chunks, Some(digest))
     }
 }
 
@@ -228,6 +252,14 @@ pub fn hash_reader(mut reader: impl Read) -> io::Result<Digest> {
 fn seal(file: impl AsFd, digest: Digest, mtime_s: i64, boot: [u8; 16]) -> rustix::io::Result<()> {
     let time = Timespec { tv_sec: mtime_s, tv_nsec: seal_ns(digest, mtime_s, boot) as _ };
     rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
+}
+
+fn wrong_table(path: &Path, error: Error) -> Error {
+    Error {
+        message: format!("{}: {}", path.display(), error.message),
+        hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
+        ..error
+    }
 }
 
 /// A file of the store that nobody sees yet. Dropped without publishing, it is removed; after a crash it
