@@ -31,6 +31,7 @@ class Client:
     home: Path
     proxy: Proxy
     server: Serving
+    folder: str
 
     def send(self, tensors: Weights, name: str, files: int) -> int:
         """Uploads a checkpoint of so many files; answers the bytes that were sent."""
@@ -42,15 +43,15 @@ class Client:
         artifact = em.create_artifact(name)
         artifact.add_dir(str(source))
         self.proxy.reset()
-        upload(artifact, "counts")
+        upload(artifact, self.folder)
         return self.proxy.sent_bytes
 
 
 @pytest.fixture
-def client(home: Path, server: Serving) -> Iterator[Client]:
+def client(home: Path, server: Serving, request: pytest.FixtureRequest) -> Iterator[Client]:
     with proxied(server.url) as proxy:
         em.login(proxy.url, server.api_key)
-        yield Client(home, proxy, server)
+        yield Client(home, proxy, server, request.node.name)
 
 
 @pytest.fixture
@@ -109,9 +110,9 @@ def test_load_beside_another_version_receives_what_differs(
     there = client.home.parent / "other"
     there.mkdir()
     monkeypatch.chdir(there)
-    em.load_artifact("counts/b")
+    em.load_artifact(f"{client.folder}/b")
     client.proxy.reset()
-    em.load_artifact("counts/a")
+    em.load_artifact(f"{client.folder}/a")
     assert client.proxy.received_bytes <= 0.73 * changed_bytes
 
 
@@ -125,11 +126,11 @@ def test_many_small_files_take_few_requests(client: Client) -> None:
     artifact = em.create_artifact("small")
     artifact.add_dir(str(source))
     client.proxy.reset()
-    path = upload(artifact, "counts")
+    path = upload(artifact, client.folder)
     assert len(client.proxy.requests) <= 10, client.proxy.requests
     wait_until_known(client.server, path)
     client.proxy.reset()
-    upload(artifact, "counts")
+    upload(artifact, client.folder)
     assert len(client.proxy.requests) <= 3, client.proxy.requests
     assert client.proxy.sent_bytes <= HEADS_BYTES + 40 * files
 
