@@ -1,6 +1,6 @@
 """Peak memory of a client that uploads an artifact, and of one that loads it, above the import, in MiB.
 
-`python benches/transfer_memory.py [--size 2100000000] [--sparse 20000000000] [--files 100000] [--directory DIR]`: a file
+`python benches/transfer_memory.py [--size 2100000000] [--sparse 20000000000] [--files 100000]`: a file
 of random bytes, a sparse one, and many small files, each through a new server and in processes of their own.
 """
 
