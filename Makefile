@@ -52,6 +52,10 @@ bench: build
 	$(BIN)/python benches/memory.py $(BENCH_FLAGS)
 	$(BIN)/python benches/server_metrics.py
 	$(BIN)/python benches/packs.py $(BENCH_FLAGS)
+	$(BIN)/python benches/transfer_small.py $(BENCH_FLAGS)
+	$(BIN)/python benches/transfer_many.py $(BENCH_FLAGS)
+	$(BIN)/python benches/transfer_memory.py --rounds 1 $(BENCH_FLAGS)
+	$(BIN)/python benches/auto_upload.py $(BENCH_FLAGS)
 	cargo run --quiet --release -p em-core --example bench_cdc
 	cargo run --quiet --release -p em-core --example bench_codecs
 
@@ -64,6 +68,7 @@ bench: build
 # Adds beside dvc, wandb, mlflow and hf_xet.
 bench-peers: build .venv-peers/.built
 	$(BIN)/python benches/peers.py --peers .venv-peers/bin/python $(BENCH_FLAGS)
+	$(BIN)/python benches/transfer.py --peers .venv-peers/bin/python $(BENCH_FLAGS)
 
 # Runs beside other trackers.
 bench-runs: build .venv-peers/.built
