@@ -309,7 +309,7 @@ fn what_is_pushed_and_is_no_table_is_refused_and_leaves_nothing() {
     let longer = [&table[..], b"x"].concat();
     let mut huge = table.clone();
     huge[24..32].copy_from_slice(&u64::MAX.to_le_bytes());
-    for wrong in [&table[..20], &table[..table.len() - 36], &flipped, &longer, &huge, &[]] {
+    for wrong in [&table[..20], &table[..table.len() - 36], &flipped[..], &longer[..], &huge[..], &table[..0]] {
         let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
         assembly.push_table(digest, wrong).unwrap();
         assert_eq!(assembly.add(digest, size, None).expect_err("refused").kind, Kind::Integrity);

@@ -406,12 +406,13 @@ fn impossible_plans_are_refused() {
     let plan = |wanted, limit| PackPlan::new(&store, &[wanted], limit).map(drop).expect_err("refused").kind;
     assert_eq!(plan((objects[1], vec![(0, objects[1], 0)]), MAX_PACK_BYTES), Kind::InvalidInput);
     assert_eq!(plan((objects[0], vec![(0, objects[0], u32::MAX)]), MAX_PACK_BYTES), Kind::InvalidInput);
+    assert_eq!(plan((objects[0], vec![(u64::MAX, objects[0], 100)]), MAX_PACK_BYTES), Kind::InvalidInput);
     assert_eq!(plan((objects[0], vec![whole]), MAX_PACK_BYTES + 1), Kind::InvalidInput);
     assert_eq!(plan((objects[0], vec![whole]), MIN_LIMIT_BYTES - 1), Kind::InvalidInput);
     assert_eq!(plan((Digest::of(b"absent"), vec![whole]), MAX_PACK_BYTES), Kind::NotFound);
     let one = PackPlan::new(&store, &[(objects[0], vec![whole])], MIN_LIMIT_BYTES).unwrap();
     assert_eq!(one.build(&store, 1).map(drop).expect_err("no such pack").kind, Kind::InvalidInput);
-    for piece in [(1, objects[0], 100), (u64::MAX, objects[0], 100), (0, objects[0], 99)] {
+    for piece in [(1, objects[0], 100), (1 << 40, objects[0], 100), (0, objects[0], 99)] {
         let none = PackPlan::new(&store, &[(objects[0], vec![piece])], MIN_LIMIT_BYTES).unwrap();
         assert_eq!(none.build(&store, 0).map(drop).expect_err("no such chunk").kind, Kind::Integrity);
     }

@@ -134,10 +134,11 @@ fn parts(store: &Store, object: Digest, pieces: &[Piece]) -> Result<Vec<Part>> {
         false => Layouts::default(),
     };
     let part = |&(offset, digest, bytes): &Piece| {
-        if bytes == 0 || bytes > MAX_CHUNK_BYTES {
-            return Err(Error::invalid(format!("no chunk of object {object} has {bytes} bytes")));
-        }
-        let layout = layouts.of(offset, offset.saturating_add(u64::from(bytes)));
+        let end = offset.checked_add(u64::from(bytes)).filter(|&end| end <= i64::MAX as u64);
+        let Some(end) = end.filter(|_| (1..=MAX_CHUNK_BYTES).contains(&bytes)) else {
+            return Err(Error::invalid(format!("object {object} has no chunk of {bytes} bytes at {offset}")));
+        };
+        let layout = layouts.of(offset, end);
         Ok(Part { object, offset, digest, bytes, layout })
     };
     pieces.iter().map(part).collect()
