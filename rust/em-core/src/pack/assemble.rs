@@ -145,8 +145,11 @@ impl Assembly {
             return Ok(false);
         }
         let mut state = lock(&self.state);
-        let Entry::Vacant(vacant) = state.objects.entry(digest) else { return Ok(false) };
-        vacant.insert(Arc::clone(&object));
+        match state.objects.entry(digest) {
+            Entry::Vacant(vacant) => drop(vacant.insert(Arc::clone(&object))),
+            Entry::Occupied(asked) if asked.get().size_bytes == size_bytes => return Ok(false),
+            Entry::Occupied(_) => return Err(Error::integrity(format!("object {digest} is asked for in two sizes"))),
+        }
         state.waiting.push_back(Waiting { object, number: 0, offset: 0 });
         state.fill(self.window_chunks)?;
         Ok(false)
