@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from chunks import pieces_of
 from harness import Serving
 from proxy import Faults, Proxy, proxied
 from t9k import em
-from t9k.em import _engine
 from t9k.em.client import artifacts, connection, runs
 from t9k.em.sync import state as states
-from t9k.em.transfer.fetch import split
 from trees import contents, make_artifact, make_tree
 
 LARGE_BYTES = 40 << 20
@@ -105,10 +104,9 @@ def test_upload_of_a_host_that_died_is_continued_by_another(host: Host, home: Pa
 def missing_bytes(artifact: em.Artifact) -> int:
     """Of the large file, as the server tells."""
     (large,) = (entry for entry in artifact.objects if entry["path"] == "large.bin")
-    digests, packed = _engine.object_chunks(".em/store", bytes.fromhex(large["digest"]))
-    lengths = memoryview(packed).cast("I")
-    _, absent = artifacts.missing(connection.connected(), split(digests), None)
-    return sum(lengths[index] for index in absent)
+    pieces = pieces_of(".em/store", bytes.fromhex(large["digest"]))
+    _, absent = artifacts.missing(connection.connected(), [digest for _, digest, _ in pieces], None)
+    return sum(pieces[index][2] for index in absent)
 
 
 def test_run_uploaded_by_two_hosts_at_once_is_one_run(host: Host, home: Path, proxy: Proxy) -> None:
