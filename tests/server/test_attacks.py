@@ -173,6 +173,22 @@ def test_other_origins_are_not_let_in(api: TestClient, ada: Account) -> None:
         assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
+@pytest.mark.parametrize(
+    "path", ["/session", "/nodes?path=/ada/none", "/none", "/trash?limit=0", "^/metrics", "^/none"]
+)
+def test_every_answer_has_security_headers_and_none_is_compressed(api: TestClient, ada: Account, path: str) -> None:
+    """Compressing what has secrets beside what others choose would tell the secrets by its length."""
+    headers = {**ada.headers, "Accept-Encoding": "gzip, br, zstd"}
+    answer = api.get(path.removeprefix("^") if path.startswith("^") else f"{API}{path}", headers=headers)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "content-encoding" not in answer.headers
+    assert "server" not in answer.headers
+
+
 def test_default_credentials_there_are_none(tmp_path: Path) -> None:
     """Two new servers have two keys, and neither takes what people try first."""
     import requests
