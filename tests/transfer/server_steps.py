@@ -84,8 +84,9 @@ def restart(walk: Walk, *, kill: bool | None = None) -> None:
 
 def look_behind(walk: Walk) -> None:
     """Database and blobs are whole, and the server keeps exactly the manifests that somebody has."""
-    problems = list(check(walk.services.database, walk.services.blobs, read=True))
-    assert problems == []
+    # A blob of an upload that died may lie there until the next sweep; nothing is lost by it.
+    problems = [one for one in check(walk.services.database, walk.services.blobs, read=True) if one.kind != "orphan"]
+    assert not problems, problems
     collect_garbage(walk)
 
     def kept(connection: Connection) -> set[tuple[str, str]]:
@@ -113,8 +114,11 @@ def end(walk: Walk) -> None:
         pass_time(walk)
         walk.services.database.write(_shift, (GRACE_S + LEASE_S) * 1_000_000)
         collect_garbage(walk)
-    assert list(check(walk.services.database, walk.services.blobs, read=True)) == []
-    assert [blob.key for blob in walk.services.blobs.list()] == []
+    sweep(walk.services.database, walk.services.blobs)
+    problems = list(check(walk.services.database, walk.services.blobs, read=True))
+    assert not problems, problems
+    left = [blob.key for blob in walk.services.blobs.list()]
+    assert not left, left
     for table in (tables.packs, tables.chunks, tables.objects, tables.manifests, tables.versions, tables.doomed_blobs):
         query = sa.select(sa.func.count()).select_from(table)
         assert walk.services.database.read(lambda connection, query=query: connection.execute(query).scalar()) == 0
