@@ -11,6 +11,9 @@ use crate::{
     object::columns,
 };
 
+/// Offset, digest and length of a chunk.
+type Piece = (u64, Name, u32);
+
 /// The packs of some chunks of a store's objects, built one by one, by any threads.
 #[pyclass(frozen, module = "t9k.em._engine")]
 pub struct PackPlan {
@@ -22,14 +25,9 @@ pub struct PackPlan {
 impl PackPlan {
     #[new]
     #[pyo3(signature = (store, wanted, limit_bytes=16_777_216))]
-    fn new(
-        py: Python<'_>,
-        store: StoreArg,
-        wanted: Vec<(Name, Vec<(u64, Name, u32)>)>,
-        limit_bytes: u64,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, store: StoreArg, wanted: Vec<(Name, Vec<Piece>)>, limit_bytes: u64) -> PyResult<Self> {
         detached(py, || {
-            let piece = |(offset, digest, bytes): (u64, Name, u32)| (offset, digest.0, bytes);
+            let piece = |(offset, digest, bytes): Piece| (offset, digest.0, bytes);
             let wanted: Vec<(Digest, Vec<pack::plan::Piece>)> = wanted
                 .into_iter()
                 .map(|(object, pieces)| (object.0, pieces.into_iter().map(piece).collect()))
