@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import pty
 import subprocess
@@ -58,6 +59,19 @@ def test_help_shows_every_verb_and_imports_none() -> None:
         assert f" {module}\n" not in done.stderr
 
 
+def modules(*command: str) -> set[str]:
+    """What a process imports."""
+    profile = subprocess.run(["env", "PYTHONPROFILEIMPORTTIME=1", *command], check=True, capture_output=True, text=True)
+    return {line.rpartition("|")[2].strip() for line in profile.stderr.splitlines()}
+
+
+def test_help_imports_few_modules_besides_click() -> None:
+    """They are counted, because the machine decides the time; `--help` needs 66, most of them click's."""
+    needed = modules(*EM, "--help") - modules(sys.executable, "-c", "import runpy")
+    assert "t9k.em.cli.group" in needed
+    assert len(needed) < 90, sorted(needed)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_verb_has_help_examples_and_exit_codes(verb: str) -> None:
     command = importlib.import_module(f"t9k.em.cli.{MODULES.get(verb, verb)}").command
@@ -69,6 +83,35 @@ def test_verb_has_help_examples_and_exit_codes(verb: str) -> None:
     done = em_output(verb, "--help")
     assert all(f"\n  {example}\n" in done.stdout for example in command.examples)
     assert "Exit codes: 0 " in done.stdout
+
+
+def test_verbs_of_the_store_print_json_and_exit_as_documented(directory: Path) -> None:
+    """On pipes JSON is all there is; problems and errors exit with 1, wrong calls with 2, and say so on stderr."""
+    (directory / "a").mkdir()
+    (directory / "a" / "1").write_text("one")
+    added = em_output("add", "a", "--name", "x", "--json")
+    local = json.loads(added.stdout)["metadata"]["local"]
+    calls = [("ls",), ("ls", local), ("show", local), ("verify",), ("verify", local), ("du",), ("diff", local, local)]
+    for call in [*calls, ("hash", "a"), ("gc", "--dry-run"), ("gc",)]:
+        done = em_output(*call, "--json")
+        assert (done.returncode, done.stderr) == (0, ""), call
+        json.loads(done.stdout)
+    for verb in ("add", "ls", "show", "verify", "du", "diff", "hash", "gc"):
+        done = em_output(verb, "--no-such-option")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "No such option" in done.stderr
+    assert em_output("add", "nowhere").returncode == em_output("hash", "nowhere").returncode == 2
+    for call in [("ls", "nowhere"), ("show", "nowhere"), ("verify", "nowhere"), ("diff", local, "nowhere")]:
+        done = em_output(*call, "--json")
+        assert (done.returncode, done.stdout) == (1, ""), call
+        assert done.stderr.startswith("Error: ")
+        assert done.stderr.count("\n") <= 2, "the error, and perhaps what to do"
+    (stored,) = (path for path in (directory / ".em/store/objects").rglob("*") if path.is_file())
+    stored.chmod(0o644)
+    stored.write_text("two")
+    done = em_output("verify", "--json")
+    assert done.returncode == 1
+    assert [problem["kind"] for problem in json.loads(done.stdout)["problems"]] == ["damaged"]
 
 
 def test_unknown_verb_exits_2() -> None:
