@@ -522,3 +522,18 @@ def test_commit_of_ten_million_entries_is_refused_before_it_has_come(serving: Se
     assert refusal.startswith(b"HTTP/1.1 413 "), refusal
     assert b"10000000 entries" in refusal
     assert resident_mib(serving) - before < 64
+
+
+def test_number_of_a_deleted_version_is_not_used_again(uploader: Uploader) -> None:
+    node_id = uploader.upload(Content({}))["node"]["id"]
+    uploader.send([b"x"])
+
+    def next_number(name: str) -> int:
+        answer = uploader.commit(Content({name: [b"x"]}), artifact_id=node_id)
+        return int(answer.json()["version"])
+
+    assert [next_number("a"), next_number("b"), next_number("c")] == [2, 3, 4]
+    for number in (4, 2):
+        assert uploader.call("DELETE", f"/artifacts/{node_id}/versions/{number}").status_code == 204
+    assert [next_number("d"), next_number("e")] == [5, 6]
+    assert uploader.call("GET", f"/artifacts/{node_id}", params={"version": "4"}).status_code == 404

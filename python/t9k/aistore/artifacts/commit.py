@@ -315,7 +315,7 @@ def _place(connection: Connection, caller: Caller, wish: Wish, manifest: Any) ->
     if newest is not None and bytes(newest.digest) == wish.manifest_digest and not newest.bad_count:
         number, created = newest.number, False
     else:
-        number, created = (newest.number if newest is not None else 0) + 1, True
+        number, created = versions.next_number(connection, node_id), True
         versions.insert_version(
             connection,
             node_id=node_id,

@@ -13,6 +13,7 @@ from t9k.aistore.db.tables.artifacts import (
     BAD,
     aliases,
     commits,
+    deleted_numbers,
     manifest_objects,
     manifests,
     objects,
@@ -102,12 +103,22 @@ def insert_version(connection: Connection, **values: Any) -> None:
     connection.execute(sa.insert(versions).values(**values))
 
 
+def next_number(connection: Connection, node_id: str) -> int:
+    """The number of an artifact's next version, which none of it has or had."""
+    highest = (
+        sa.select(sa.func.max(versions.c.number).label("number")).where(versions.c.node_id == node_id),
+        sa.select(deleted_numbers.c.highest).where(deleted_numbers.c.node_id == node_id),
+    )
+    used = sa.union_all(*highest).subquery()
+    return (connection.execute(sa.select(sa.func.max(used.c.number))).scalar() or 0) + 1
+
+
 def copy_versions(connection: Connection, from_node_id: str, to_node_id: str) -> None:
     """Gives an artifact all versions and aliases of another one.
 
     Manifests and bytes are shared, by reference: they stay as long as either has them, whoever owns them.
     """
-    for table in (versions, aliases, retentions):
+    for table in (versions, aliases, retentions, deleted_numbers):
         columns = [column.name for column in table.columns]
         rows = sa.select(sa.literal(to_node_id), *(table.c[name] for name in columns[1:]))
         connection.execute(sa.insert(table).from_select(columns, rows.where(table.c.node_id == from_node_id)))
@@ -147,8 +158,13 @@ def pin(connection: Connection, node_id: str, number: int, *, pinned: bool) -> N
 
 
 def delete_version(connection: Connection, node_id: str, number: int) -> None:
-    """Removes a version and its aliases."""
+    """Removes a version and its aliases; its number is not used again."""
     connection.execute(sa.delete(versions).where(versions.c.node_id == node_id, versions.c.number == number))
+    statement = bulk.insert(connection, deleted_numbers).values(node_id=node_id, highest=number)
+    is_higher = deleted_numbers.c.highest < number
+    connection.execute(
+        statement.on_conflict_do_update(index_elements=["node_id"], set_={"highest": number}, where=is_higher)
+    )
 
 
 def retention(connection: Connection, node_id: str) -> Row[Any] | None:

@@ -141,6 +141,14 @@ aliases = Table(
     Index(None, "node_id", "number"),
 )
 
+# A number is never used twice: what `name:3` once named is not named so again.
+deleted_numbers = Table(
+    "artifact_deleted_numbers",
+    metadata,
+    Column("node_id", ForeignKey("nodes.id", ondelete="CASCADE"), primary_key=True),
+    Column("highest", sa.Integer, nullable=False),  # number of a version that was deleted
+)
+
 retentions = Table(
     "artifact_retentions",
     metadata,
