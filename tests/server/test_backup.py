@@ -84,8 +84,8 @@ def test_backup_from_sqlite_restores_into_postgresql(
         backups.restore(tmp_path / "backup", services.database, services.blobs)
     query = sa.text("SELECT current_schema()")
     empty = services.database.read(lambda connection: connection.execute(query).scalar_one())
-    services.database.write(lambda connection: connection.exec_driver_sql(f"DROP SCHEMA {empty} CASCADE"))
-    services.database.write(lambda connection: connection.exec_driver_sql(f"CREATE SCHEMA {empty}"))
+    anew = f"DROP SCHEMA {empty} CASCADE; CREATE SCHEMA {empty}"
+    services.database.write(lambda connection: connection.exec_driver_sql(anew))
     backups.restore(tmp_path / "backup", services.database, services.blobs)
     assert authenticate(services.database, account.key) == account.caller
     with TestClient(make_app(services)) as client:  # rows get numbers that no restored one has
