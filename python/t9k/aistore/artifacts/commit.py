@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,12 +84,22 @@ class MissingError(Refusal):
 
 @dataclass(frozen=True)
 class _Content:
-    """A manifest that came with a commit, checked as far as that needs no database."""
+    """A manifest that came with a commit, checked as far as that needs no database.
+
+    Attributes:
+        digest: Of the manifest.
+        data: The manifest.
+        names: Digests of its objects, each once, one behind the other: a third of what they take as a list.
+        sizes: Of the objects, as u64.
+        size_bytes: Of all of them.
+        tables: Chunk tables of some of them.
+    """
 
     digest: bytes
     data: memoryview
-    digests: list[bytes]
-    sizes: list[int]
+    names: bytes
+    sizes: bytes
+    size_bytes: int
     tables: dict[bytes, _Table]
 
 
@@ -171,14 +182,26 @@ def _parse(body: memoryview, manifest_digest: bytes) -> _Content | None:
         if engine.digest(manifest) != manifest_digest:
             raise integrity("the manifest is not that of manifest_digest")
         names, sizes = engine.manifest_objects(manifest)
-        digests, lengths = bulk.split(names), [length for (length,) in struct.iter_unpack("<Q", sizes)]
-        if sum(lengths) > MAX_SIZE_BYTES:
+        size_bytes = sum(size for (size,) in struct.iter_unpack("<Q", sizes))
+        if size_bytes > MAX_SIZE_BYTES:
             raise invalid(f"the objects of the manifest have more than {MAX_SIZE_BYTES} bytes")
-        size_of = dict(zip(digests, lengths, strict=True))
-        tables = {digest: _table(digest, data, size_of.get(digest)) for digest, data in _tables(rest)}
+        given = list(_tables(rest))
+        described = {digest for digest, _ in given}
+        rows = (row for part in _parts(names, sizes) for row in zip(*part, strict=True))
+        size_of = {digest: size for digest, size in rows if digest in described}
+        tables = {digest: _table(digest, data, size_of.get(digest)) for digest, data in given}
     except engine.EngineError as error:
         raise integrity(error.message, error.hint) from None
-    return _Content(manifest_digest, manifest, digests, lengths, tables)
+    return _Content(manifest_digest, manifest, names, sizes, size_bytes, tables)
+
+
+def _parts(names: bytes, sizes: bytes) -> Iterator[tuple[list[bytes], list[int]]]:
+    """Digests and sizes of a manifest's objects, as many at a time as one statement takes."""
+    count = len(sizes) // 8
+    for start in range(0, count, bulk.BATCH_ROWS):
+        rows = min(bulk.BATCH_ROWS, count - start)
+        digests = bulk.split(memoryview(names)[start * DIGEST_BYTES : (start + rows) * DIGEST_BYTES])
+        yield digests, list(struct.unpack_from(f"<{rows}Q", sizes, start * 8))
 
 
 def check_start(body: memoryview) -> None:
@@ -236,48 +259,62 @@ def _manifest(connection: Connection, domain: int, wish: Wish, content: _Content
         digest=content.digest,
         blob_key=key,
         manifest_bytes=len(content.data),
-        size_bytes=sum(content.sizes),
+        size_bytes=content.size_bytes,
         checking_count=checking,
         bad_count=0,
         created_us=now_us(),
     )
 
 
-def _objects(connection: Connection, domain: int, content: _Content) -> tuple[list[int], int]:
+def _objects(connection: Connection, domain: int, content: _Content) -> tuple[array[int], int]:
     """Numbers of the manifest's objects, all known or described by chunks that are there; how many are described."""
-    found = _known(connection, domain, content, range(len(content.digests)))
-    rest = [at for at in range(len(content.digests)) if at not in found]
-    single = [at for at in rest if content.digests[at] not in content.tables]
+    numbers, checking, missing = array("q"), 0, list[bytes]()
+    for digests, sizes in _parts(content.names, content.sizes):
+        found, described, gone = _part_objects(connection, domain, digests, sizes, content.tables)
+        missing.extend(gone)
+        checking += described
+        if not missing:
+            numbers.extend(found[at] for at in range(len(digests)))
+    if missing:
+        names = list(dict.fromkeys(missing))
+        raise MissingError(
+            f"{len(names)} of the objects and chunks that the manifest needs are not there",
+            [digest.hex() for digest in names[:MAX_MISSING_NAMED]],
+        )
+    return numbers, checking
+
+
+def _part_objects(
+    connection: Connection, domain: int, digests: list[bytes], sizes: list[int], tables: dict[bytes, _Table]
+) -> tuple[dict[int, int], int, list[bytes]]:
+    """Numbers of some objects by their index, how many of them are described, and the digests of what is missing."""
+    found = _known(connection, domain, digests, sizes, range(len(digests)))
+    rest = [at for at in range(len(digests)) if at not in found]
+    single = [at for at in rest if digests[at] not in tables]
     if single:
         for at in single:
-            if content.sizes[at] == 0 and content.digests[at] == EMPTY:
+            if sizes[at] == 0 and digests[at] == EMPTY:
                 objects.put_empty(connection, domain, EMPTY, now_us())
-        digests, sizes = [content.digests[at] for at in single], [content.sizes[at] for at in single]
-        objects.put_single(connection, domain, digests, sizes, now_us())
-        found |= _known(connection, domain, content, single)
-    missing = [content.digests[at] for at in single if at not in found]
-    described = [at for at in rest if content.digests[at] in content.tables]
+        objects.put_single(connection, domain, [digests[at] for at in single], [sizes[at] for at in single], now_us())
+        found |= _known(connection, domain, digests, sizes, single)
+    missing = [digests[at] for at in single if at not in found]
+    described = [at for at in rest if digests[at] in tables]
     for at in described:
-        digest = content.digests[at]
-        found[at], gone = _described(connection, domain, digest, content.tables[digest])
+        found[at], gone = _described(connection, domain, digests[at], tables[digests[at]])
         missing.extend(gone)
-    if missing:
-        named = list(dict.fromkeys(digest.hex() for digest in missing))
-        raise MissingError(
-            f"{len(named)} of the objects and chunks that the manifest needs are not there", named[:MAX_MISSING_NAMED]
-        )
-    return [found[at] for at in range(len(content.digests))], len(described)
+    return found, len(described), missing
 
 
-def _known(connection: Connection, domain: int, content: _Content, which: Any) -> dict[int, int]:
-    """Those of some objects that were hashed whole, by their index in the manifest."""
-    places = list(which)
+def _known(
+    connection: Connection, domain: int, digests: list[bytes], sizes: list[int], places: Sequence[int]
+) -> dict[int, int]:
+    """Those of some objects that were hashed whole, by their index."""
     found: dict[int, int] = {}
-    for row in objects.complete(connection, domain, [content.digests[at] for at in places]):
+    for row in objects.complete(connection, domain, [digests[at] for at in places]):
         at = places[row.position]
-        if row.size_bytes != content.sizes[at]:
-            name = content.digests[at].hex()
-            raise integrity(f"object {name} has {row.size_bytes} bytes, and {content.sizes[at]} in the manifest")
+        if row.size_bytes != sizes[at]:
+            name = digests[at].hex()
+            raise integrity(f"object {name} has {row.size_bytes} bytes, and {sizes[at]} in the manifest")
         found[at] = min(row.id, found.get(at, row.id))
     return found
 
