@@ -1,7 +1,7 @@
 """Listings use their indices: in a folder of many nodes, a page at any depth reads as much as the first.
 
-Counted, not timed: steps of SQLite's virtual machine, and blocks that PostgreSQL reads. A million nodes take a minute of
-each core and more: `AISTORE_LISTED_NODES=1000000` has them.
+Counted, not timed: steps of SQLite's virtual machine, and blocks that PostgreSQL reads. A million nodes take minutes:
+`AISTORE_LISTED_NODES=1000000` has them.
 """
 
 from __future__ import annotations
