@@ -59,6 +59,7 @@ def test_room_is_given_in_the_order_of_asking_and_back_after_a_cancel() -> None:
 
 def test_slow_body_goes_on_alone_and_gives_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(bodies, "WATCH_EVERY_S", 0.01)
 
     async def main() -> None:
         _App.state.room = Room(100)
@@ -76,6 +77,28 @@ def test_slow_body_goes_on_alone_and_gives_way_to_others(monkeypatch: pytest.Mon
         with pytest.raises(Refusal, match="too slowly") as refused:
             await other
         assert refused.value.kind == "transfer"
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_silent_body_gives_way_to_others_and_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.01)
+    monkeypatch.setattr(bodies, "WATCH_EVERY_S", 0.005)
+
+    async def main() -> None:
+        _App.state.room = Room(100)
+
+        async def dead() -> None:
+            async with body(request_of(b"x" * 99, b"x", delay_s=3600), 100):
+                pass
+
+        other = asyncio.create_task(dead())
+        await asyncio.sleep(0.1)
+        assert not other.done()  # nobody waits
+        async with body(request_of(b"y" * 100), 100) as data:
+            assert bytes(data) == b"y" * 100
+        with pytest.raises(Refusal, match="too slowly"):
+            await other
 
     asyncio.run(asyncio.wait_for(main(), 10))
 

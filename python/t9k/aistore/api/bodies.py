@@ -1,14 +1,13 @@
 """Long bodies: capped, counted against what the process may hold, and not held up by slow clients.
 
-A body is read when there is room for all of it; until then it stays with its sender. Who sends slower than
-`MIN_BYTES_PER_S` while others wait for room gives it up.
+A body is read when there is room for all of it; until then it stays with its sender. Who sends nothing for `SILENCE_S`,
+or slower than `MIN_BYTES_PER_S`, while others wait for room gives it up.
 """
 
 from __future__ import annotations
 
 import asyncio
 import mmap
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,6 +25,11 @@ MIN_SHARED_BYTES = 1 << 20
 
 PATIENCE_S = 10.0
 """So long a body may take whatever its rate."""
+
+SILENCE_S = 3.0
+"""So long nothing need come: longer than it takes to send a lost packet again. Who died leaves room after it."""
+
+WATCH_EVERY_S = 0.5
 
 WAIT_S = 60.0
 """So long a request waits for room."""
@@ -113,6 +117,36 @@ class Room:
             self._waiting.popleft()
 
 
+class _Watch:
+    """Looks now and then how a body comes, and ends its reading if that is too slow while others wait for room."""
+
+    def __init__(self, room: Room, limit: asyncio.Timeout) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._room = room
+        self._limit = limit
+        self._bytes = 0
+        self._began = self._heard = self._loop.time()
+        self._timer = self._loop.call_later(WATCH_EVERY_S, self._look)
+
+    def arrived(self, count: int) -> None:
+        """Some bytes have come."""
+        self._bytes += count
+        self._heard = self._loop.time()
+
+    def stop(self) -> None:
+        """Looks no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        took_s = now - self._began
+        is_slow = took_s > PATIENCE_S and self._bytes < MIN_BYTES_PER_S * took_s
+        if self._room.is_wanted and (is_slow or now - self._heard > SILENCE_S):
+            self._limit.reschedule(now)
+        else:
+            self._timer = self._loop.call_later(WATCH_EVERY_S, self._look)
+
+
 class _Taker:
     """Hands a body on in pieces, one at a time and in a thread, while the rest of it arrives."""
 
@@ -196,18 +230,25 @@ async def _read(
     taker: _Taker | None = None,
 ) -> int:
     """Reads a body into `data`; answers its bytes."""
-    at, began = 0, time.monotonic()
+    at = 0
     try:
-        async for part in request.stream():
-            if at + len(part) > cap:
-                raise too_long
-            data[at : at + len(part)] = part
-            at += len(part)
-            if taker is not None and isinstance(data, memoryview):
-                taker.offer(data[:at])
-            took = time.monotonic() - began
-            if took > PATIENCE_S and room.is_wanted and at < MIN_BYTES_PER_S * took:
-                raise Refusal("transfer", "the body came too slowly while others waited", hint="try again later")
+        async with asyncio.timeout(None) as limit:
+            watch = _Watch(room, limit)
+            try:
+                async for part in request.stream():
+                    if at + len(part) > cap:
+                        raise too_long
+                    data[at : at + len(part)] = part
+                    at += len(part)
+                    watch.arrived(len(part))
+                    if taker is not None and isinstance(data, memoryview):
+                        taker.offer(data[:at])
+            finally:
+                watch.stop()
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise Refusal("transfer", "the body came too slowly while others waited", hint="try again later") from None
     except ClientDisconnect:
         raise HTTPException(400, "the body ended early") from None
     return at
