@@ -216,7 +216,7 @@ def test_tail_is_interrupted_without_a_traceback(
         assert json.loads(tail.stdout.readline()) == {
             "log": f"started {Path('.em/runs').resolve()}/{os.listdir('.em/runs')[0]}"
         }
-        assert interrupt(tail) == (130, "\n")
+        assert interrupt(tail) == (130, "\nInterrupted\n")
 
 
 def test_pipes_in_the_place_of_files_are_not_waited_for(directory: Path) -> None:
