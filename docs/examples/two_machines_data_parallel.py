@@ -5,6 +5,7 @@
 
 Each rank computes the gradient of its part of a batch, and all take the step with the mean of these. The launcher below
 sets what torchrun sets, which may start the script too. With PyTorch, torch.distributed takes the place of `Ranks`.
+Data and checkpoints are those of two_machines.py, which lies beside.
 """
 
 import argparse
@@ -16,12 +17,10 @@ import time
 from multiprocessing.connection import Client, Listener
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 from t9k import em
 from t9k.em.integrations.rank import is_rank_zero
 from tensorboard.summary import Writer
-
-BATCH, FEATURES = 32, 1000
+from two_machines import BATCH, FEATURES, get_dataset, load_checkpoint, save_checkpoint
 
 
 class Ranks:
@@ -61,20 +60,6 @@ class Ranks:
         return self.broadcast(sum((other.recv() for other in self.others), array) / np.float32(self.size))
 
 
-def get_dataset(folder: str) -> em.Artifact:
-    """The one on the server; the first call makes it."""
-    try:
-        return em.load_artifact(f"{folder}/dataset")
-    except RuntimeError:  # there is none yet
-        random = np.random.default_rng(0)
-        x = random.standard_normal((256, FEATURES), dtype=np.float32)
-        np.savez("dataset.npz", x=x, y=x @ random.standard_normal(FEATURES, dtype=np.float32))
-        dataset = em.create_artifact(name="dataset", description="random points and a linear function of them")
-        dataset.add_file("dataset.npz")
-        dataset.upload(folder, make_folder=True)
-        return dataset
-
-
 class Record:
     """What rank 0 does besides training."""
 
@@ -84,10 +69,7 @@ class Record:
         self.first = 0
         if resume:
             self.run = em.load_run(f"{folder}/data_parallel", auto_upload=True)
-            marked = [mark for mark in self.run.associations["outputs"] if mark["name"].startswith("checkpoint-")]
-            checkpoint = em.load_artifact(marked[-1].get("local") or marked[-1]["path"])
-            self.state = load_file(f"{checkpoint.local}/state.safetensors")
-            self.first = int(checkpoint.name.removeprefix("checkpoint-"))
+            self.state, self.first = load_checkpoint(self.run)
         else:
             self.run = em.create_run(
                 name="data_parallel", hparams={"lr": 1e-4}, auto_upload=True, folder=folder, make_folder=True
@@ -101,13 +83,6 @@ class Record:
         """Of all ranks."""
         self.run.log("train", {"loss": loss}, step=step)
         self.writer.add_scalar("loss", loss, step)
-
-    def keep(self, state: dict[str, np.ndarray], step: int) -> None:
-        """A checkpoint, which goes up while training goes on."""
-        save_file(state, "state.safetensors", metadata={"step": str(step)})
-        checkpoint = em.create_artifact(name=f"checkpoint-{step}", labels=["checkpoint"])
-        checkpoint.add_file("state.safetensors")
-        self.run.mark_output(checkpoint)
 
     def finish(self) -> None:
         """Sends the rest."""
@@ -135,7 +110,7 @@ def train(arguments: argparse.Namespace) -> None:
         if record:
             record.log(loss, step)
             if step % 10 == 0:
-                record.keep(state, step)
+                save_checkpoint(record.run, state, step)
     if record:
         record.finish()
 

@@ -16,7 +16,8 @@ import pytest
 from harness import Serving
 from proxy import Proxy, proxied
 from t9k import em
-from t9k.em.client import connection, runs
+from t9k.em import _engine
+from t9k.em.client import artifacts, connection, runs
 from t9k.em.errors import ConflictError, NotFoundError, TransferError
 from t9k.em.sync import state as states
 from t9k.em.sync.push import Push
@@ -221,6 +222,27 @@ def test_artifact_that_cannot_be_sent_keeps_nothing_else_back(
     run.upload(folder)
     there = runs.get(connection.connected(), state_of(run.local).node_id, "x")
     assert [mark["path"] for mark in there["metadata"]["associations"]["outputs"]] == [f"/admin/{folder}/things"]
+
+
+def test_artifact_whose_path_another_one_has_taken_is_sent_again(logged_in: Path, folder: str) -> None:
+    artifact = make_artifact(make_tree(logged_in / "tree", small=1))
+    artifact.upload(folder, make_folder=True)
+    session = connection.connected()
+    path = f"/{session.user}/{folder}/{artifact.name}"
+    session.request("DELETE", f"/nodes/{artifacts.resolve(session, path).node_id}", "x")
+    other = em.create_artifact(name=artifact.name)
+    Path("other").write_text("other")
+    other.add_file("other")
+    other.upload(folder)
+    assert other.remote[-1]["path"] == path
+    run = em.create_run(name="trained")
+    run.mark_output(artifact)
+    run.finish()
+    run.upload(folder)
+    there = runs.get(session, state_of(run.local).node_id, "x")
+    (mark,) = there["metadata"]["associations"]["outputs"]
+    assert mark["path"] != path
+    assert artifacts.resolve(session, mark["path"]).manifest_digest == _engine.manifest_digest(artifact.local)
 
 
 def test_loading_a_live_run_elsewhere_does_not_end_it(

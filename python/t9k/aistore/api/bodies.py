@@ -194,10 +194,8 @@ async def body(
     declared = request.headers.get("content-length", "")
     length = int(declared[:20]) if declared.isascii() and declared.isdecimal() else None
     if length is None and cap > MAX_PACK_BYTES:
-        cap, too_long = (
-            MAX_PACK_BYTES,
-            HTTPException(411, f"a body of more than {MAX_PACK_BYTES} bytes tells its length"),
-        )
+        cap = MAX_PACK_BYTES
+        too_long = HTTPException(411, f"a body of more than {MAX_PACK_BYTES} bytes tells its length")
     if length is not None and length > cap:
         raise too_long
     room: Room = request.app.state.room

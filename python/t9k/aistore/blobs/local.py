@@ -125,9 +125,8 @@ class LocalBlobWriter:
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest) :]
-        if hasattr(
-            os, "posix_fadvise"
-        ):  # Linux starts to write what it is told to forget, and forgets only clean pages
+        if hasattr(os, "posix_fadvise"):
+            # Linux starts to write what it is told to forget, and forgets only clean pages.
             os.posix_fadvise(descriptor, self._size_bytes, len(data), os.POSIX_FADV_DONTNEED)
         self._size_bytes += len(data)
 
