@@ -97,10 +97,11 @@ class Model:
         node.parent, node.name = where.id, name
 
     def followed(self, user: str, node: Node) -> Node | None:
-        """What a node stands for: itself, or what a shortcut leads to if the user may see that."""
+        """What a node stands for: itself, or what a shortcut leads to if the user may see both."""
         if node.kind != "Shortcut":
             return node
         target = self.nodes.get(node.target or "")
-        if target is None or not self.is_live(target) or self.access(user, target) == Access.NONE:
-            return None
-        return target
+        is_seen = target is not None and all(
+            self.is_live(one) and self.access(user, one) > Access.NONE for one in (node, target)
+        )
+        return target if is_seen else None

@@ -103,10 +103,6 @@ def upload(walk: Walk) -> None:
                     raise Refused("conflict")
                 wish["skipped"] = there.id
                 return
-        if not target.make_folder:  # asked for, too; a shortcut that the user may not see is not there
-            there, missing = walk.world.at(user, path[1:].split("/"))
-            if there is None or missing or walk.world.access(user, there) == Access.NONE:
-                raise Refused("not_found")
         folder, missing = walk.world.folder_for(user, path, make=target.make_folder)
         wish["folder"], wish["missing"], wish["name"] = folder, missing, artifact.name
         there = None if missing else walk.world.child(folder, artifact.name)

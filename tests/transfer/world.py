@@ -80,10 +80,10 @@ class World(Model):
         if node is None:
             raise Refused("not_found")
         self.need(user, node, Access.VIEW if missing and not make else Access.EDIT)
-        if node.kind != "Folder":
-            raise Refused("conflict")
         if missing and not make:
             raise Refused("not_found")
+        if node.kind != "Folder":
+            raise Refused("conflict")
         return node, missing
 
     def throw_away(self, node: Node, now_s: float) -> None:

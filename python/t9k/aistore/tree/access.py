@@ -97,15 +97,17 @@ def walk(connection: nodes.Connection, caller: Caller, path: str) -> tuple[Node 
 
 
 def target_of(connection: nodes.Connection, caller: Caller, node: Node) -> Node | None:
-    """What a node stands for: itself, or what the shortcut leads to if the caller may see that, else None."""
+    """What a node stands for: itself, or what the shortcut leads to if the caller may see both, else None."""
     if node.kind != "Shortcut":
         return node
     target = nodes.by_id(connection, node.target_id)
-    if target is None:
-        return None
-    chain = nodes.ancestors(connection, target.id)
-    is_seen = _access(connection, caller, chain) >= Access.VIEW and all(row.trashed_us is None for row in chain)
+    is_seen = target is not None and all(_is_seen(connection, caller, one.id) for one in (node, target))
     return target if is_seen else None
+
+
+def _is_seen(connection: nodes.Connection, caller: Caller, node_id: str) -> bool:
+    chain = nodes.ancestors(connection, node_id)
+    return _access(connection, caller, chain) >= Access.VIEW and all(row.trashed_us is None for row in chain)
 
 
 def check_access(connection: nodes.Connection, caller: Caller, node: Node, need: Access, what: str) -> Node:

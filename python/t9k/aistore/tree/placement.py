@@ -94,10 +94,10 @@ def folder_at(connection: nodes.Connection, caller: Caller, path: str, *, make: 
     if node is None:
         raise not_found(f"there is no folder {path}")
     check_access(connection, caller, node, Access.VIEW if missing and not make else Access.EDIT, path)
-    if node.kind != "Folder":
-        raise conflict(f"{node.name} on the way of {path} is a {node.kind}, not a Folder", hint="use another path")
     if missing and not make:
         raise not_found(f"there is no folder {path}", hint="make it first, or ask for it to be made")
+    if node.kind != "Folder":
+        raise conflict(f"{node.name} on the way of {path} is a {node.kind}, not a Folder", hint="use another path")
     for name in missing:
         made = add_node(connection, node, "Folder", name)
         node = nodes.by_id(connection, made)
