@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from t9k.aistore.artifacts.check import check
 from t9k.aistore.artifacts.gc import Collected, collect, sweep
 from t9k.aistore.artifacts.verification import check_objects
 from t9k.aistore.cli import main
-from t9k.aistore.db import dump
+from t9k.aistore.db import dump, garbage
 from t9k.aistore.db.tables import artifacts as tables
 from t9k.aistore.db.tables import tree
 from t9k.aistore.services import Services
@@ -157,6 +158,36 @@ def test_deletion_of_bytes_that_was_cut_short_is_finished(
     assert list(check(services.database, services.blobs)) == []
     run(services)
     assert blobs(services) == 0
+
+
+@pytest.mark.parametrize("collects", [False, True], ids=["doomed", "deleted"])
+@pytest.mark.parametrize("kind", ["manifests", "packs"])
+def test_sweep_of_a_blob_that_an_upload_is_about_to_name_loses_nothing(
+    uploader: Uploader, services: Services, monkeypatch: pytest.MonkeyPatch, kind: str, collects: bool
+) -> None:
+    swept: list[str] = []
+    write = services.database.write
+
+    def sweep_first(work: Any, *args: Any) -> Any:
+        # The machine slept for a day between the blob and its row.
+        keys = [blob.key for blob in services.blobs.list(kind) if blob.key not in swept]
+        if keys and not swept:
+            swept.extend(keys)
+            if collects:
+                monkeypatch.setattr(services.database, "write", write)
+                assert sweep(services.database, services.blobs, older_than_us=-1_000_000) == len(keys)
+            else:
+                assert write(garbage.doom_orphans, keys) == len(keys)
+        return write(work, *args)
+
+    monkeypatch.setattr(services.database, "write", sweep_first)
+    node_id = uploader.upload(ONE)["node"]["id"]
+    assert swept
+    for _ in range(2):
+        run(services)
+        assert services.blobs.size(swept[0]) is None
+        assert uploader.download(node_id)
+        assert list(check(services.database, services.blobs, read=True)) == []
 
 
 def test_sweep_takes_old_blobs_without_a_row(uploader: Uploader, services: Services) -> None:

@@ -161,10 +161,10 @@ def upload_version(walk: Walk) -> None:
     if sent is None:
         return
     versions = walk.world.versions[node.id]
-    made = version(walk, machine, local, versions.latest.number + 1)
+    made = version(walk, machine, local, versions.highest + 1)
     assert sent.is_created == (made.manifest != versions.latest.manifest)
     if sent.is_created:
-        versions.all.append(made)
+        versions.add(made)
 
 
 def load(walk: Walk) -> None:

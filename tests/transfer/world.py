@@ -30,8 +30,13 @@ class Versions:
 
     all: list[Version] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
+    highest: int = 1  # number that any of them has or had
     keep_last: int | None = None
     ttl_s: int | None = None
+
+    def add(self, version: Version) -> None:
+        self.all.append(version)
+        self.highest = version.number
 
     @property
     def latest(self) -> Version:

@@ -11,7 +11,7 @@ from typing import Any
 
 from t9k.aistore import engine
 from t9k.aistore.accounts.caller import Caller
-from t9k.aistore.artifacts.packs import blob_key, discard
+from t9k.aistore.artifacts.packs import blob_key, discard, is_lost
 from t9k.aistore.artifacts.versions import artifact_for, check_alias, put_alias
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.clock import now_us
@@ -134,7 +134,9 @@ def commit(
     content = _parse(body, wish.manifest_digest)
     key: str | None = None
 
-    def work(connection: Connection) -> Committed:
+    def work(connection: Connection) -> Committed | None:
+        if key is not None and is_lost(connection, blobs, key):
+            return None
         before = versions.answered(connection, caller.user_id, wish.key)
         if before is not None:
             if bytes(before.manifest_digest) != wish.manifest_digest:
@@ -157,14 +159,16 @@ def commit(
         )
         return committed
 
-    if content is not None:
-        key = blob_key("manifests")
-        blobs.put_if_absent(key, content.data)
-    try:
-        committed = database.write(work)
-    except Refusal:
-        discard(blobs, key)
-        raise
+    committed = None
+    while committed is None:  # again if a sweep took the blob for one of an upload that died
+        if content is not None:
+            key = blob_key("manifests")
+            blobs.put_if_absent(key, content.data)
+        try:
+            committed = database.write(work)
+        except Refusal:
+            discard(blobs, key)
+            raise
     if key is not None and not database.read(versions.has_manifest_blob, key):
         discard(blobs, key)
     return committed

@@ -141,15 +141,16 @@ def _ranges(database: Database, what: str, step: int) -> Iterator[tuple[int, int
 
 
 def sweep(database: Database, blobs: BlobStore, older_than_us: int = ORPHAN_AGE_US) -> int:
-    """Deletes blobs that no row names and that no upload in flight can be about to name; answers how many.
+    """Deletes blobs that no row names and that are too old for an upload in flight; answers how many.
 
-    Reads the whole listing. Temporaries of uploads that died go too.
+    Reads the whole listing. Temporaries of uploads that died go too. An upload that was in flight all the same, because
+    the machine slept or a clock jumped, finds that when it is about to name its blob, and stores it again.
     """
     before_us = now_us() - older_than_us
     count = blobs.sweep(before_us)
     old = (blob.key for blob in blobs.list() if blob.changed_us < before_us)
     while keys := list(itertools.islice(old, _ROWS)):
-        for key in database.read(garbage.orphans, keys):
-            blobs.delete(key)
-            count += 1
+        count += database.write(garbage.doom_orphans, keys)
+    for _ in _bytes(database, blobs):
+        pass
     return count

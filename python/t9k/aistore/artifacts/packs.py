@@ -15,7 +15,7 @@ from t9k.aistore.artifacts import leases
 from t9k.aistore.artifacts.versions import Version, find_version
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.clock import new_id, now_us
-from t9k.aistore.db import Database, packs
+from t9k.aistore.db import Database, garbage, packs
 from t9k.aistore.db import leases as lease_rows
 from t9k.aistore.db.nodes import Connection
 from t9k.aistore.errors import Refusal, integrity, not_found
@@ -77,7 +77,7 @@ class Intake:
             held = leases.hold(connection, self._caller, domain, self._lease, self._lease_s)
             pack = packs.by_digest(connection, domain, self._digest)
             if pack is None:
-                if self._key is None:
+                if self._key is None or is_lost(connection, self._blobs, self._key):
                     return None
                 pack_id = packs.insert(connection, domain, self._digest, self._key, len(data), now_us())
             else:
@@ -89,14 +89,13 @@ class Intake:
 
         try:
             stored = self._database.write(work)
-            if stored is None:  # it was collected between the look and the transaction
+            while stored is None:  # the pack was collected since the look, or the blob taken for one of a dead upload
                 self._key = blob_key("packs")
                 self._blobs.put_if_absent(self._key, data)
                 stored = self._database.write(work)
         except Refusal:
             discard(self._blobs, self._key)
             raise  # after any other error the rows may be there: the collector finds out
-        assert stored is not None  # the transaction had a key
         if not stored[0]:
             discard(self._blobs, self._key)
         return stored
@@ -137,6 +136,14 @@ def discard(blobs: BlobStore, key: str | None) -> None:
     if key is not None:
         with suppress(OSError):
             blobs.delete(key)
+
+
+def is_lost(connection: Connection, blobs: BlobStore, key: str) -> bool:
+    """Whether a sweep took a blob that no row names for one of an upload that died: then no row may name it any more.
+
+    In this order: what is not doomed when the transaction begins is either there, and stays, or was deleted before.
+    """
+    return garbage.is_doomed(connection, key) or blobs.size(key) is None
 
 
 def _verified(digest: bytes, data: memoryview) -> bytes:

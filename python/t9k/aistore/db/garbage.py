@@ -130,6 +130,20 @@ def forget_blob(connection: Connection, key: str) -> None:
     connection.execute(sa.delete(doomed_blobs).where(doomed_blobs.c.blob_key == key))
 
 
+def doom_orphans(connection: Connection, keys: Sequence[str]) -> int:
+    """Dooms those of these blobs that no row names; answers how many."""
+    found = orphans(connection, keys)
+    if found:
+        connection.execute(sa.insert(doomed_blobs), [{"blob_key": key} for key in found])
+    return len(found)
+
+
+def is_doomed(connection: Connection, key: str) -> bool:
+    """Whether a blob is about to be deleted: then no row may name it."""
+    query = sa.select(doomed_blobs.c.blob_key).where(doomed_blobs.c.blob_key == key)
+    return connection.execute(query).first() is not None
+
+
 def orphans(connection: Connection, keys: Sequence[str]) -> list[str]:
     """Those of these blobs that no row names."""
     batch = bulk.table_of(connection, key=(sa.Text, keys))
