@@ -47,6 +47,28 @@ def test_adds_lists_verifies_and_reports_damage(run) -> None:
     assert "damaged" in report
 
 
+def test_add_of_several_makes_all_or_no_artifact(run, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo("pipe")
+    Path("b").mkdir()
+    Path("b/gone").symlink_to("nowhere")
+    for bad in ("pipe", "b"):
+        with pytest.raises(SystemExit) as exit_info:
+            main(["add", "a", bad, "a/1.txt"])
+        assert exit_info.value.code == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert f"{bad} cannot be added, so no artifact was made" in said.err
+        assert list(Path(".em/artifacts").iterdir()) == []
+    # What was stored is used by the next try, or reclaimed.
+    stored = {path: path.stat().st_ino for path in Path(".em/store/objects").glob("??/*")}
+    assert len(stored) == 2
+    code, local = run("add", "a")
+    assert code == 0
+    assert {path: path.stat().st_ino for path in Path(".em/store/objects").glob("??/*")} == stored
+    shutil.rmtree(local.strip())
+    assert json.loads(run("gc", "--older-than", "0s", "--json")[1])["deleted_objects"] == 2
+
+
 def test_gc_reclaims_what_a_deleted_artifact_had(run) -> None:
     kept, gone = em.create_artifact("kept"), em.create_artifact("gone")
     kept.add_file("a/1.txt")

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -144,6 +145,28 @@ def test_interrupt_exits_130_without_a_traceback(
                 break
             time.sleep(0.01)
         assert interrupt(process) == (130, b"\nInterrupted\n")
+
+
+def test_interrupted_add_makes_no_artifact(directory: Path) -> None:
+    Path("small").mkdir()
+    Path("small/file").write_text("one")
+    with Path("long").open("wb") as file:
+        file.truncate(64 << 30)  # costs no disk, and takes long to read
+    with subprocess.Popen(
+        [*EM, "add", "small", "long"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as adding:
+        while not list(Path(".em/artifacts").glob("*/small/file")) or not list(
+            Path(".em/store/objects").glob("??/.tmp-*")
+        ):
+            assert adding.poll() is None
+            time.sleep(0.01)
+        adding.send_signal(signal.SIGINT)
+        out, err = adding.communicate()
+    assert (adding.returncode, out) == (130, "")
+    assert "Interrupted; no artifact was made" in err
+    assert "Traceback" not in err
+    assert list(Path(".em/artifacts").iterdir()) == []
+    assert list(Path(".em/store/objects").glob("??/.tmp-*")) == list(Path(".em/store/leases").iterdir()) == []
 
 
 def test_colour_is_for_terminals_and_off_by_no_color() -> None:

@@ -144,6 +144,42 @@ def test_loading_never_undoes_a_running_add() -> None:
     assert contents(artifact) == expected
 
 
+def test_readers_of_an_artifact_that_eight_add_to_see_it_grow_and_whole() -> None:
+    expected = overlapping(8)
+    artifact = em.create_artifact("x")
+    stop = mmap.mmap(-1, 1)
+
+    def read() -> None:
+        seen: set[str] = set()
+        while not stop[0]:
+            loaded = em.load_artifact(artifact.local)
+            entries = {entry["path"]: entry["digest"].removeprefix("blake3:") for entry in loaded.objects}
+            assert seen <= set(entries), "an entry was lost"
+            seen = set(entries)
+            for path, digest in entries.items():
+                data = Path(loaded.local, path).read_bytes()
+                assert blake3(data).hexdigest() == digest
+                assert data == expected[path.partition("/")[2]]
+
+    def add(number: int) -> None:
+        loaded = em.load_artifact(artifact.local)
+        for turn in range(max(2, POINTS // 10)):
+            loaded.add_dir(f"t{number}", f"{turn}/t{number}")
+
+    readers = [Child(read), Child(read)]
+    for reader in readers:
+        reader.go()
+    try:
+        together([Child(lambda number=number: add(number)) for number in range(8)])
+    finally:
+        stop[0] = 1
+        ended = [reader.join() for reader in readers]
+    assert [end.message for end in ended if not end.ok] == []
+    turns = range(max(2, POINTS // 10))
+    assert contents(artifact) == {f"{turn}/{path}": data for turn in turns for path, data in expected.items()}
+    assert leftovers(artifact) == problems(artifact) == problems() == []
+
+
 def test_gc_beside_gc() -> None:
     """Each object is deleted by one of them, and neither fails for what the other did."""
     for _ in range(5):

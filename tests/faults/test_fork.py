@@ -13,14 +13,14 @@ import pytest
 from t9k import em
 from t9k.em import _engine
 
-from .conftest import contents, leftovers, problems, tree
+from .conftest import contents, leftovers, problems, run, tree
 
 SOURCES = 2000
 
 
-def many() -> None:
+def many(files: int = SOURCES) -> None:
     Path("many").mkdir()
-    for index in range(SOURCES):
+    for index in range(files):
         Path("many", str(index)).write_bytes(index.to_bytes(4) * 500)
 
 
@@ -61,6 +61,23 @@ def test_forked_child_uses_the_engine_while_the_parent_is_inside_an_add() -> Non
     adding.join()
     assert contents(artifact) == tree("many")
     assert problems(artifact) == problems() == leftovers(artifact) == []
+
+
+def test_a_child_forked_after_an_add_and_its_own_child_add_too() -> None:
+    many(100)
+    artifact, other, third = em.create_artifact("x"), em.create_artifact("y"), em.create_artifact("z")
+    artifact.add_dir("many")
+
+    def child() -> None:
+        other.add_dir("many")
+        inner = run(lambda: third.add_dir("many"))
+        assert inner.ok, inner.message
+
+    ended = run(child)
+    assert ended.ok, ended.message
+    artifact.add_dir("many", "again")
+    assert contents(other) == contents(third) == tree("many")
+    assert problems(artifact) == problems(third) == problems() == leftovers(artifact) == []
 
 
 def test_a_child_forked_inside_an_add_holds_nothing_of_it() -> None:

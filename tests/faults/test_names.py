@@ -1,10 +1,12 @@
 """Names that are hard or hostile. Each is stored as it is, or refused with nothing changed."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
 import threading
+import time
 import unicodedata
 from pathlib import Path
 
@@ -218,6 +220,47 @@ def test_a_file_that_becomes_a_link_during_the_add(artifact: em.Artifact) -> Non
     artifact.add_dir("b")
     assert contents(artifact) == {"there/file": b"one"} | tree("b")
     assert problems(artifact) == leftovers(artifact) == []
+
+
+def test_a_directory_that_becomes_a_link_during_the_add(artifact: em.Artifact) -> None:
+    """Each file is whole, from one side or the other, and what the link leads to is only read."""
+    for name, text in (("b/d", "f"), ("outside/d", "s")):
+        Path(name).mkdir(parents=True)
+        for index in range(30):
+            Path(name, str(index)).write_text(text * 50_000)
+    outside = tree("outside/d")
+    stop = threading.Event()
+
+    def swap() -> None:
+        targets = itertools.cycle(["../outside/d", "..", "nowhere"])
+        while not stop.is_set():
+            os.rename("b/d", "outside/kept")
+            Path("b/d").symlink_to(next(targets))
+            time.sleep(0.001)
+            Path("b/d").unlink()
+            os.rename("outside/kept", "b/d")
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    before, added, refused = contents(artifact), 0, 0
+    try:
+        while added < 10 or refused < 10:
+            try:
+                artifact.add_dir("b")
+                added += 1
+            except (ConflictError, NotFoundError, InvalidInputError):
+                refused += 1
+                assert contents(artifact) == before
+            before = contents(artifact)
+            assert set(before.values()) <= {b"one", b"f" * 50_000, b"s" * 50_000}
+            assert not [path for path in Path(artifact.local).rglob("*") if path.is_symlink()]
+    finally:
+        stop.set()
+        swapping.join()
+    assert tree("outside/d") == outside
+    artifact.add_dir("b")
+    assert contents(artifact) == {"there/file": b"one"} | tree("b")
+    assert problems(artifact) == problems() == leftovers(artifact) == []
 
 
 def test_a_file_that_becomes_a_fifo_during_the_add(artifact: em.Artifact) -> None:

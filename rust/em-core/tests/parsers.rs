@@ -26,7 +26,7 @@ use em_core::{
     chunk::{
         Carry, Chunker, ChunkerId, MAX_CHUNK_BYTES,
         format::index,
-        table::{ChunkTable, TableWriter},
+        table::{ChunkTable, TableReader, TableWriter},
         tensor::Tensor,
     },
     gc::gc,
@@ -155,8 +155,22 @@ fn encode_table(table: &ChunkTable) -> Vec<u8> {
 fn check_table(bytes: &[u8]) -> Result<(), TestCaseError> {
     let (decoded, peak) = peak_bytes(|| ChunkTable::decode(bytes));
     bounded(peak, bytes, 1)?;
-    if let Ok(table) = decoded {
+    // In parts, it is the same table or none.
+    let file = memory_file(bytes);
+    let (checked, peak) = peak_bytes(|| TableReader::check(&file));
+    bounded(peak, bytes, 3)?;
+    prop_assert_eq!(checked.is_ok(), decoded.is_ok());
+    if let (Ok(table), Ok(reader)) = (decoded, checked) {
         prop_assert_eq!(encode_table(&table), bytes);
+        prop_assert_eq!((reader.chunker, reader.object_size), (table.chunker, table.object_size));
+        prop_assert_eq!(reader.table_bytes(), bytes.len() as u64);
+        let mut parts = Vec::new();
+        while let Some(part) =
+            Some(reader.chunks(&file, parts.len() as u64, 3).unwrap()).filter(|part| !part.is_empty())
+        {
+            parts.extend(part);
+        }
+        prop_assert_eq!(parts, table.chunks);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import click
 
@@ -10,21 +11,35 @@ from t9k.em.cli.console import echo_json, is_terminal
 from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
 
+NOTHING_MADE = "no artifact was made. What was stored meanwhile makes the next try fast; `em gc` reclaims it"
+
 
 @click.command(
-    "add", cls=Verb, examples=["em add checkpoints/ --name gpt", "em add model.bin config.json --path weights/"]
+    "add",
+    cls=Verb,
+    examples=["em add checkpoints/ --name gpt", "em add model.bin config.json --path weights/"],
+    interrupted=f"Interrupted; {NOTHING_MADE}",
 )
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option("--name", default="artifact", show_default=True, help="Name of the new artifact.")
 @click.option("--path", "obj_path", help="Where the files go in the artifact; `a/` is below `a`.")
 @json_option
 def command(paths: tuple[str, ...], name: str, obj_path: str | None, as_json: bool) -> None:
-    """Add directories and files to a new artifact, and print its directory."""
+    """Add directories and files to a new artifact, and print its directory.
+
+    All of them or none: when one cannot be added, no artifact is made.
+    """
     from t9k import em
 
     artifact = em.create_artifact(name)
-    for path in paths:
-        (artifact.add_dir if os.path.isdir(path) else artifact.add_file)(path, obj_path)
+    try:
+        for path in paths:
+            (artifact.add_dir if os.path.isdir(path) else artifact.add_file)(path, obj_path)
+    except BaseException as error:
+        shutil.rmtree(artifact.local, ignore_errors=True)
+        if isinstance(error, Exception) and len(paths) > 1:
+            click.echo(f"{printable(path)} cannot be added, so {NOTHING_MADE}", err=True)
+        raise
     if as_json:
         echo_json(artifact.to_dict())
     else:
