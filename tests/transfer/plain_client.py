@@ -13,6 +13,7 @@ from blake3 import blake3
 from xxhash import xxh3_64_intdigest
 
 CHUNK_BYTES = 200_000
+PACK_CHUNKS = 1 << 16
 
 
 def digest(data: bytes) -> bytes:
@@ -50,13 +51,14 @@ def manifest(files: dict[str, bytes]) -> bytes:
 
 def pack(chunks: list[bytes]) -> tuple[bytes, bytes]:
     """A pack and the digest that names it; every chunk is stored as it is, or by zstd if that is shorter."""
-    records, heads = b"", b""
+    zstd, heads, stored = zstandard.ZstdCompressor(), [], []
     for chunk in chunks:
-        packed = zstandard.ZstdCompressor().compress(chunk)
-        codec, stored = (1, packed) if len(packed) < len(chunk) else (0, chunk)
-        head = struct.pack("<BII", codec, len(stored), len(chunk)) + digest(chunk)
-        records, heads = records + head + stored, heads + head
-    footer = heads + struct.pack("<I", len(chunks))
+        packed = zstd.compress(chunk)
+        codec, kept = (1, packed) if len(packed) < len(chunk) else (0, chunk)
+        heads.append(struct.pack("<BII", codec, len(kept), len(chunk)) + digest(chunk))
+        stored.append(kept)
+    footer = b"".join(heads) + struct.pack("<I", len(chunks))
+    records = b"".join(part for record in zip(heads, stored, strict=True) for part in record)
     return signed(b"EMPACK\0\0" + struct.pack("<I", 1) + records + signed(footer)), digest(footer)
 
 
@@ -126,8 +128,8 @@ class PlainClient:
             answer = self.call("POST", "/artifacts/missing", data=b"".join(map(digest, chunks)))
             lease = {"EM-Lease": answer[:20].decode()}
             missing = [chunks[index] for index in bits(answer[20:], len(chunks))]
-            if missing:
-                data, name = pack(missing)
+            for start in range(0, len(missing), PACK_CHUNKS):
+                data, name = pack(missing[start : start + PACK_CHUNKS])
                 self.call("PUT", f"/packs/{name.hex()}", (200, 201), data=data, headers=lease)
         listed = manifest(files)
         wish = {"manifest_digest": digest(listed).hex(), "placement": placement, "metadata": {"labels": ["plain"]}}

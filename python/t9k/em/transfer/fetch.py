@@ -126,9 +126,17 @@ class _Download:
                 self._ask(assembly, objects)
             except (IntegrityError, _engine.EngineError) as error:
                 self._note(error)
-            while assembly.want_more() and self._receive_all(assembly):
+            while self._wants_more(assembly) and self._receive_all(assembly):
                 pass
         return _lacking(self._store, objects)
+
+    def _wants_more(self, assembly: _engine.Assembly) -> bool:
+        """Whether chunks are missing; tables may be found to contradict each other only now."""
+        try:
+            return assembly.want_more()
+        except _engine.EngineError as error:
+            self._note(error)
+            return False
 
     def _receive_all(self, assembly: _engine.Assembly) -> bool:
         """Gets what chunks are missing now, from the store or the server; whether all of them came."""
