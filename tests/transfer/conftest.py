@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness import Serving, run_server
+from scripts import Start, starting
 from t9k.em.client import connection
 
 
@@ -42,3 +43,10 @@ def logged_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(connection, "_is_logged_out", False)
     yield
     connection.logout()
+
+
+@pytest.fixture
+def start(home: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts training scripts in `home`; what still runs at the end is killed."""
+    with starting(tmp_path) as begin:
+        yield begin

@@ -27,6 +27,11 @@ FINISH_S = 60.0
 FAILURE_S = 15.0
 """The same where the script ends by an exception or a signal: a scheduler's grace time runs."""
 
+_launching = threading.Lock()
+# A child that is forked while a process starts would keep a pipe of that open for as long as it lives, and the start
+# would wait for just as long: workers that load data live until training ends.
+os.register_at_fork(before=_launching.acquire, after_in_parent=_launching.release, after_in_child=_launching.release)
+
 _POLL_S = 0.05
 _START_S = 5.0
 
@@ -105,15 +110,16 @@ class AutoUpload:
 
     def _start(self, session: Session) -> None:
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "t9k.em.sync.helper", os.path.abspath(self._run_dir)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-                close_fds=True,
-                start_new_session=True,
-            )
+            with _launching:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "t9k.em.sync.helper", os.path.abspath(self._run_dir)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                    close_fds=True,
+                    start_new_session=True,
+                )
             login = {"url": session.url, "key": session.api_key, "user": session.user}
             process.communicate(json.dumps(login).encode() + b"\n")
         except (OSError, ValueError) as error:  # no process, no Python: the record is whole without it
