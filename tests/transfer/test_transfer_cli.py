@@ -51,8 +51,10 @@ def test_login_asks_the_server_and_keeps_no_wrong_key(home: Path, server: Servin
 
 def test_upload_and_load_of_an_artifact(configured: Path, server: Serving, tmp_path: Path) -> None:
     artifact = make_artifact(make_tree(configured / "tree", seed=31))
-    dry = json.loads(run("upload", artifact.local, "--folder", "cli", "--dry-run", "--json").stdout)
-    (weighed,) = dry
+    (weighed,) = json.loads(
+        run("upload", artifact.local, "--folder", "cli", "--make-folder", "--dry-run", "--json").stdout
+    )
+    assert weighed["path"] == f"/{server.user}/cli/things"
     assert weighed["new_bytes"] > 3 << 20
     assert 0 < weighed["packed_bytes"] < weighed["new_bytes"] * 1.1
     done = run("upload", artifact.local, "--folder", "cli", "--make-folder", "--json")
@@ -60,7 +62,7 @@ def test_upload_and_load_of_an_artifact(configured: Path, server: Serving, tmp_p
     (sent,) = json.loads(done.stdout)
     assert sent["path"] == f"/{server.user}/cli/things"
     assert sent["created"] is True
-    for count in ("new_bytes", "packed_bytes", "shared_bytes", "total_bytes", "objects", "packs"):
+    for count in ("new_bytes", "packed_bytes", "shared_bytes", "total_bytes", "objects", "packs", "record_bytes"):
         assert sent[count] == weighed[count], count  # the dry run was exact
     again = run("upload", artifact.local, "--folder", "cli", "--conflict", "skip")
     assert again.returncode == 0

@@ -31,6 +31,11 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def exact_size_text(size_bytes: int) -> str:
+    """A size to the byte."""
+    return f"{size_bytes:,} B"
+
+
 def number_text(value: float) -> str:
     """A number in at most seven characters or so; integers whole."""
     return str(value) if isinstance(value, int) and abs(value) < 10**15 else f"{to_float(value):.5g}"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from t9k.em.cli.console import echo_json, size_text
+from t9k.em.cli.console import echo_json, exact_size_text, size_text
 from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import RESUMABLE, Verb, json_option
+from t9k.em.transfer.progress import Report
 from t9k.protocol import CONFLICT_STRATEGIES
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def command(
     target = Target(folder, make_folder, conflict)
     directories = list(dict.fromkeys(directory for path in paths for directory in find_directories(path)))
     session = connected()
-    done = weigh_directories(session, directories) if dry_run else upload_directories(session, directories, target)
+    done = (weigh_directories if dry_run else upload_directories)(session, directories, target)
     if as_json:
         echo_json([_document(one) for one in done])
     else:
@@ -61,7 +62,13 @@ def command(
             click.echo(_line(one, dry_run), err=one.error is not None)
         if len(done) > 1:
             failed = sum(one.error is not None for one in done)
-            click.echo(f"{len(done) - failed} of {len(done)} {'weighed' if dry_run else 'done'}, {failed} failed")
+            all_of_them = Report()
+            for one in done:
+                all_of_them += one.report or Report()
+            verb = "weighed" if dry_run else "done"
+            click.echo(
+                f"{len(done) - failed} of {len(done)} {verb}, {failed} failed; {_counts(all_of_them, is_exact=dry_run)}"
+            )
     if any(one.error is not None for one in done):
         raise click.exceptions.Exit(1)
 
@@ -75,13 +82,15 @@ def _document(one: Done) -> dict[str, Any]:
 def _line(one: Done, is_dry: bool) -> str:
     if one.error is not None:
         return f"{printable(one.local)}: {printable(str(one.error))}"
-    if not one.is_created and not is_dry:
-        return f"{printable(one.local)}: skipped, {printable(one.path)} is there"
-    where = "would be sent" if is_dry else printable(one.path)
-    if one.report is None:
-        return f"{printable(one.local)}: {where}"
-    report = one.report
+    if not one.is_created:
+        return f"{printable(one.local)}: {'would be ' if is_dry else ''}skipped, {printable(one.path)} is there"
+    where = f"{'would become ' if is_dry else ''}{printable(one.path)}"
+    return f"{printable(one.local)}: {where}: {_counts(one.report or Report(), is_exact=is_dry)}"
+
+
+def _counts(report: Report, *, is_exact: bool) -> str:
+    text = exact_size_text if is_exact else size_text
     return (
-        f"{printable(one.local)}: {where}: {size_text(report.new_bytes)} new, {size_text(report.packed_bytes)} packed, "
-        f"{size_text(report.shared_bytes)} shared"
+        f"{text(report.new_bytes)} new, {text(report.packed_bytes)} packed, {text(report.shared_bytes)} shared, "
+        f"{text(report.record_bytes)} of manifests and records"
     )

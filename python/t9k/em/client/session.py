@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 from urllib.parse import urlsplit
 
 import requests
@@ -122,8 +122,11 @@ class Session:
         history: Of the server's database, on which all requests of this session rely: a server with another one, which
             was restored from a backup, refuses them. Empty if they rely on none.
         seen_history: The one that the last answer named.
+        on_body: Told the bytes of each request's body, once however often it is sent.
+        is_dry: Whether requests that change something do not reach the server.
     """
 
+    is_dry: ClassVar[bool] = False
     url: str
     _auth: _Key | None = field(default=None, repr=False)
     user: str = ""
@@ -131,6 +134,7 @@ class Session:
     attempts: int = ATTEMPTS
     history: str = ""
     seen_history: str = ""
+    on_body: Callable[[int], None] | None = field(default=None, repr=False)
     _pool: requests.Session | None = field(default=None, init=False, repr=False)
     _pid: int = field(default=0, init=False, repr=False)
 
@@ -201,6 +205,8 @@ class Session:
         if json is not None:
             body = json_module.dumps(json, ensure_ascii=False, separators=(",", ":")).encode()
             sent_headers["Content-Type"] = "application/json"
+        if self.on_body is not None and isinstance(body, bytes):
+            self.on_body(len(body))
         if repeat is None:
             repeat = method in ("GET", "HEAD", "PUT", "DELETE")
 

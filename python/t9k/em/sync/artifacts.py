@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import fields
 from typing import Any
 
 from t9k.em import _engine
@@ -17,7 +16,7 @@ from t9k.em.client.session import Session
 from t9k.em.errors import EmError, InvalidInputError, NotFoundError
 from t9k.em.sync.state import SentArtifact, SyncState
 from t9k.em.transfer.progress import Report
-from t9k.em.transfer.upload import Uploaded, upload_artifact, weigh_artifact
+from t9k.em.transfer.upload import Uploaded, upload_artifact
 
 SIDES = ("inputs", "outputs")
 
@@ -25,21 +24,18 @@ _Metadata = Mapping[str, Any]
 
 
 class MarkedArtifacts:
-    """Sends them, and says where they are. What the server has is noted in the run's state; its owner saves that.
+    """Sends them, and says where they are. What the server has is noted in the run's state; its owner saves that."""
 
-    Attributes:
-        report: What all of them took so far.
-    """
-
-    def __init__(self, session: Session, state: SyncState, save: Callable[[], None]) -> None:
+    def __init__(self, session: Session, state: SyncState, save: Callable[[], None], report: Report) -> None:
         """Sends nothing yet.
 
         Args:
             session: The server.
             state: Of the run.
             save: Called when an artifact was acknowledged.
+            report: Is told what they took.
         """
-        self.report = Report()
+        self._report = report
         self._session = session
         self._state = state
         self._save = save
@@ -81,14 +77,6 @@ class MarkedArtifacts:
     def are_sent(self, metadata: _Metadata) -> bool:
         """Whether the server has acknowledged all of them as they are now."""
         return not self._uploads and next(self._unsent(metadata), None) is None
-
-    def weigh(self, metadata: _Metadata) -> Report:
-        """What `send` would send."""
-        for local, _ in self._unsent(metadata):
-            artifact = load_local(local)
-            if self._known(artifact) is None:
-                _add(self.report, weigh_artifact(self._session, artifact))
-        return self.report
 
     def associations(self, metadata: _Metadata) -> dict[str, list[dict[str, str]]]:
         """The marks as the server keeps them: with the path of a node instead of a directory of this machine."""
@@ -152,7 +140,7 @@ class MarkedArtifacts:
 
     def _acknowledge(self, local: str, digest: str, uploaded: Uploaded) -> None:
         self._state.artifacts[local] = SentArtifact(digest, uploaded.node_id, uploaded.path)
-        _add(self.report, uploaded.report)
+        self._report += uploaded.report
         self._save()
 
 
@@ -161,8 +149,3 @@ def _marks(metadata: _Metadata) -> Iterator[tuple[str, dict[str, str]]]:
     for side in SIDES:
         for mark in associations.get(side) or []:
             yield side, mark
-
-
-def _add(report: Report, more: Report) -> None:
-    for field in fields(Report):
-        setattr(report, field.name, getattr(report, field.name) + getattr(more, field.name))

@@ -32,6 +32,7 @@ from t9k.em.sync.batches import READ_BYTES, next_batch
 from t9k.em.sync.documents import document
 from t9k.em.sync.go_back import go_back, is_restored
 from t9k.em.sync.state import Sent, SyncState
+from t9k.em.transfer.progress import Report
 from t9k.protocol.runs import MAX_LOG_BYTES
 
 BEAT_S = 20.0
@@ -49,6 +50,7 @@ class Push:
 
     Attributes:
         state: What was acknowledged; saved after each acknowledgement.
+        report: What was sent, by the run and by its artifacts.
         artifacts: Those that the run has marked.
         artifact_error: What the last step met at an artifact; it raised this when all else was sent.
         node: Where the run is, or what has its name where it was skipped; None before a step has asked.
@@ -74,10 +76,11 @@ class Push:
                 hint="log in there; or `em upload`, once it is there whole, puts a copy here",
             )
         self.state = state
-        self.artifacts = MarkedArtifacts(session, state, self._save)
+        self.report = Report()
+        self.artifacts = MarkedArtifacts(session, state, self._save, self.report)
         self.artifact_error: EmError | None = None
         self.node: nodes.Node | None = None
-        self._session = replace(session, history=state.history)
+        self._session = replace(session, history=state.history, on_body=self._count)
         self._run_dir = run_dir
         self._on_sent = on_sent
         self._what = f"cannot upload run {os.path.basename(run_dir)!r}"
@@ -177,6 +180,9 @@ class Push:
         self.state.problem = str(error)
         with suppress(StoreError):
             self.state.save(self._run_dir)
+
+    def _count(self, body_bytes: int) -> None:
+        self.report.record_bytes += body_bytes
 
     def _save(self) -> None:
         self.state.problem = ""

@@ -15,9 +15,8 @@ from t9k.em.client import runs
 from t9k.em.client.placement import Target, absolute_path
 from t9k.em.errors import AuthError, ConflictError, EmError, InvalidInputError, NotFoundError, TransferError
 from t9k.em.sync import state as states
-from t9k.em.sync.artifacts import MarkedArtifacts
 from t9k.em.sync.lock import IsHeldError, SyncLock
-from t9k.em.sync.push import Push, read_metadata
+from t9k.em.sync.push import Push
 from t9k.em.sync.state import SyncState
 from t9k.em.sync.waiting import SyncProgress
 from t9k.em.transfer.history import entry
@@ -79,12 +78,16 @@ def _upload_or_wait(session: Session, run_dir: str, target: Target) -> Uploaded:
         time.sleep(_POLL_S)
 
 
-def weigh_run(session: Session, run_dir: str) -> Report:
-    """What an upload would send of the run's artifacts."""
-    state = states.load(run_dir)
-    if state is None or state.server not in ("", session.url):
-        state = SyncState()
-    return MarkedArtifacts(session, state, lambda: None).weigh(read_metadata(run_dir))
+def weigh_run(session: Session, run_dir: str, target: Target) -> Uploaded:
+    """What an upload would do now: nothing is changed, on the server only if the session is not dry.
+
+    Raises:
+        EmError: As `upload_run`.
+    """
+    state = states.unsaved(_state_for(session, run_dir, states.load(run_dir), target))
+    with Push(session, run_dir, state) as push:
+        push.step(wait=True)
+        return _uploaded(push)
 
 
 def _push(session: Session, run_dir: str, state: SyncState, lock: SyncLock) -> Push:
@@ -119,9 +122,13 @@ def _upload(session: Session, run_dir: str, target: Target, lock: SyncLock) -> U
     finally:
         if is_refused:  # nothing was made: as if it had not been tried
             states.restore(run_dir, before)
+    return _uploaded(push)
+
+
+def _uploaded(push: Push) -> Uploaded:
     if push.node is not None:
-        return Uploaded(push.node.path, push.node.id, not state.is_skipped, push.artifacts.report)
-    return Uploaded(state.path, state.node_id, True, push.artifacts.report)
+        return Uploaded(push.node.path, push.node.id, not push.state.is_skipped, push.report)
+    return Uploaded(push.state.path, push.state.node_id, True, push.report)
 
 
 def _state_for(session: Session, run_dir: str, before: SyncState | None, target: Target) -> SyncState:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -130,6 +131,16 @@ def load(run_dir: str) -> SyncState | None:
         return SyncState(**document)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidInputError(f"{path} is not the state of an upload: {error}", hint=hint) from None
+
+
+class _Unsaved(SyncState):
+    def save(self, run_dir: str) -> None:
+        """Writes nothing."""
+
+
+def unsaved(state: SyncState) -> SyncState:
+    """A state that is kept nowhere, for what is only tried."""
+    return _Unsaved(**vars(deepcopy(state)))
 
 
 def restore(run_dir: str, state: SyncState | None) -> None:

@@ -87,9 +87,7 @@ class Sender:
         lease: Keeps the server's garbage collector from what is there or was sent; None before anything was asked.
     """
 
-    def __init__(
-        self, session: Session, store: str, local_lease: _engine.Lease, progress: TransferProgress, is_dry: bool = False
-    ) -> None:
+    def __init__(self, session: Session, store: str, local_lease: _engine.Lease, progress: TransferProgress) -> None:
         """Sends nothing yet.
 
         Args:
@@ -97,14 +95,12 @@ class Sender:
             store: Where the objects are.
             local_lease: Keeps `em gc` away from them.
             progress: Is told what was sent, and what need not be.
-            is_dry: Whether packs are built and not sent.
         """
         self.session = session
         self.store = store
         self.lease: str | None = None
         self._local_lease = local_lease
         self._progress = progress
-        self._is_dry = is_dry
         self._in_flight = in_flight(session.url, session.user)
 
     def send(self, objects: Sequence[tuple[bytes, int]]) -> None:
@@ -137,12 +133,11 @@ class Sender:
             digests = list(window)
             absent = {digests[index] for index in self._missing(digests)}
             asked = time.monotonic()
-            mine = absent if self._is_dry else self._in_flight.claim(absent)
+            mine = self._in_flight.claim(absent)
             try:
                 self._send_chunks([window[digest] for digest in digests if digest in mine], threads, asked)
             finally:
-                if not self._is_dry:
-                    self._in_flight.release(mine)
+                self._in_flight.release(mine)
             # What another upload of this process was sending: it has arrived, or that upload has failed.
             others = absent - mine
             self._in_flight.wait(others)
@@ -165,15 +160,14 @@ class Sender:
             raise
 
     def _send_batch(self, batch: _Batch, asked: float) -> None:
-        if time.monotonic() - asked > STALE_S and not self._is_dry:
+        if time.monotonic() - asked > STALE_S:
             left = batch.only(self._missing(batch.chunks))
             self._progress.plan(left.raw_bytes - batch.raw_bytes)
             batch = left
         plan = _engine.PackPlan(self.store, batch.wanted, PACK_BYTES)
         for index in range(len(plan)):
             pack, _, raw_bytes = plan.build(index)
-            if not self._is_dry:
-                self._put(pack, raw_bytes)
+            self._put(pack, raw_bytes)
             self._local_lease.renew()
             self._progress.moved(raw_bytes, len(pack))
 

@@ -25,7 +25,7 @@ class Done:
         local: The directory.
         path: On the server; empty after an error.
         is_created: False if the name was taken and it was skipped.
-        report: What was sent; of a run that of all its artifacts.
+        report: What was sent.
         error: Why it failed, or None.
     """
 
@@ -108,23 +108,15 @@ def upload_directories(session: Session, directories: list[str], target: Target)
         return list(threads.map(lambda directory: _upload_one(session, directory, target), directories))
 
 
-def weigh_directories(session: Session, directories: list[str]) -> list[Done]:
-    """What an upload of each would send; nothing is."""
-    return [_weigh_one(session, directory) for directory in directories]
+def weigh_directories(session: Session, directories: list[str], target: Target) -> list[Done]:
+    """What an upload of each would send and become, one after the other; nothing is sent."""
+    from t9k.em.transfer.dry_run import DrySession
 
-
-def _weigh_one(session: Session, directory: str) -> Done:
-    from t9k.em.artifact import load_local
-    from t9k.em.transfer.upload import weigh_artifact
-
+    dry = DrySession.of(session)
     try:
-        if _kind(directory) == "run":
-            from t9k.em.sync.send import weigh_run
-
-            return Done(directory, report=weigh_run(session, directory))
-        return Done(directory, report=weigh_artifact(session, load_local(directory)))
-    except EmError as error:
-        return Done(directory, error=error)
+        return [_upload_one(dry, directory, target) for directory in directories]
+    finally:
+        dry.close()
 
 
 def _upload_one(session: Session, directory: str, target: Target) -> Done:
@@ -134,9 +126,12 @@ def _upload_one(session: Session, directory: str, target: Target) -> Done:
     try:
         if _kind(directory) == "run":
             from t9k.em.run import load_run
-            from t9k.em.sync.send import upload_run
+            from t9k.em.sync.send import upload_run, weigh_run
 
-            sent = upload_run(session, load_run(directory), target)
+            if session.is_dry:
+                sent = weigh_run(session, directory, target)
+            else:
+                sent = upload_run(session, load_run(directory), target)
         else:
             sent = upload_artifact(session, load_local(directory), target)
     except EmError as error:

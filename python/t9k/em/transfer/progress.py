@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from t9k.em.progress import Progress
 
@@ -21,6 +21,8 @@ class Report:
         new_bytes: That travelled, or would.
         packed_bytes: What these took on the way, compressed.
         packs: Or ranges of packs.
+        record_bytes: That travelled beside them, or would: manifests and chunk tables of artifacts; metrics, log and
+            the rest of the record of runs.
     """
 
     total_bytes: int = 0
@@ -29,6 +31,13 @@ class Report:
     new_bytes: int = 0
     packed_bytes: int = 0
     packs: int = 0
+    record_bytes: int = 0
+
+    def __iadd__(self, more: Report) -> Report:
+        """Adds the counts of another transfer."""
+        for one in fields(Report):
+            setattr(self, one.name, getattr(self, one.name) + getattr(more, one.name))
+        return self
 
 
 class Stopped(Exception):

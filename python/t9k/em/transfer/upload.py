@@ -102,22 +102,13 @@ def upload_artifact(session: Session, artifact: Artifact, target: Target, *, ver
         sender.send(unknown)
         body = _Body(artifact, manifest, place)
         with telling_of_make_folder():
-            document = _commit(sender, objects, unknown, body, what)
+            document = _commit(sender, objects, unknown, body, what, progress.report)
     node = nodes.node_of(document.get("node"), what)
     if document.get("created") is not True:  # with `skip`, somebody else was faster
         return Uploaded(node.path, node.id, False, progress.report)
-    artifact.remember(entry("upload", session, node.path, body.digest))
+    if not session.is_dry:
+        artifact.remember(entry("upload", session, node.path, body.digest))
     return Uploaded(node.path, node.id, True, progress.report)
-
-
-def weigh_artifact(session: Session, artifact: Artifact) -> Report:
-    """What an upload would send, to the byte: the packs are built, and thrown away."""
-    store = store_dir()
-    with naming_paths(artifact, store), _engine.Lease(store) as lease, TransferProgress("weigh") as progress:
-        objects = _objects(_engine.read_manifest(artifact.local), progress)
-        unknown = [objects[index] for index in artifacts.plan(session, objects)]
-        Sender(session, store, lease, progress, is_dry=True).send(unknown)
-    return progress.report
 
 
 def _check_entries(manifest: bytes, what: str) -> None:
@@ -223,13 +214,19 @@ class _Body:
 
 
 def _commit(
-    sender: Sender, objects: list[tuple[bytes, int]], unknown: list[tuple[bytes, int]], body: _Body, what: str
+    sender: Sender,
+    objects: list[tuple[bytes, int]],
+    unknown: list[tuple[bytes, int]],
+    body: _Body,
+    what: str,
+    report: Report,
 ) -> dict[str, Any]:
     """The server's answer. What it finds gone is sent, and the commit tried again under the same key."""
     key = secrets.token_urlsafe(16)
     is_short = not unknown
     for _ in range(COMMITS):
         with body.short() if is_short else body.whole(sender.store, unknown) as file:
+            report.record_bytes += file.tell()
             answer = artifacts.commit(sender.session, file, sender.lease, key, what)
         if answer.status != 409:
             document = answer.json()
