@@ -142,3 +142,13 @@ def test_range_without_a_byte_is_416(uploader: Uploader, given: str) -> None:
     )
     assert response.status_code == 416
     assert response.headers["content-range"] == f"bytes */{len(PACK)}"
+
+
+def test_lost_blob_is_told_before_an_answer_begins(uploader: Uploader, services: Services) -> None:
+    uploader.put(PACK)
+    node_id = uploader.commit(Content({"0": [CHUNKS[0]]})).json()["node"]["id"]
+    for blob in services.blobs.list():
+        services.blobs.delete(blob.key)
+    for path in (f"/artifacts/{node_id}/manifest", f"/packs/{pack_name(PACK).hex()}"):
+        response = uploader.call("GET", path, params={"artifact": node_id})
+        assert (response.status_code, response.json()["kind"]) == (500, "error")

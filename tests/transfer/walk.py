@@ -30,6 +30,9 @@ USERS = ("ada", "bob", "cyd")
 LONG_S = 10
 """After so long a step, connections may have ended in a way that only repeatable requests recover from."""
 
+TOLD_STEPS = 1000
+"""A long walk says where it is."""
+
 MANY_NODES = 50
 """More are deleted sooner."""
 
@@ -139,6 +142,8 @@ class Walk:
             self.done[step.__name__] += 1
             self.say(step.__name__)
             step(self)
+            if self.number % TOLD_STEPS == 0:
+                print(f"step {self.number}", flush=True)
 
     def say(self, text: str) -> None:
         self.log.append(f"{self.number}: {text}")

@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from t9k.aistore.api.bodies import body
 from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
 from t9k.aistore.api.nodes import Node, NodeId, NodePath, PlacementBody, node_model
-from t9k.aistore.api.packs import Lease, VersionQuery, binary, in_threads
+from t9k.aistore.api.packs import Lease, VersionQuery, begun, binary, in_threads
 from t9k.aistore.api.problems import responses
 from t9k.aistore.artifacts import commit, download, presence, versions
 from t9k.aistore.artifacts.jobs import CHECK_OBJECTS
@@ -286,7 +286,7 @@ def get_manifest(
     """Get the manifest of a version; its ETag is its digest."""
     found = services.database.read(lambda connection: versions.find_version(connection, caller, node_id, version))
     headers = {"ETag": f'"{found.manifest_digest.hex()}"', "Content-Length": str(found.manifest_bytes)}
-    blocks = download.read_manifest(services.blobs, found.manifest_key, found.manifest_bytes)
+    blocks = begun(download.read_manifest(services.blobs, found.manifest_key, found.manifest_bytes))
     return StreamingResponse(in_threads(blocks), headers=headers, media_type=BINARY_TYPE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
@@ -96,19 +97,19 @@ async def get_pack(
     """Get a range of a pack. What the version has no right to, and all that is no record, comes as zeros."""
     name = bytes.fromhex(digest)
 
-    def look() -> tuple[packs.PackView, int, int, list[tuple[int, int]]]:
+    def look() -> tuple[int, int, int, Iterator[bytes]]:
         def read(connection: Any) -> tuple[packs.PackView, int, int, list[tuple[int, int]]]:
             view = packs.find_pack(connection, caller, node_id, version, name)
             start, end = _range_of(range, view.size_bytes)
             return view, start, end, packs.find_spans(connection, view, name, start, end)
 
-        return services.database.read(read)
+        view, start, end, spans = services.database.read(read)
+        return view.size_bytes, start, end, begun(packs.read_blocks(services.blobs, view, spans, start, end))
 
-    view, start, end, spans = await run_in_threadpool(look)
+    size_bytes, start, end, blocks = await run_in_threadpool(look)
     headers = {"Accept-Ranges": "bytes", "Content-Length": str(end - start)}
     if range is not None:
-        headers["Content-Range"] = f"bytes {start}-{end - 1}/{view.size_bytes}"
-    blocks = packs.read_blocks(services.blobs, view, spans, start, end)
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size_bytes}"
     return StreamingResponse(in_threads(blocks), 200 if range is None else 206, headers=headers, media_type=PACK_TYPE)
 
 
@@ -123,6 +124,14 @@ def _range_of(header: str | None, size_bytes: int) -> tuple[int, int]:
     if start >= end:
         raise HTTPException(416, "no byte of the pack is in the range", {"Content-Range": f"bytes */{size_bytes}"})
     return start, end
+
+
+def begun(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same blocks, of which the first is read before the answer begins.
+
+    So a blob that is lost is a problem document: after a connection that breaks, clients would ask again and again.
+    """
+    return itertools.chain([next(blocks, b"")], blocks)
 
 
 async def in_threads(blocks: Iterator[bytes]) -> AsyncIterator[bytes]:
