@@ -1,12 +1,13 @@
 """Bad networks, killed processes, full disks: a transfer ends right or with a typed error, and the next one goes on.
 
 `EM_TEST_ROUNDS` is the number of uploads and of loads through a faulty proxy, `EM_TEST_KILLS` how often a client is
-killed while it uploads, and while it loads, `EM_TEST_RACES` how often two commit one name with each strategy;
-`EM_TEST_SEED` gives others.
+killed while it uploads, and while it loads, and the server during both, `EM_TEST_RACES` how often two commit one name
+with each strategy; `EM_TEST_SEED` gives others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,9 +17,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +29,14 @@ from harness import Serving, run_server
 from proxy import Faults, Proxy, proxied
 from t9k import em
 from t9k.em.client import connection
-from t9k.em.errors import EmError, IntegrityError, StoreError
+from t9k.em.errors import EmError, IntegrityError, StoreError, TransferError
 from trees import contents, make_artifact, make_tree
 
 ROUNDS = int(os.environ.get("EM_TEST_ROUNDS", "6"))
 KILLS = int(os.environ.get("EM_TEST_KILLS", "3"))
 KILLS_EACH = 3
+PACKS_IN_FLIGHT = 4 * (16 << 20) + (1 << 20)
+"""Bytes that may have to be sent again."""
 RACES = int(os.environ.get("EM_TEST_RACES", "1"))
 SEED = int(os.environ.get("EM_TEST_SEED", "1"))
 
@@ -200,7 +204,6 @@ def is_killed_at(process: subprocess.Popen[bytes], passed: Callable[[], int], co
 def test_killed_client_sends_at_most_the_packs_in_flight_again(home: Path, proxy: Proxy, server: Serving) -> None:
     rng = random.Random(SEED)
     size = 96 << 20
-    packs_in_flight = 4 * (16 << 20) + (1 << 20)
     proxy.faults = Faults(bytes_per_s=60 << 20)
     all_kills = number = 0
     em.login(server.url, server.api_key)
@@ -217,7 +220,7 @@ def test_killed_client_sends_at_most_the_packs_in_flight_again(home: Path, proxy
             ):
                 break
             kills += 1
-        assert proxy.sent_bytes < size * 1.01 + kills * packs_in_flight
+        assert proxy.sent_bytes < size * 1.01 + kills * PACKS_IN_FLIGHT
         puts = [request for request in proxy.requests if request.startswith("PUT")]
         assert len(puts) <= 6 + 1 + 4 * kills
         there = em.Artifact.at(f"killed/killed{number}")
@@ -262,38 +265,58 @@ def test_killed_server_is_waited_for_and_loses_nothing_acknowledged(
 ) -> None:
     monkeypatch.setattr("t9k.em.client.session.FIRST_PAUSE_S", 0.3)
     rng = random.Random(SEED)
-    data = tmp_path / "served"
-    with run_server(data) as server:
-        key, port = server.api_key, int(server.url.rpartition(":")[2])
-        em.login(server.url, key)
-        artifact = make_artifact(make_tree(home / "tree", seed=95, large_bytes=64 << 20), "survivor")
-        failed: list[BaseException] = []
+    size, all_kills, number, refused = 96 << 20, 0, 0, 0
+    with contextlib.ExitStack() as proxies, contextlib.ExitStack() as servers:
+        server = servers.enter_context(run_server(tmp_path / "served"))
+        port = server.url.rpartition(":")[2]
+        proxy = proxies.enter_context(proxied(server.url, Faults(bytes_per_s=60 << 20)))
+        em.login(proxy.url, server.api_key)
+        connection.connected().attempts = 60  # it comes back late on a slow machine
 
-        def send() -> None:
-            try:
-                artifact.upload("killed", make_folder=True)
-            except BaseException as error:  # handed to the test's thread
-                failed.append(error)
+        def kill() -> None:
+            nonlocal server
+            server.process.kill()
+            servers.close()
+            server = servers.enter_context(run_server(tmp_path / "served", None, "--port", port))
 
-        thread = threading.Thread(target=send)
-        thread.start()
-        time.sleep(rng.uniform(0.1, 0.5))
-        server.process.kill()
-        server.process.wait()
-        command = [sys.executable, "-m", "t9k.aistore", "serve", "--data", str(data), "--port", str(port)]
-        again = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            thread.join(120)
-            assert not thread.is_alive()
-            if failed:  # the one request that may not be repeated was in flight
-                assert isinstance(failed[0], EmError)
-                artifact.upload("killed", make_folder=True, conflict_strategy="skip")
-            monkeypatch.chdir(tmp_path)
-            loaded = em.load_artifact("killed/survivor")
-            assert contents(loaded.local) == contents(artifact.local)
-        finally:
-            again.terminate()
-            again.wait(60)
+        def beside_kills(work: Callable[[], object], passed: Callable[[], int]) -> int:
+            nonlocal refused
+            kills = 0
+            with ThreadPoolExecutor(1) as pool:
+                pending = pool.submit(work)
+                while kills < KILLS_EACH:
+                    at = passed() + rng.uniform(0, size)
+                    while not pending.done() and passed() < at:
+                        time.sleep(0.002)
+                    if pending.done():
+                        break
+                    kill()
+                    kills += 1
+                try:
+                    pending.result()
+                except TransferError:  # the one request that may not be repeated was in flight
+                    refused += 1
+                    work()
+            return kills
+
+        while all_kills < KILLS:
+            number += 1
+            (home / "large.bin").write_bytes(np.random.default_rng(SEED + number).bytes(size))
+            artifact = em.create_artifact(f"survivor{number}")
+            artifact.add_file("large.bin")
+            proxy.reset()
+            upload = partial(artifact.upload, "killed", make_folder=True, conflict_strategy="skip")
+            kills = beside_kills(upload, lambda: proxy.sent_bytes)
+            assert proxy.sent_bytes < size * 1.01 + kills * PACKS_IN_FLIGHT
+            kill()
+            go_to(home.parent / "other", monkeypatch)
+            load = partial(em.load_artifact, f"killed/survivor{number}")
+            all_kills += kills + 1 + beside_kills(load, lambda: proxy.received_bytes)
+            assert contents(load().local) == contents(artifact.local)
+            go_to(home, monkeypatch)
+            shutil.rmtree(home / ".em")
+            shutil.rmtree(home.parent / "other")
+    print(f"{all_kills} kills of the server in {number} rounds, {refused} times with an error before it was right")
 
 
 RACER = """
