@@ -61,6 +61,23 @@ def test_sigterm_during_a_stream_of_logs_does_not_hang(parent: Path) -> None:
     assert load_run(_only(parent)).status == "Failed"
 
 
+def test_end_in_the_midst_of_a_write_does_not_wait_for_who_wants_to_write_next(parent: Path) -> None:
+    done = _script(
+        "import threading\nfrom t9k.em import hparams_file\n"
+        "real, others = hparams_file.write_yaml, [threading.Thread(target=r._save_capture, args=('git', {'a': 1}))]\n"
+        "def write(*arguments):\n"
+        "    if others:\n"
+        "        others.pop().start()\n"
+        "        time.sleep(0.2)  # it waits for a lock of this thread, perhaps with one of its own\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return real(*arguments)\n"
+        "hparams_file.write_yaml = write\nr.params.a = 1\n"
+    )
+    assert done.returncode == -signal.SIGTERM
+    run = load_run(_only(parent))
+    assert (run.status, run._error) == ("Failed", "stopped by SIGTERM")
+
+
 def test_sigterm_handler_of_the_script_stays(parent: Path) -> None:
     code = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *a: sys.exit(3))\n" + HEAD
     done = subprocess.run(
@@ -278,7 +295,8 @@ def test_end_of_a_worker_process_is_the_end_of_its_run(
 
 def test_exit_of_threads_children_and_pickles_is_as_before(parent: Path) -> None:
     done = _script(
-        "import copy, pickle, threading\n"
+        "import copy, pickle, threading, warnings\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)  # from Python 3.12 on: a fork beside our threads\n"
         "thread = threading.Thread(target=sys.exit, args=(3,)); thread.start(); thread.join()\n"
         "pid = os.fork()\nif not pid: sys.exit(5)\n"
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"

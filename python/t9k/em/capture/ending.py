@@ -4,20 +4,24 @@ Installed with the first run of a process and only where nobody else has
 decided: a signal handler of the script stays, and the exception hook before
 ours is called first.
 
-A worker of `multiprocessing` ends otherwise: it catches all exceptions, and
-where it was forked, before Python 3.13, calls nothing that `atexit` knows.
-Its own finalizers are called, while the exception is on its way.
+A worker of `multiprocessing` ends otherwise: `_bootstrap` catches all
+exceptions. Before Python 3.13 a forked one calls nothing that `atexit` knows,
+but its own finalizers, while the exception is on its way. From then on
+finalizers are called by `atexit`, when nobody knows of the exception any more;
+but `_bootstrap` reads the code of an exit, and has `traceback` print an error.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import CodeType, FrameType, TracebackType
+from typing import Any
 
 from t9k.em.capture import exit_code
 
@@ -69,9 +73,12 @@ def _on_exit(code: object) -> None:
 
 
 def _note(reason: str) -> None:
-    """Keeps why the process ends until it does: other threads still log, and the last words are still to be printed."""
+    """Keeps why the process ends until it does: other threads still log, and the last words are still to be printed.
+
+    The first word counts: a spawned worker of `multiprocessing` exits with 1 after its error.
+    """
     global _reason
-    if os.getpid() == _pid:
+    if os.getpid() == _pid and not _reason:
         _reason = reason
 
 
@@ -105,10 +112,28 @@ def _watch_worker() -> None:
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return
+    if sys.version_info >= (3, 13):
+        exit_code.ends.append(process.BaseProcess._bootstrap.__code__)
+        _listen_to_traceback(process.BaseProcess._bootstrap.__code__)
+        return
     from multiprocessing.util import Finalize
 
     # A fork inherits what its parent was about to handle.
     Finalize(None, _on_worker_end, args=(sys.exc_info()[1],), exitpriority=0)
+
+
+def _listen_to_traceback(bootstrap: CodeType) -> None:
+    import traceback
+
+    original = traceback.print_exc
+
+    @functools.wraps(original)
+    def print_exc(*arguments: Any, **options: Any) -> None:
+        if sys._getframe(1).f_code is bootstrap:
+            _note(traceback.format_exc())
+        original(*arguments, **options)
+
+    traceback.print_exc = print_exc
 
 
 def _on_worker_end(inherited: BaseException | None) -> None:

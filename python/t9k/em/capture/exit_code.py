@@ -25,11 +25,16 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import CodeType
     from typing import Any
 
 
+ends: list[CodeType] = []
+"""Functions that read the code of an exit which they let end the process."""
+
+
 class _Code:
-    """`SystemExit.code`, which calls a function when the interpreter itself reads it."""
+    """`SystemExit.code`, which calls a function when the interpreter itself reads it, or one of `ends`."""
 
     def __init__(self, original: Any, listener: Callable[[object], None]) -> None:
         self._original = original
@@ -41,12 +46,14 @@ class _Code:
             return self
         code = self._original.__get__(error)
         try:
-            sys._getframe(1)
-        except ValueError:  # nobody has called: this is the interpreter
-            try:
-                self._listener(code)
-            except Exception:  # the exit itself must go on
+            if sys._getframe(1).f_code not in ends:
                 return code
+        except ValueError:  # nobody has called: this is the interpreter
+            pass
+        try:
+            self._listener(code)
+        except Exception:  # the exit itself must go on
+            return code
         return code
 
     def __set__(self, error: SystemExit, code: object) -> None:
