@@ -7,57 +7,23 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from notebooks import Notebook, keep_jupyter_in
 from t9k.em.run import load_run
 
-manager_module: Any = pytest.importorskip("jupyter_client.manager", reason="jupyter_client is not installed")
+pytest.importorskip("jupyter_client.manager", reason="jupyter_client is not installed")
 pytest.importorskip("ipykernel")
 pytestmark = pytest.mark.filterwarnings("default")  # Jupyter's own warnings are not ours
 FIRST_CELL = "from t9k import em\nrun = em.create_run(name='cell', hparams={'lr': 1})\nrun.local"
-
-
-class Notebook:
-    """A kernel and its client."""
-
-    def __init__(self) -> None:
-        self.manager = manager_module.KernelManager(kernel_name="python3")
-        self.manager.start_kernel()
-        self.client = self.manager.client()
-        self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
-
-    def run(self, code: str) -> dict[str, str]:
-        """Runs a cell and returns what it shows: ``text``, ``html``, ``out`` and ``error``."""
-        shown: dict[str, str] = {"out": ""}
-
-        def show(message: dict[str, Any]) -> None:
-            content = message["content"]
-            if message["msg_type"] == "stream":
-                shown["out"] += content["text"]
-            elif message["msg_type"] == "error":
-                shown["error"] = content["ename"]
-            elif "data" in content:
-                shown["text"] = content["data"].get("text/plain", "")
-                shown["html"] = content["data"].get("text/html", "")
-
-        self.client.execute_interactive(code, timeout=60, output_hook=show)
-        return shown
-
-    def stop(self) -> None:
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture
 def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EM_CAPTURE", "1")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
+    keep_jupyter_in(tmp_path, monkeypatch)
     notebook = Notebook()
     yield notebook
     notebook.stop()
