@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import random
+import resource
+import struct
 import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
 from t9k.em.metrics import (
     MetricsWriter,
@@ -22,6 +31,7 @@ from t9k.em.metrics import (
 )
 
 NOW = "2026-01-02T03:04:05.678Z"
+NOW_NS = 1_767_323_045_678_999_999
 
 
 @pytest.fixture
@@ -109,36 +119,136 @@ def test_bad_calls_name_what_is_wrong() -> None:
             encode_line(metrics, 1, None, NOW)  # type: ignore[arg-type]
 
 
-def test_append_is_one_write(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = MetricsWriter(path)
-    real = os.write
-    calls: list[bytes] = []
-
-    def count(fd: int, data: bytes) -> int:
-        calls.append(data)
-        return real(fd, data)
-
-    monkeypatch.setattr(os, "write", count)
-    writer.append(encode_line({"a": 1}, 1, None, NOW))
-    assert len(calls) == 1
-    writer.close()
-    writer.close()
-    with pytest.raises(StoreError, match="closed"):
-        writer.append(b"- {}\n")
-
-
-def test_append_takes_back_a_half_written_line(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_writer_says_so(path: str) -> None:
     writer = MetricsWriter(path)
     line = encode_line({"a": 1}, 1, None, NOW)
     writer.append(line)
-    real = os.write
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
-        with pytest.raises(StoreError, match="cannot write"):
+    writer.close()
+    writer.close()
+    with pytest.raises(StoreError, match="is closed"):
+        writer.append(line)
+    assert not writer.append_point({"a": 1}, 1, None, NOW_NS)
+    assert Path(path).read_bytes() == line
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[Callable[[int], None]]:
+    """Sets the size beyond which the kernel writes no file of this process: a write ends in the midst of a line."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_half_written_line_is_taken_back(path: str, file_size_limit: Callable[[int], None]) -> None:
+    writer = MetricsWriter(path)
+    line = encode_line({"a": 1}, 1, None, NOW)
+    writer.append(line)
+    for room_bytes in (7, 0):
+        file_size_limit(len(line) + room_bytes)
+        with pytest.raises(StoreError, match=f"cannot write to the metrics file {path}: ") as caught:
             writer.append(line)
+        assert caught.value.errno in (errno.ENOSPC, errno.EFBIG)
+        assert not writer.append_point({"a": 1}, 1, None, NOW_NS)
+        assert Path(path).read_bytes() == line
+    file_size_limit(resource.RLIM_INFINITY)
     writer.append(line)
     writer.close()
     assert Path(path).read_bytes() == line * 2
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20) | st.text("abc :{},-%.", min_size=1)
+
+
+@given(
+    metrics=st.dictionaries(NAMES, st.floats() | st.integers() | st.booleans() | st.none(), max_size=6),
+    step=st.integers(),
+    epoch=st.none() | st.integers() | st.floats(),
+    time_ms=st.integers(0, 4_000_000_000_000),
+)
+@settings(max_examples=1000, deadline=None)
+def test_point_is_the_line_of_encode_line_or_left_to_it(
+    writer: tuple[MetricsWriter, str], metrics: dict[str, Any], step: int, epoch: Any, time_ms: int
+) -> None:
+    """The engine and `encode_line` write the same text; what the engine does not write is beyond what it promises."""
+    file, path = writer
+    os.truncate(path, 0)
+    is_written = file.append_point(metrics, step, epoch, time_ms * 1_000_000 + 999_999)
+    numbers = [
+        step,
+        *([] if epoch is None else [epoch]),
+        *(value for value in metrics.values() if type(value) is not float),
+    ]
+    is_plain = all(name.isascii() and name.isprintable() and not {*name} & {*'"\\'} for name in metrics)
+    is_plain &= bool(metrics) and not any(name.startswith(":") for name in metrics)
+    is_plain &= all(type(number) is int and -(2**63) <= number < 2**63 for number in numbers)
+    assert is_written == is_plain
+    if is_written:
+        stamp = datetime.fromtimestamp(time_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        expected = encode_line(metrics, step, epoch, f"{stamp}.{time_ms % 1000:03d}Z")
+        assert Path(path).read_bytes() == expected
+    else:
+        assert not os.path.getsize(path)
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[MetricsWriter, str]]:
+    path = str(tmp_path_factory.mktemp("points") / "train.yaml")
+    file = MetricsWriter(path)
+    yield file, path
+    file.close()
+
+
+def test_floats_of_every_magnitude_have_pythons_text(writer: tuple[MetricsWriter, str]) -> None:
+    """Shortest digits, fixed or with an exponent as `repr` has it: 100,000 random ones and all powers of ten."""
+    generator = random.Random(11)
+    bits = (struct.unpack("d", generator.randbytes(8))[0] for _ in range(100_000))
+    edges = [float(f"{digits}e{power}") for power in range(-323, 309) for digits in ("1", "-9.5", "1.2345678901234567")]
+    values = [value for value in (*bits, *edges, 2.0**53, 5e-324, 1.7976931348623157e308) if math.isfinite(value)]
+    file, path = writer
+    os.truncate(path, 0)
+    for value in values:
+        assert file.append_point({"x": value}, 0, None, 0)
+    with open(path) as lines:
+        found = [line[len('- {"metrics": {"x": ') :].partition("}")[0] for line in lines]
+    assert len(found) == len(values)
+    wrong = [(value, text) for value, text in zip(values, found, strict=True) if _python_text(value) != text]
+    assert wrong == []
+
+
+def _python_text(value: float) -> str:
+    text = repr(value)
+    return text.replace("e", ".0e") if "e" in text and "." not in text else text
+
+
+class Number(int):
+    """Of another class, though a number."""
+
+
+@pytest.mark.parametrize(
+    ("metrics", "step", "epoch"),
+    [
+        ({}, 1, None),
+        ([("a", 1)], 1, None),
+        (OrderedDict(a=1), 1, None),
+        ({"a": True}, 1, None),
+        ({"a": Number(1)}, 1, None),
+        ({"a": 2**63}, 1, None),
+        ({"a": "1"}, 1, None),
+        ({1: 1}, 1, None),
+        ({"\ud800": 1}, 1, None),
+        ({"x" * 1001: 1}, 1, None),
+        ({"a": 1}, 1.0, None),
+        ({"a": 1}, None, None),
+        ({"a": 1}, 1, True),
+    ],
+)
+def test_point_that_needs_more_thought_is_left_alone(
+    writer: tuple[MetricsWriter, str], metrics: Any, step: Any, epoch: Any
+) -> None:
+    file, path = writer
+    os.truncate(path, 0)
+    assert not file.append_point(metrics, step, epoch, NOW_NS)
+    assert not os.path.getsize(path)
 
 
 def test_append_from_threads_loses_and_mixes_nothing(path: str) -> None:

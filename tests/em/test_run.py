@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -165,13 +166,17 @@ def test_missing_parent_is_an_error_at_create(tmp_path: Path, monkeypatch: pytes
         create_run()
 
 
-def test_full_disk_warns_once_and_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_warns_once_and_counts(run: Run) -> None:
     run.log("train", {"a": 1}, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda fd, data: 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room_bytes = os.path.getsize(f"{run.local}/metrics/train.yaml") + 10
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, hard))  # as a full disk: a line ends in its midst
         with pytest.warns(RuntimeWarning, match="training goes on") as caught:  # noqa: PT031 - one warning for both
             run.log("train", {"a": 2}, 2)
             run.log("train", {"a": 3}, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(caught) == 1
     run.log("train", {"a": 4}, 4)
     run.finish()

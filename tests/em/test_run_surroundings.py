@@ -226,6 +226,7 @@ def test_clock_that_jumps_back_is_kept_and_breaks_nothing(monkeypatch: pytest.Mo
     earlier = "2001-01-01T00:00:00.000Z"
     with monkeypatch.context() as patch:
         patch.setattr(em_run, "timestamp", lambda: earlier)
+        patch.setattr(em_run, "time_ns", lambda: 978307200 * 10**9)
         patch.setattr(time, "time", lambda: 978307200.0)
         run.log("train", {"x": 2}, 2)
         assert load_run(run.local).status == "Running"

@@ -200,6 +200,29 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
+# Metrics of runs.
+
+@final
+class MetricsFile:
+    """A metrics file that is open for appending; safe between threads.
+
+    Each line is one system call. A line that found the disk half full is taken back.
+    """
+
+    def __new__(cls, path: str) -> Self: ...
+    def append(self, line: Buffer) -> None:
+        """Write one line."""
+
+    def append_point(self, metrics: object, step: object, epoch: object, time_ns: int) -> bool:
+        """Write the line of a log call if its names are plain and values floats and ints; tells whether it is there.
+
+        It is not, without a word why, if a name is no ASCII or has quotes, a value is of another class or beyond 64
+        bits, or the system refused.
+        """
+
+    def close(self) -> None:
+        """Close the file, once who writes to it has done so; later calls do nothing."""
+
 # Packs on the client.
 
 @final

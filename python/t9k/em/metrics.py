@@ -10,13 +10,11 @@ with an exponent is written with a dot (``1.0e-05``), because YAML 1.1 reads
 
 from __future__ import annotations
 
-import errno
 import functools
 import math
 import os
 import re
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
@@ -25,6 +23,7 @@ from t9k.em.errors import InvalidInputError, NotFoundError, StoreError
 from t9k.em.run_files import is_file_name
 
 if TYPE_CHECKING:
+    from t9k.em._engine import EngineError
     from t9k.em.points import Points
 
 TYPE_ALIASES = {
@@ -53,7 +52,7 @@ MAX_TYPE_BYTES = 200
 MAX_NAME_CHARS = 1000
 """YAML limits a key on one line to 1,024 characters, its escapes included."""
 
-_NON_FINITE = re.compile(rb'(?<=": )(-?)\.(nan|inf)(?=[,}])')
+_NON_FINITE = rb'(?<=": )(-?)\.(nan|inf)(?=[,}])'
 _JSON_NAMES = {b"nan": b"NaN", b"inf": b"Infinity"}
 _BLOCK_BYTES = 1 << 20
 
@@ -230,6 +229,13 @@ class MetricsWriter:
     Safe between threads, and between processes on a local file system,
     because the file is open with O_APPEND. A process that dies leaves at most
     the last line torn. A line that found the disk half full is taken back.
+
+    Attributes:
+        append_point: The engine's way from values to the file, for what a
+            training logs mostly: called with metrics, step, epoch and the
+            time in nanoseconds, it writes the line that `encode_line` would
+            make, if names are ASCII and values floats and ints, and tells
+            whether it did. Otherwise the caller finds out why not.
     """
 
     def __init__(self, path: str) -> None:
@@ -238,12 +244,14 @@ class MetricsWriter:
         Raises:
             StoreError: The file cannot be opened for writing.
         """
+        from t9k.em import _engine  # the first log call of a process may take 2 ms more than `create_run`
+
         self.path = path
-        self._lock = threading.RLock()  # a signal's handler may close what its thread is writing
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise StoreError(f"cannot open the metrics file {path}: {error.strerror}") from error
+            self._file = _engine.MetricsFile(path)
+        except _engine.EngineError as error:
+            raise _store_error(f"cannot open the metrics file {path}", error) from None
+        self.append_point: Callable[[object, object, object, int], bool] = self._file.append_point
 
     def append(self, line: bytes) -> None:
         """Writes one encoded line.
@@ -251,28 +259,22 @@ class MetricsWriter:
         Raises:
             StoreError: The line could not be written and is lost.
         """
-        with self._lock:
-            if self._fd < 0:
-                raise StoreError(f"the metrics file {self.path} is closed")
-            try:
-                written = os.write(self._fd, line)
-                if written != len(line):
-                    self._take_back(written)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError as error:
-                raise StoreError(f"cannot write to the metrics file {self.path}: {error.strerror}") from error
+        from t9k.em import _engine
 
-    def _take_back(self, written_bytes: int) -> None:
-        end = os.lseek(self._fd, 0, os.SEEK_CUR)
-        if os.fstat(self._fd).st_size == end:  # else another process wrote behind the torn line
-            os.ftruncate(self._fd, end - written_bytes)
+        try:
+            self._file.append(line)
+        except _engine.EngineError as error:
+            raise _store_error(f"cannot write to the metrics file {self.path}", error) from None
 
     def close(self) -> None:
         """Closes the file; later calls do nothing."""
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+        self._file.close()
+
+
+def _store_error(failure: str, error: EngineError) -> StoreError:
+    raised = StoreError(f"{failure}: {os.strerror(error.errno) if error.errno else error.message}")
+    raised.errno = error.errno
+    return raised
 
 
 class MetricsRead(NamedTuple):
@@ -391,7 +393,7 @@ def decode_lines(data: bytes, points: Points) -> int:
         if _is_point(first) and (block := decode_block(data, first)) is not None:
             points.add(block)
             return 0
-        data = _NON_FINITE.sub(lambda match: match[1] + _JSON_NAMES[match[2]], data)
+        data = re.sub(_NON_FINITE, lambda match: match[1] + _JSON_NAMES[match[2]], data)
     whole = _decode(b"[" + data[2:-1].replace(b"\n- ", b",") + b"]") if data.startswith(b"- ") else None
     if isinstance(whole, list) and len(whole) == data.count(b"\n") and all(map(_is_point, whole)):
         points.add(whole)

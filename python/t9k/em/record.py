@@ -39,23 +39,34 @@ class Recorder:
     Attributes:
         path: The run's directory.
         lost_lines: Log calls that could not be written.
+        points: `MetricsWriter.append_point` of each type that was logged, by
+            the type's name as the script spells it.
     """
 
-    def __init__(self, path: str, params: Callable[[], Params], content: Callable[[str], Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        params: Callable[[], Params],
+        content: Callable[[str], Mapping[str, Any]],
+        lock: threading.RLock,
+    ) -> None:
         """Writes nothing yet.
 
         Args:
             path: The run's directory.
             params: Returns the run's hyperparameters.
             content: Returns what belongs into another of `FILES` but the index.
+            lock: The run's, reentrant. One for both: the handler of a signal
+                ends the run in the midst of anything, with what its thread holds.
         """
         self.path = path
         self.lost_lines = 0
         self._hparams = HparamsFile(os.path.join(path, HPARAMS), params)
         self._content = content
         self._pid = current_pid()
-        self._lock = threading.RLock()
+        self._lock = lock
         self._writers: dict[str, MetricsWriter] = {}
+        self.points: dict[str, Callable[[object, object, object, int], bool]] = {}
         self._owed: set[str] = set()
         self._is_warned = False
         self._is_recording = False
@@ -115,10 +126,18 @@ class Recorder:
         """Begins to find out about platform and git; each is given to ``save`` from another thread."""
         self._snapshot = Snapshot(save)
 
-    def append(self, kind: str, line: bytes) -> None:
-        """Writes one line of metrics with one system call; what finds no room is counted."""
+    def append(self, kind: str, line: bytes, name: str) -> None:
+        """Writes one line of metrics with one system call; what finds no room is counted.
+
+        Args:
+            kind: The type of the metrics.
+            line: Their line.
+            name: The type as the script spells it.
+        """
         try:
-            (self._writers.get(kind) or self._open_writer(kind)).append(line)
+            writer = self._writers.get(kind) or self._open_writer(kind)
+            writer.append(line)
+            self.points[name] = writer.append_point
         except StoreError as error:
             with self._lock:
                 self.lost_lines += 1
@@ -155,6 +174,7 @@ class Recorder:
             for writer in self._writers.values():
                 writer.close()
             self._writers.clear()
+            self.points.clear()
             self._save_owed()
 
     def _write(self, name: str) -> None:

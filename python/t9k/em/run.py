@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from time import time_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,7 @@ class Run:
         self._pid = current_pid()
         self._lock = threading.RLock()
         self._recorder: Recorder | None = None  # of a run that has a directory
+        self._points: dict[str, Callable[[object, object, object, int], bool]] = {}  # the recorder's
         self._is_guest = False
         self._is_loaded = False  # the first change makes it a run of this process
         self._auto_upload: AutoUpload | None = None
@@ -197,6 +199,11 @@ class Run:
             >>> run.metrics["train"][-1]["metrics"]["loss"]
             0.5
         """
+        # Most calls of a training: a type that was logged before, plain names and numbers, and room on the disk.
+        point = self._points.get(type) if type.__class__ is str else None
+        if point is not None and self.status == "Running" and current_pid() == self._pid:  # noqa: SIM102 - or below
+            if point(metrics, step, epoch, time_ns()):
+                return
         kind = canonical_type(type)
         line = encode_line(metrics, step, epoch, timestamp())
         if current_pid() != self._pid:
@@ -206,7 +213,7 @@ class Run:
         if self.status != "Running":
             raise InvalidInputError(f"run {self.alternative_name!r} is {self.status}; load_run continues it")
         if self._recorder is not None:
-            self._recorder.append(kind, line)
+            self._recorder.append(kind, line, type)
             return
         at: dict[str, Any] = {"step": step} if epoch is None else {"step": step, "epoch": epoch}
         with self._lock:
@@ -373,7 +380,8 @@ class Run:
 
     def _open(self, path: str) -> Recorder:
         self.local = path
-        self._recorder = Recorder(path, lambda: self.hparams, self._content)
+        self._recorder = Recorder(path, lambda: self.hparams, self._content, self._lock)
+        self._points = self._recorder.points
         return self._recorder
 
     def _start(self, recorder: Recorder) -> None:

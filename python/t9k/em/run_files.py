@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import string
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +28,7 @@ MAX_NAME_BYTES = 200
 """Leaves room for the date and the random letters in a file name of 255 bytes."""
 
 _NUMBER_CHARS = frozenset("0123456789abcdefxoABCDEF_:.+-")
-_LETTERS = string.ascii_lowercase + string.digits
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _RANDOM = random.SystemRandom()  # scripts seed the shared generator, and forks inherit it
 
 

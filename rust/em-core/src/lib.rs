@@ -19,6 +19,7 @@ pub mod gc;
 pub mod ingest;
 pub mod manifest;
 pub mod materialize;
+pub mod metrics;
 pub mod names;
 pub mod pack;
 mod parallel;

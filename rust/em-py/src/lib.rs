@@ -5,6 +5,7 @@ mod add;
 mod artifact;
 mod call;
 mod convert;
+mod metrics;
 mod object;
 mod pack;
 mod receive;
@@ -31,6 +32,8 @@ mod _engine {
     };
     #[pymodule_export]
     use super::convert::OpenStore;
+    #[pymodule_export]
+    use super::metrics::MetricsFile;
     #[pymodule_export]
     use super::object::{
         ChunkTable, Lease, digest, hash_file, link_entry, link_object, parse_chunk_table, read_object_range, usable,
