@@ -118,7 +118,8 @@ def test_verbs_of_the_store_print_json_and_exit_as_documented(directory: Path) -
 def test_unknown_verb_exits_2() -> None:
     done = em_output("shwo")
     assert done.returncode == 2
-    assert "No such command 'shwo'" in done.stderr
+    assert "No such command 'shwo'; did you mean 'show'?" in done.stderr
+    assert "No such command 'xyzzy'.\n" in em_output("xyzzy").stderr
 
 
 def test_closed_pipe_is_no_traceback(directory: Path) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from t9k.config import Config
 from t9k.em.config_file import log_in, log_out
@@ -154,6 +154,7 @@ def test_wrong_key_is_refused_without_being_shown(path: str, key: str) -> None:
     assert not key.strip() or key not in str(info.value)
 
 
+@settings(deadline=None)
 @given(key=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=50))
 def test_every_key_is_read_back_as_text(tmp_path_factory: pytest.TempPathFactory, key: str) -> None:
     file = tmp_path_factory.mktemp("key") / "config.yaml"

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from t9k import em
 from t9k.em.errors import AuthError, ConflictError, InvalidInputError, NotFoundError, StoreError
 from t9k.em.run import Run, create_run, load_run
 
@@ -20,6 +21,7 @@ from t9k.em.run import Run, create_run, load_run
 @pytest.fixture(autouse=True)
 def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EM_RUN_PARENT_DIR", str(tmp_path / "runs"))
+    monkeypatch.setenv("EM_ARTIFACT_PARENT_DIR", str(tmp_path / "artifacts"))
     return tmp_path / "runs"
 
 
@@ -157,6 +159,24 @@ def test_remote_halves_fail_clearly(run: Run) -> None:
         create_run(auto_upload=True)
     with pytest.raises(NotFoundError):
         load_run("/no/such/run")
+
+
+def test_mistakes_that_are_made_easily_say_the_way_out(run: Run) -> None:
+    artifact = em.create_artifact("weights")
+    with pytest.raises(NotFoundError, match=r"there is no file mnist .*name='mnist'"):
+        create_run("mnist")
+    with pytest.raises(NotFoundError, match=r"there is no file run_config\.yaml$"):
+        create_run("run_config.yaml")
+    with pytest.raises(InvalidInputError, match=r"config_path must be a path, not a dict .*hparams="):
+        create_run({"lr": 0.1})  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="step must be an integer, not a str"):
+        run.log("train", {"loss": 0.5}, "1")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="add the files to an artifact"):
+        run.mark_output("model.bin")
+    with pytest.raises(NotFoundError, match=r"em\.load_artifact loads it"):
+        load_run(artifact.local)
+    with pytest.raises(NotFoundError, match=r"em\.load_run loads it"):
+        em.load_artifact(run.local)
 
 
 def test_missing_parent_is_an_error_at_create(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

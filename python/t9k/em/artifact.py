@@ -455,7 +455,9 @@ def load_local(path: str) -> Artifact:
         with open(metadata_path, "rb") as file:
             text = file.read(MAX_METADATA_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"no artifact at {path!r}") from None
+        is_run = os.path.isfile(os.path.join(path, "metadata.yaml"))
+        hint = "that is a run: em.load_run loads it" if is_run else None
+        raise NotFoundError(f"no artifact at {path!r}", hint=hint) from None
     try:
         metadata = json.loads(text)
         artifact = Artifact(metadata | {"local": os.path.abspath(path)})

@@ -161,7 +161,10 @@ def _number_text(name: str, value: object) -> str:
 def _index(name: str, value: object) -> int:
     if type(value) is int:
         return value
-    number = to_number(name, value)
+    try:
+        number = to_number(name, value)
+    except InvalidInputError:
+        raise InvalidInputError(f"{name} must be an integer, not a {type(value).__name__}") from None
     if not isinstance(number, int):
         raise InvalidInputError(f"{name} must be an integer, not {number!r}")
     return number

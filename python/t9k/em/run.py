@@ -366,7 +366,9 @@ class Run:
     def _mark(self, side: str, resource: Any) -> None:
         name = getattr(resource, "alternative_name", None) or getattr(resource, "name", None)
         if not isinstance(name, str):
-            raise InvalidInputError(f"a {resource.__class__.__name__} cannot be an input or output of a run")
+            hint = "add the files to an artifact, and mark that" if isinstance(resource, str | os.PathLike) else None
+            kind = resource.__class__.__name__
+            raise InvalidInputError(f"a {kind} cannot be an input or output of a run", hint=hint)
         self._resume()
         if self._is_guest:
             raise ConflictError(f"run {self.alternative_name!r} belongs to another process, which must mark it")
@@ -597,6 +599,8 @@ def _local_path(path: str) -> str:
     local = os.path.abspath(path)
     if os.path.isfile(os.path.join(local, "metadata.yaml")):
         return local
+    if os.path.isdir(os.path.join(local, ".artifact")):
+        raise NotFoundError(f"there is no run at {local}", hint="that is an artifact: em.load_artifact loads it")
     if os.path.isdir(local) and _ALTERNATIVE_NAME.search(os.path.basename(local)):
         raise NotFoundError(
             f"the run at {local} has no metadata: its process died, or is still busy, while it created the run",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
-from t9k.em.errors import InvalidInputError
+from t9k.em.errors import InvalidInputError, NotFoundError
 from t9k.em.params import to_plain
 from t9k.em.run_files import check_name, node_value, read_yaml_node
 
@@ -47,7 +48,17 @@ def read_run_config(path: str) -> dict[str, Any]:
     """
     import yaml
 
-    root = read_yaml_node(path)
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidInputError(f"config_path must be a path, not a {type(path).__name__}", hint="hparams={…}, name=…")
+    try:
+        root = read_yaml_node(path)
+    except NotFoundError as error:
+        hint = (
+            None
+            if os.path.splitext(path)[1]
+            else f"a name is given by name={path!r}; the first argument is config_path"
+        )
+        raise NotFoundError(str(error), hint=hint) from None
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):

@@ -156,7 +156,7 @@ def test_zombie_counts_as_gone() -> None:
     pid = os.fork()
     if not pid:
         os._exit(0)
-    time.sleep(0.1)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert heartbeat.process_start(pid) == ""
     os.waitpid(pid, 0)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from t9k.em.capture import git as capture_git
 from t9k.em.capture.git import read_git
 
@@ -66,3 +69,23 @@ def test_programs_named_by_the_repository_are_not_run(repository: Path) -> None:
     (repository / "train.py").write_text("lr = 3\n")
     assert read_git(str(repository))["dirty"]
     assert not marker.exists()
+
+
+def test_git_that_does_not_answer_is_given_up(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = repository / "bin" / "git"
+    slow.parent.mkdir()
+    slow.write_text("#!/bin/sh\necho half an answer\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(capture_git, "TIMEOUT_S", 0.3)
+    assert read_git(str(repository)) == {}
+
+
+def test_script_that_ends_at_once_has_its_commit(repository: Path) -> None:
+    script = repository / "train.py"
+    script.write_text("from t9k import em\nem.create_run()\n")
+    environ = os.environ | {"EM_RUN_PARENT_DIR": str(repository / "runs"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-W", "error", str(script)], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = (repository / "runs").iterdir()
+    assert len(yaml.safe_load((run / "git.yaml").read_text())["commit"]) == 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from t9k.em.capture.secrets import scrub, scrub_source
@@ -44,7 +45,6 @@ def read_git(folder: str) -> dict[str, Any]:
 def _output(folder: str, *words: str, limit_bytes: int = 16 << 10) -> str:
     """Returns what git says without the last newline; empty if it fails or takes too long."""
     import subprocess
-    import threading
 
     environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     try:
@@ -58,16 +58,35 @@ def _output(folder: str, *words: str, limit_bytes: int = 16 << 10) -> str:
         )
     except (OSError, ValueError):
         return ""
-    timer = threading.Timer(TIMEOUT_S, process.kill)
-    timer.daemon = True
-    timer.start()
+    deadline_s = time.monotonic() + TIMEOUT_S
     with process:
         assert process.stdout is not None
-        data = process.stdout.read(limit_bytes)
-        if len(data) == limit_bytes:
+        data, is_whole = _read(process.stdout.fileno(), limit_bytes, deadline_s)
+        try:
+            code = process.wait(max(0.0, deadline_s - time.monotonic()) if is_whole else 0.0)
+        except subprocess.TimeoutExpired:
             process.kill()
-        code = process.wait()
-        timer.cancel()
+            code = process.wait()
     if code and len(data) < limit_bytes:
         return ""
     return data.decode("utf-8", "replace").rstrip("\n")
+
+
+def _read(fd: int, limit_bytes: int, deadline_s: float) -> tuple[bytes, bool]:
+    """Reads up to a limit and a time, and tells whether that was all.
+
+    Without a thread: from Python 3.12 on a script that ends gets none any more.
+    """
+    import select
+
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    data = b""
+    while len(data) < limit_bytes and (left_s := deadline_s - time.monotonic()) > 0:
+        if not poller.poll(left_s * 1000):
+            continue
+        block = os.read(fd, limit_bytes - len(data))
+        if not block:
+            return data, True
+        data += block
+    return data, False

@@ -227,12 +227,14 @@ class OutputCapture:
         from t9k.em.capture.output_helper import pass_on
 
         # After a regular end nothing is left. After a killed helper the rest goes on from here.
-        forwards = [
-            threading.Thread(target=_forward, args=(reader, saved, pass_on), daemon=True)
-            for reader, saved in self._readers.items()
-        ]
-        for thread in forwards:
-            thread.start()
+        forwards = []
+        for reader, saved in self._readers.items():
+            thread = threading.Thread(target=_forward, args=(reader, saved, pass_on), daemon=True)
+            try:
+                thread.start()
+                forwards.append(thread)
+            except RuntimeError:  # from Python 3.12 on there are no new threads while the interpreter ends
+                _forward(reader, saved, pass_on)
         for thread in forwards:
             thread.join()
         for fd in (alive, *self._saved.values()):
