@@ -25,7 +25,8 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     em.Artifact: "metadata, objects = None",
     em.Artifact.add_dir: "self, dir_path: str, obj_path: str | None = None",
     em.Artifact.add_file: "self, file_path: str, obj_path: str | None = None",
-    em.Artifact.add_reference: "self, uri: str, obj_path: str | None = None",
+    em.Artifact.add_reference: "self, uri: str, obj_path: str | None = None, *, size: int | None = None, "
+    "etag: str | None = None, digest: str | None = None",
     em.Artifact.parse_from_dict: "self, data: dict[str, Any]",
     em.Artifact.to_dict: "self",
     em.Artifact.upload: f"self, {TAIL}",

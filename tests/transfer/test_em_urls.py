@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,8 @@ COLUMN_BYTES = ROWS * 8
 FILE_BYTES = ROWS * COLUMNS * 8
 TENSOR_SHAPE = (512, 512)
 FOLDER = "urls"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(em.__file__).parents[2])}
+"""Of another interpreter, which finds this package."""
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,49 @@ def test_one_tensor_is_read_without_the_others(fs: Any, proxy: Proxy) -> None:
     ranges = [path for path in proxy.requests if "/packs/" in path]
     assert len(ranges) == 2  # the header, the tensor
     assert proxy.received_bytes < (2 << 20) + 20_000
+
+
+TORCH = """
+import io, sys
+import torch
+from t9k import em
+em.login(*sys.argv[1:3])
+if sys.argv[3] == "save":
+    torch.save({"weight": torch.arange(6.0).reshape(2, 3), "step": 7}, "model.pt")
+    artifact = em.create_artifact("torch")
+    artifact.add_file("model.pt")
+    artifact.upload("urls", make_folder=True, conflict_strategy="replace")
+else:
+    with em.Artifact.at("urls/torch").open("model.pt") as file:
+        state = torch.load(file)
+    assert state["step"] == 7
+    assert torch.equal(state["weight"], torch.arange(6.0).reshape(2, 3))
+"""
+
+
+def python_with_torch() -> str | None:
+    """An interpreter that has PyTorch: this one, or the system's, as `make test-torch` uses it."""
+    for python in (sys.executable, "/usr/bin/python3"):
+        if (
+            os.path.exists(python)
+            and not subprocess.run(
+                [python, "-c", "import torch, yaml, requests"], check=False, stderr=subprocess.DEVNULL
+            ).returncode
+        ):
+            return python
+    return None
+
+
+def test_torch_loads_a_model_from_an_open_file(home: Path, server: Serving) -> None:
+    python = python_with_torch()
+    if python is None:
+        pytest.skip("PyTorch is not installed")
+    for number, verb in enumerate(("save", "load")):
+        there = home / str(number)
+        there.mkdir()
+        command = [python, "-c", TORCH, server.url, server.api_key, verb]
+        done = subprocess.run(command, cwd=there, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        assert done.returncode == 0, done.stderr
 
 
 def test_name_is_asked_again_when_a_file_is_opened_later(

@@ -12,6 +12,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -303,24 +304,43 @@ def test_references_are_fetched_by_an_explicit_call_only(
     assert sorted(os.listdir("got")) == ["file.txt", "http", "other"]  # nothing half fetched
 
 
-@pytest.mark.parametrize(
-    "known", [{"size": 9}, {"etag": '"v1"'}, {"digest": "ab" * 32}, {"size": 8, "etag": '"v2"', "digest": None}]
-)
+RIGHT = {"size": 8, "etag": '"v2"', "digest": _engine.digest(b"the data").hex()}
+
+
+@pytest.mark.parametrize("wrong", [{"size": 9}, {"etag": '"v1"'}, {"digest": "ab" * 32}, {}])
 def test_reference_that_is_not_what_was_recorded_is_refused(
-    home: Path, web: http.server.ThreadingHTTPServer, known: dict[str, object]
+    home: Path,
+    server: Serving,
+    web: http.server.ThreadingHTTPServer,
+    wrong: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    digest = _engine.digest(b"the data").hex()
-    entry = {"type": "reference", "uri": f"http://127.0.0.1:{web.server_port}/data.tar", **known}
-    is_right = known.get("digest", "") is None
-    if is_right:
-        entry["digest"] = digest
-    artifact = em.Artifact({"name": "refs"}, {"data": entry})
-    if is_right:
-        assert Path(artifact.fetch_references("got")[0]).read_bytes() == b"the data"
+    """What is known of it goes to the server and comes from there with it."""
+    em.login(server.url, server.api_key)
+    artifact = em.create_artifact("known")
+    artifact.add_reference(f"http://127.0.0.1:{web.server_port}/data.tar", **{**RIGHT, **wrong})
+    artifact.upload(FOLDER, make_folder=True, conflict_strategy="replace")
+    (home.parent / "elsewhere").mkdir()
+    monkeypatch.chdir(home.parent / "elsewhere")
+    loaded = em.load_artifact(f"{FOLDER}/known")
+    assert loaded.objects == artifact.objects
+    for one in (loaded, em.Artifact.at(f"{FOLDER}/known")):
+        (entry,) = one.to_dict()["objects"].values()
+        assert {**RIGHT, **wrong}.items() <= entry.items()
+    if not wrong:
+        assert Path(loaded.fetch_references("got")[0]).read_bytes() == b"the data"
         return
     with pytest.raises(IntegrityError):
-        artifact.fetch_references("got")
+        loaded.fetch_references("got")
     assert os.listdir("got") == []
+
+
+def test_reference_of_impossible_content_is_refused(home: Path) -> None:
+    artifact = em.create_artifact("impossible")
+    for known in ({"size": -1}, {"size": 1 << 63}, {"digest": "xyz"}, {"digest": "ab"}, {"etag": "x" * 9000}):
+        with pytest.raises(InvalidInputError):
+            artifact.add_reference("https://example.org/a", **known)  # type: ignore[arg-type]
+    assert artifact.objects == []
 
 
 def test_opened_file_works_with_text_and_json(remote: em.Artifact) -> None:

@@ -25,6 +25,11 @@ def store_dir() -> str:
     return os.environ.get("EM_STORE_DIR") or os.path.join(".em", "store")
 
 
+def etags_of(manifest: bytes) -> dict[str, str]:
+    """What is known of the ETags of references, by their paths. Holds the references of the manifest."""
+    return {path: etag for path, _, _, etag, _ in _engine.manifest_references(manifest) if etag is not None}
+
+
 def artifact_parent_dir() -> str:
     """Returns where new artifacts go: EM_ARTIFACT_PARENT_DIR, by default ``.em/artifacts``."""
     return os.environ.get("EM_ARTIFACT_PARENT_DIR") or os.path.join(".em", "artifacts")
@@ -111,9 +116,14 @@ class Artifact:
             yield from sorted(self._objects.items())
             return
         fields = ("type", "size", "digest", "executable", "uri")
+        etags: dict[str, str] | None = None
         with translated():
             for path, *rest in _engine.read_entries(self.local):
-                yield path, {name: value for name, value in zip(fields, rest, strict=True) if value is not None}
+                entry = {name: value for name, value in zip(fields, rest, strict=True) if value is not None}
+                if entry["type"] == "reference":
+                    etags = etags_of(_engine.read_manifest(self.local)) if etags is None else etags
+                    entry |= {"etag": etags[path]} if path in etags else {}
+                yield path, entry
 
     @property
     def objects(self) -> list[dict[str, str]]:
@@ -121,7 +131,7 @@ class Artifact:
 
         Each has ``path`` and ``type`` (``file``, ``directory`` or
         ``reference``), and as far as they are known ``size`` in bytes,
-        ``digest`` (BLAKE3), ``executable`` and ``uri``.
+        ``digest`` (BLAKE3), ``executable``, ``uri`` and ``etag``.
         """
         return [{"path": path} | {name: str(value) for name, value in entry.items()} for path, entry in self.entries()]
 
@@ -176,23 +186,44 @@ class Artifact:
             logger = logging.getLogger("t9k.em")
             logger.warning("%d of the paths added to %s cannot be made on Windows", count, self.alternative_name)
 
-    def add_reference(self, uri: str, obj_path: str | None = None) -> None:
+    def add_reference(
+        self,
+        uri: str,
+        obj_path: str | None = None,
+        *,
+        size: int | None = None,
+        etag: str | None = None,
+        digest: str | None = None,
+    ) -> None:
         """Adds a URI as an object reference to the Artifact; nothing is fetched.
+
+        What is given of the content is kept with it, and `fetch_references`
+        refuses other content.
 
         Args:
             uri: Where the content is.
             obj_path: Its path in the artifact: the last part of the URI by
                 default.
+            size: Bytes of the content.
+            etag: Its ETag, as the server of an HTTP URI says it.
+            digest: Its BLAKE3, 64 hex digits, as `em hash` prints it.
 
         Raises:
-            InvalidInputError: A bad obj_path.
+            InvalidInputError: A bad obj_path, or what is said of the content
+                cannot be.
 
         Example:
-            >>> artifact.add_reference("s3://bucket/data.csv")
+            >>> artifact.add_reference("s3://bucket/data.csv", size=1200)
         """
         target = _obj_path(uri.split("?")[0].split("#")[0], obj_path)
+        if size is not None and not 0 <= size < 1 << 63:
+            raise InvalidInputError(f"no content has {size} bytes")
+        try:
+            known_digest = bytes.fromhex(digest) if digest is not None else None
+        except ValueError:
+            raise InvalidInputError(f"{digest!r} is not a digest", hint="64 hex digits, as `em hash` prints") from None
         with translated():
-            summary = _engine.add_reference(self._directory(), target, uri)
+            summary = _engine.add_reference(self._directory(), target, uri, size, etag, known_digest)
         self._warn(summary)
 
     def upload(self, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:

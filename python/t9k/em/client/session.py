@@ -14,6 +14,7 @@ from typing import IO, Any, ClassVar
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
@@ -92,7 +93,9 @@ class _Key(AuthBase):
 
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, blocksize=SEND_BYTES, **kwargs)
+        if not str(getattr(urllib3, "__version__", "")).startswith("1."):  # those cannot be told, and send short blocks
+            kwargs["blocksize"] = SEND_BYTES
+        super().init_poolmanager(*args, **kwargs)
 
 
 class Body(io.BytesIO):

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import IO, TYPE_CHECKING, Any
 
 from t9k.em import _engine
-from t9k.em.artifact import store_dir
+from t9k.em.artifact import etags_of, store_dir
 from t9k.em.client import artifacts
 from t9k.em.client.placement import absolute_path
 from t9k.em.errors import ConflictError, IntegrityError, NotFoundError, translated
@@ -57,11 +57,13 @@ class RemoteFiles:
         self.metadata = metadata_of(session, version)
         fields = ("type", "size", "digest", "executable", "uri")
         with translated():
-            entries = _engine.parse_manifest(manifest)
+            entries, etags = _engine.parse_manifest(manifest), etags_of(manifest)
         self.entries: dict[str, dict[str, Any]] = {
             path: {name: value for name, value in zip(fields, rest, strict=True) if value is not None}
             for path, *rest in entries
         }
+        for path, etag in etags.items():
+            self.entries[path]["etag"] = etag
 
     @classmethod
     def at(cls, session: Session, path: str) -> RemoteFiles:
