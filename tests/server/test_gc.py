@@ -130,6 +130,17 @@ def test_chunk_of_a_condemned_pack_moves_to_the_pack_it_is_sent_in(uploader: Upl
     assert list(check(services.database, services.blobs, read=True)) == []
 
 
+def test_pack_whose_chunks_all_lie_in_other_packs_is_collected(uploader: Uploader, services: Services) -> None:
+    """As when two uploads at once send the same chunks: what came second is referred to by nothing."""
+    node_id = uploader.upload(ONE)["node"]["id"]
+    assert uploader.put(pack_of(ONE.chunks[::-1])).status_code == 201
+    expire_leases(services)
+    collected = run(services)
+    assert (collected.condemned_packs, collected.deleted_packs) == (1, 1)
+    assert uploader.download(node_id)
+    assert list(check(services.database, services.blobs, read=True)) == []
+
+
 def test_backup_in_progress_holds_bytes_and_their_rows(uploader: Uploader, services: Services) -> None:
     uploader.put(pack_of([b"x"]))
     expire_leases(services)

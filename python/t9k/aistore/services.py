@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from t9k.aistore.accounts.failures import FailureLimits
+from t9k.aistore.artifacts.claims import Claims
 from t9k.aistore.background import Background
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.db import Database
@@ -20,6 +21,7 @@ class Services:
     blobs: BlobStore
     background: Background
     failures: FailureLimits = field(default_factory=FailureLimits)
+    claims: Claims = field(default_factory=Claims)
 
     def close(self) -> None:
         """Stops the background jobs, then closes the database."""

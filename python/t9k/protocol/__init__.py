@@ -49,6 +49,7 @@ MAX_LOCATE_CHUNKS = 100_000
 """Chunks that one `locate` request asks for (3.2 MB, answered by 4.4 MB)."""
 
 LEASE_HEADER = "EM-Lease"
+CLAIM_HEADER = "EM-Claim"
 LEASE_BYTES = 20
 """A lease is this many small letters and digits."""
 

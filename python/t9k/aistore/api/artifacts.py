@@ -22,6 +22,7 @@ from t9k.aistore.errors import invalid
 from t9k.aistore.tree.views import NodeView, view, view_of
 from t9k.protocol import (
     BINARY_TYPE,
+    CLAIM_HEADER,
     DIGEST_BYTES,
     IDEMPOTENCY_HEADER,
     MAX_COMMIT_BYTES,
@@ -42,6 +43,10 @@ Key = Annotated[
     Header(
         alias=IDEMPOTENCY_HEADER, min_length=1, max_length=128, description="Names the commit; same key, same answer."
     ),
+]
+Claim = Annotated[
+    Literal["1"] | None,
+    Header(alias=CLAIM_HEADER, description="The caller is about to send what is missing and nobody else is sending."),
 ]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="Number of a version.")]
 Alias = Annotated[str, Path(max_length=128, description="Alias of a version.")]
@@ -150,11 +155,14 @@ async def plan_upload(request: Request, caller: Writer, services: ServicesDep) -
     responses={200: binary(BINARY_TYPE), **responses(409)},
     openapi_extra=_BYTES,
 )
-async def find_missing(request: Request, caller: Writer, services: ServicesDep, lease: Lease = None) -> Response:
-    """Tell which chunks are missing: digests in, a lease and a bitmap out."""
+async def find_missing(
+    request: Request, caller: Writer, services: ServicesDep, lease: Lease = None, claim: Claim = None
+) -> Response:
+    """Tell which chunks are missing: digests in, a lease and a bitmap out, and one of what others are sending."""
     async with body(request, MAX_MISSING_CHUNKS * DIGEST_BYTES) as data:
         lease_s = services.settings.lease_s
-        answer = await run_in_threadpool(presence.missing, services.database, caller, lease, data, lease_s)
+        claims = services.claims if claim is not None else None
+        answer = await run_in_threadpool(presence.missing, services.database, caller, lease, data, lease_s, claims)
     return Response(answer, media_type=BINARY_TYPE)
 
 

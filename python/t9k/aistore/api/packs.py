@@ -71,9 +71,10 @@ async def put_pack(
         services.settings.lease_s,
     )
     try:
-        async with body(request, MAX_PACK_BYTES, intake.take) as data:
-            is_new, held = await run_in_threadpool(intake.finish, data)
-            size_bytes = len(data)
+        with services.claims.sending(lease):
+            async with body(request, MAX_PACK_BYTES, intake.take) as data:
+                is_new, held = await run_in_threadpool(intake.finish, data)
+                size_bytes = len(data)
     finally:
         await run_in_threadpool(intake.close)
     if not is_new:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.artifacts import leases
+from t9k.aistore.artifacts.claims import Claims
 from t9k.aistore.clock import now_us
 from t9k.aistore.db import Database, bulk, objects, packs
 from t9k.aistore.db import leases as lease_rows
@@ -56,7 +57,14 @@ def plan(database: Database, caller: Caller, body: bytes | memoryview) -> bytes:
     return _bitmap(count, known)
 
 
-def missing(database: Database, caller: Caller, lease: str | None, body: bytes | memoryview, lease_s: int) -> bytes:
+def missing(
+    database: Database,
+    caller: Caller,
+    lease: str | None,
+    body: bytes | memoryview,
+    lease_s: int,
+    claims: Claims | None = None,
+) -> bytes:
     """Tells which chunks are missing: a lease, then a bitmap. What is there stays while the lease lives.
 
     Args:
@@ -65,6 +73,8 @@ def missing(database: Database, caller: Caller, lease: str | None, body: bytes |
         lease: Of an earlier answer, to be renewed; None takes a new one.
         body: Digests of the chunks.
         lease_s: How long a lease lives after its last use.
+        claims: Where the caller claims what is missing and nobody is sending yet; the answer then ends with a second
+            bitmap, of what another upload is sending.
 
     Raises:
         Refusal: The body is no list of digests, or too long; there is no such lease (any more).
@@ -89,7 +99,13 @@ def missing(database: Database, caller: Caller, lease: str | None, body: bytes |
         return held, lease_rows.protect(connection, held, in_packs)
 
     held, alive = database.write(take)
-    return held.encode() + _bitmap(count, {at for at, pack_id in there.items() if pack_id in alive})
+    present = {at for at, pack_id in there.items() if pack_id in alive}
+    answer = held.encode() + _bitmap(count, present)
+    if claims is None:
+        return answer
+    absent = [at for at in range(count) if at not in present]
+    busy = {absent[index] for index in claims.claim(caller.domain, held, [digests[at] for at in absent])}
+    return answer + _bitmap(count, set(range(count)) - busy)
 
 
 def _bitmap(count: int, there: dict[int, int] | set[int]) -> bytes:

@@ -15,6 +15,7 @@ from typing import IO, Any
 from t9k.em.client.session import Answer, Body, Session
 from t9k.em.errors import IntegrityError, TransferError
 from t9k.protocol import (
+    CLAIM_HEADER,
     DIGEST_BYTES,
     IDEMPOTENCY_HEADER,
     LEASE_BYTES,
@@ -75,6 +76,21 @@ class Place:
         return self.offset + self.length
 
 
+@dataclass(frozen=True)
+class Missing:
+    """What a server said of chunks.
+
+    Attributes:
+        lease: Keeps those that are there.
+        absent: Indexes of those that are not.
+        busy: Those of these that another upload is sending now.
+    """
+
+    lease: str
+    absent: list[int]
+    busy: list[int]
+
+
 def plan(session: Session, objects: Sequence[tuple[bytes, int]]) -> list[int]:
     """The indexes of the objects that the server does not know."""
     unknown: list[int] = []
@@ -87,28 +103,32 @@ def plan(session: Session, objects: Sequence[tuple[bytes, int]]) -> list[int]:
     return unknown
 
 
-def missing(session: Session, chunks: Sequence[bytes], lease: str | None) -> tuple[str, list[int]]:
-    """A lease that keeps the chunks that are there, and the indexes of those that are not."""
-    found: list[int] = []
+def missing(session: Session, chunks: Sequence[bytes], lease: str | None, *, claim: bool) -> Missing:
+    """What the server lacks; with `claim` the caller is about to send what of it no other upload is sending."""
+    absent: list[int] = []
+    busy: list[int] = []
     for start in range(0, len(chunks), MAX_MISSING_CHUNKS):
         part = chunks[start : start + MAX_MISSING_CHUNKS]
-        headers = {LEASE_HEADER: lease} if lease else {}
+        headers = ({LEASE_HEADER: lease} if lease else {}) | ({CLAIM_HEADER: "1"} if claim else {})
         what = "cannot ask which chunks the server has"
+        bitmap_bytes = (len(part) + 7) // 8
         answer = _post(
             session,
             "/artifacts/missing",
             what,
             b"".join(part),
             headers=headers,
-            max_bytes=LEASE_BYTES + len(part) // 8 + 1,
+            max_bytes=LEASE_BYTES + 2 * bitmap_bytes,
         )
-        head, bitmap = answer.body[:LEASE_BYTES].decode("ascii", "replace"), answer.body[LEASE_BYTES:]
+        head, bitmaps = answer.body[:LEASE_BYTES].decode("ascii", "replace"), answer.body[LEASE_BYTES:]
         if not _LEASE.fullmatch(head):
             raise _garbage(what)
         lease = head
-        found += (start + index for index in _set_bits(bitmap, len(part)))
+        absent += (start + index for index in _set_bits(bitmaps[:bitmap_bytes], len(part)))
+        if others := bitmaps[bitmap_bytes:]:
+            busy += (start + index for index in _set_bits(others, len(part)))
     assert lease is not None
-    return lease, found
+    return Missing(lease, absent, busy)
 
 
 def put_pack(session: Session, digest: bytes, pack: bytes, lease: str | None, passed: Callable[[int], None]) -> str:

@@ -17,7 +17,7 @@ from typing import IO, Any, ClassVar
 
 from t9k.em.client import nodes
 from t9k.em.client.session import Answer, Session
-from t9k.protocol import DIGEST_BYTES, LEASE_BYTES
+from t9k.protocol import CLAIM_HEADER, DIGEST_BYTES, LEASE_BYTES
 
 _QUESTIONS = ("/artifacts/plan", "/artifacts/missing")
 
@@ -60,6 +60,7 @@ class DrySession(Session):
         if path in ("/nodes", "/runs") and (node := self.taken.nodes.get(str((params or {}).get("path")))) is not None:
             return _json(200, node if path == "/nodes" else {"node": node})
         if method == "GET" or path in _QUESTIONS:
+            headers = {name: value for name, value in headers.items() if name != CLAIM_HEADER}
             answer = super()._send(method, path, params, body, headers, max_bytes, read_timeout_s, on_read, into)
             if path == "/artifacts/missing" and answer.status == 200 and isinstance(body, bytes):
                 return Answer(200, answer.headers, self._without_taken(bytes(answer.body), body))

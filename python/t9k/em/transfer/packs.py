@@ -1,8 +1,11 @@
 """Chunks of the store to the server: which are missing, then packs, several at once.
 
 ```text
-objects ─ a window of chunks ─ missing? ─ batches of one pack each ─ build, PUT (a thread each) ─ next window
+objects ─ a window of chunks ─ missing? ─ batches of one pack each ─ turns ─ build, PUT (a thread each) ─ next window
 ```
+
+What a turn of batches is about to send is claimed, and what other processes and hosts are sending comes last, if it is
+still missing then: so uploads at once that share chunks divide them.
 
 Memory is bounded by the window, and by one pack for each thread: a thread builds its next pack only after the server
 has stored the one before.
@@ -11,6 +14,7 @@ has stored the one before.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -37,8 +41,14 @@ WINDOW_CHUNKS = 1 << 17
 TABLE_CHUNKS = 1 << 14
 """Of a chunk table that are read at once."""
 
-STALE_S = 1.0
-"""After so long a batch asks again what is missing: others may have sent it meanwhile."""
+TURN_BATCHES = SENDERS
+"""Batches whose chunks are claimed together, when the first of them is to be sent."""
+
+LONGEST_WAIT_S = 15.0
+"""That an upload spends on waiting for what others are sending. Then it sends that too."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+"""Before asking again what others have sent; it doubles."""
 
 SENDINGS = 3
 """Of a pack that arrives as something else."""
@@ -77,6 +87,33 @@ class _Batch:
 _Chunk = tuple[bytes, int, bytes, int]
 """Object, offset in it, digest, length."""
 
+_Claim = Callable[[list[bytes]], tuple[set[bytes], set[bytes]]]
+"""Of chunks: those that are missing, and those of these that another upload is sending."""
+
+
+class _Turn:
+    """Batches that are claimed together, when the first of them is to be sent. Thread-safe.
+
+    Attributes:
+        busy: Chunks that others are sending.
+    """
+
+    def __init__(self, batches: Sequence[_Batch], claim: _Claim) -> None:
+        self.busy: set[bytes] = set()
+        self._batches = batches
+        self._claim = claim
+        self._free: set[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def take(self, batch: _Batch) -> _Batch:
+        """What is to be sent of a batch."""
+        with self._lock:
+            if self._free is None:
+                absent, self.busy = self._claim([chunk for one in self._batches for chunk in one.chunks])
+                self._free = absent - self.busy
+            free = self._free
+        return batch.only(index for index, chunk in enumerate(batch.chunks) if chunk in free)
+
 
 class Sender:
     """Sends what chunks of objects the server lacks.
@@ -102,6 +139,7 @@ class Sender:
         self._local_lease = local_lease
         self._progress = progress
         self._in_flight = in_flight(session.url, session.user)
+        self._waited_s = 0.0
 
     def send(self, objects: Sequence[tuple[bytes, int]]) -> None:
         """When this returns the server has every chunk of the objects.
@@ -129,26 +167,37 @@ class Sender:
                     offset += length
 
     def _send_window(self, window: dict[bytes, _Chunk], threads: ThreadPoolExecutor) -> None:
+        pause_s = FIRST_PAUSE_S
         while window:
-            digests = list(window)
-            absent = {digests[index] for index in self._missing(digests)}
-            asked = time.monotonic()
-            mine = self._in_flight.claim(absent)
+            is_one_turn = sum(length for *_, length in window.values()) <= TURN_BATCHES * PACK_BYTES
+            absent, busy = self._missing(list(window), claim=is_one_turn)
+            mine = self._in_flight.claim(absent - busy)
             try:
-                self._send_chunks([window[digest] for digest in digests if digest in mine], threads, asked)
+                chunks = [chunk for digest, chunk in window.items() if digest in mine]
+                later = self._send_chunks(chunks, threads, is_claimed=is_one_turn)
             finally:
                 self._in_flight.release(mine)
-            # What another upload of this process was sending: it has arrived, or that upload has failed.
-            others = absent - mine
-            self._in_flight.wait(others)
-            window = {digest: window[digest] for digest in digests if digest in others}
+            # What other uploads were sending: it has arrived, or they have failed or are still at it.
+            left = absent - mine | later
+            self._in_flight.wait(left)
+            if left and later == mine:
+                time.sleep(pause_s)
+                self._waited_s += pause_s
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            window = {digest: chunk for digest, chunk in window.items() if digest in left}
 
-    def _send_chunks(self, chunks: list[_Chunk], threads: ThreadPoolExecutor, asked: float) -> None:
+    def _send_chunks(self, chunks: list[_Chunk], threads: ThreadPoolExecutor, *, is_claimed: bool) -> set[bytes]:
+        """Answers those that another process or host is sending."""
         self._progress.plan(sum(length for *_, length in chunks))
         batches = _batches(chunks)
-        # Several clients that send the same chunks at once then rarely send the same one.
+        # Several clients that send the same chunks at once then rarely ask for the same turn.
         random.shuffle(batches)
-        futures = [threads.submit(self._send_batch, batch, asked) for batch in batches]
+        claim: _Claim = (lambda asked: (set(asked), set())) if is_claimed else self._claim
+        turns = [_Turn(batches[start : start + TURN_BATCHES], claim) for start in range(0, len(batches), TURN_BATCHES)]
+        futures = [
+            threads.submit(self._send_batch, turns[number // TURN_BATCHES], batch)
+            for number, batch in enumerate(batches)
+        ]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
@@ -158,12 +207,11 @@ class Sender:
                 future.cancel()
             wait(futures)  # none may send what is released
             raise
+        return set().union(*(turn.busy for turn in turns))
 
-    def _send_batch(self, batch: _Batch, asked: float) -> None:
-        if time.monotonic() - asked > STALE_S:
-            left = batch.only(self._missing(batch.chunks))
-            self._progress.plan(left.raw_bytes - batch.raw_bytes)
-            batch = left
+    def _send_batch(self, turn: _Turn, whole: _Batch) -> None:
+        batch = turn.take(whole)
+        self._progress.plan(batch.raw_bytes - whole.raw_bytes)
         plan = _engine.PackPlan(self.store, batch.wanted, PACK_BYTES)
         for index in range(len(plan)):
             pack, _, raw_bytes = plan.build(index)
@@ -171,12 +219,18 @@ class Sender:
             self._local_lease.renew()
             self._progress.moved(raw_bytes, len(pack))
 
-    def _missing(self, chunks: Sequence[bytes]) -> list[int]:
+    def _claim(self, chunks: list[bytes]) -> tuple[set[bytes], set[bytes]]:
+        return self._missing(chunks, claim=True)
+
+    def _missing(self, chunks: list[bytes], *, claim: bool) -> tuple[set[bytes], set[bytes]]:
+        """As `_Claim`; of a claim that was waited for too long nothing is busy."""
+        claim = claim and self._waited_s < LONGEST_WAIT_S
         try:
-            self.lease, absent = artifacts.missing(self.session, chunks, self.lease)
+            found = artifacts.missing(self.session, chunks, self.lease, claim=claim)
         except ConflictError:  # an hour's pause ended the lease: the commit tells what went with it
-            self.lease, absent = artifacts.missing(self.session, chunks, None)
-        return absent
+            found = artifacts.missing(self.session, chunks, None, claim=claim)
+        self.lease = found.lease
+        return {chunks[index] for index in found.absent}, {chunks[index] for index in found.busy}
 
     def _put(self, pack: bytes, raw_bytes: int) -> None:
         digest = _engine.pack_digest(pack)
