@@ -39,8 +39,10 @@ def folder(request: pytest.FixtureRequest) -> str:
 
 
 def em_upload(*arguments: str, code: int = 0) -> str:
+    """What it prints, progress left out."""
     command = [sys.executable, "-m", "t9k.em", "upload", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    environment = {**os.environ, "EM_QUIET": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
