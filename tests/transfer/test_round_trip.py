@@ -16,6 +16,7 @@ from harness import Serving
 from proxy import Proxy, proxied
 from t9k import em
 from t9k.em.client import connection
+from t9k.em.client.session import Session
 from t9k.em.errors import AuthError, ConflictError, IntegrityError, InvalidInputError, NotFoundError, TransferError
 from trees import contents, make_artifact, make_tree
 
@@ -257,10 +258,10 @@ def test_server_that_lost_a_pack_is_sent_its_chunks_again(
     artifact = make_artifact(make_tree(logged_in / "tree", seed=77))
     ask, asked = artifacts.missing, []
 
-    def lie(session: object, chunks: list[bytes], lease: str | None) -> tuple[str, list[int]]:
-        lease, absent = ask(session, chunks, lease)  # type: ignore[arg-type]
-        asked.append(len(absent))
-        return lease, absent[1:] if len(asked) == 1 else absent
+    def lie(session: Session, chunks: list[bytes], lease: str | None, *, claim: bool) -> artifacts.Missing:
+        found = ask(session, chunks, lease, claim=claim)
+        asked.append(len(found.absent))
+        return dataclasses.replace(found, absent=found.absent[1:]) if len(asked) == 1 else found
 
     monkeypatch.setattr(artifacts, "missing", lie)
     path = upload(artifact, folder)

@@ -375,8 +375,8 @@ def test_file_of_the_store_that_is_replaced_during_the_upload_is_caught(
     stored = home / ".em" / "store" / "objects" / digest[:2] / digest[2:]
     ask = artifacts.missing
 
-    def replace(*asked: object) -> object:
-        answer = ask(*asked)  # type: ignore[arg-type]
+    def replace(*asked: object, claim: bool) -> object:
+        answer = ask(*asked, claim=claim)  # type: ignore[arg-type]
         other = stored.with_name("other")
         other.write_bytes(bytes(40 << 20))
         os.replace(other, stored)
