@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -13,6 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROUNDS = 7
+
+
+def compile_package() -> None:
+    """Leaves bytecode beside our modules, as an installation does, also where PYTHONDONTWRITEBYTECODE is set."""
+    import t9k.em
+
+    compileall.compile_dir(os.path.dirname(os.path.dirname(t9k.em.__file__)), quiet=2)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 
-from alternate import workplace
+from alternate import compile_package, workplace
 
 CODE = """
 import json, os, time
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    compile_package()
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in SETTINGS}
     with workplace():
         for _ in range(options.rounds):

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 
-from alternate import alternate, report, workplace
+from alternate import alternate, compile_package, report, workplace
 
 STATEMENTS = {
     "bare": "pass",
@@ -35,6 +35,7 @@ def main() -> None:
     def run(statement: str) -> None:
         subprocess.run([sys.executable, "-c", statement], check=True)
 
+    compile_package()
     with workplace():
         contenders = {name: (lambda turn, code=code: run(code)) for name, code in STATEMENTS.items()}
         seconds = alternate(contenders, options.rounds)

@@ -205,10 +205,21 @@ def test_params_is_a_mutable_mapping() -> None:
     assert dict(params.items()) == HPARAMS
     assert list(params.keys()) == list(HPARAMS)
     assert list(params.values()) == list(HPARAMS.values())
+    params.setdefault("epochs", 5)
     del params["epochs"]
     assert "epochs" not in params
     assert params.pop("batch_size") == 32
     assert params.get("nothing", 1) == 1
+
+
+def test_params_views_follow_it_and_are_set_like() -> None:
+    """`items()` and `keys()` are set-like views, `values()` is a view."""
+    params = em.Params(upload=lambda: None, init_hparams={"a": 1, "b": 2})
+    items, keys, values = params.items(), params.keys(), params.values()
+    params.c = 3
+    assert keys & {"a", "c", "d"} == {"a", "c"}
+    assert items - {("a", 1)} == {("b", 2), ("c", 3)}
+    assert list(values) == [1, 2, 3]
 
 
 def test_params_calls_upload_every_time() -> None:
@@ -287,6 +298,13 @@ def test_create_run_config_file_takes_precedence(workdir: Path) -> None:
 def test_create_run_ignores_upload_arguments_without_auto_upload() -> None:
     """With `auto_upload` false, the arguments after it are not used."""
     assert em.create_run(folder="/x/y", make_folder=True, conflict_strategy="replace").status == "Running"
+
+
+def test_labels_are_any_sequence() -> None:
+    """`labels` of a Run and an Artifact are an optional sequence of texts."""
+    for made in (em.create_run(labels=("a", "b")), em.create_artifact("x", labels=("a", "b"))):
+        assert made.labels == ["a", "b"]
+    assert em.create_run().labels == em.create_artifact("x").labels == []
 
 
 def test_load_run(run: em.Run) -> None:
