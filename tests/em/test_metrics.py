@@ -125,7 +125,7 @@ def test_closed_writer_says_so(path: str) -> None:
     writer.append(line)
     writer.close()
     writer.close()
-    with pytest.raises(StoreError, match="is closed"):
+    with pytest.raises(StoreError, match=f"^the metrics file {path} is closed$"):
         writer.append(line)
     assert not writer.append_point({"a": 1}, 1, None, NOW_NS)
     assert Path(path).read_bytes() == line

@@ -275,7 +275,7 @@ class MetricsWriter:
 
 
 def _store_error(failure: str, error: EngineError) -> StoreError:
-    raised = StoreError(f"{failure}: {os.strerror(error.errno) if error.errno else error.message}")
+    raised = StoreError(f"{failure}: {os.strerror(error.errno)}" if error.errno else error.message)
     raised.errno = error.errno
     return raised
 
