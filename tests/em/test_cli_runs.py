@@ -286,4 +286,4 @@ def test_reading_tells_its_progress(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     size_bytes = os.path.getsize(record.metrics_path("train"))
     with shown_reading([record]) as read:
         assert len(read(record, "train")) == 3
-    assert capsys.readouterr().err == f"read: 1/1 files, {size_bytes}/{size_bytes} bytes\n"
+    assert capsys.readouterr().err == f"read: 1 of 1 files, {size_bytes} B of {size_bytes} B\n"

@@ -49,12 +49,15 @@ def starting(directory: Path) -> Iterator[Start]:
     """Starts scripts, whose output goes into a directory; what still runs at the end is killed."""
     started: list[Script] = []
 
-    def begin(server: Serving, body: str, *, wait: bool = True, **environment: str) -> Script:
+    def begin(
+        server: Serving, body: str, *, wait: bool = True, is_configured: bool = False, **environment: str
+    ) -> Script:
+        """With `is_configured` the login is left to the configuration file."""
         head = f"""
             import os, signal, sys, time
             from pathlib import Path
             from t9k import em
-            if os.environ.get("EM_MODE") != "offline":
+            if os.environ.get("EM_MODE") != "offline" and not {is_configured}:
                 em.login({server.url!r}, {server.api_key!r})
             run = em.create_run(name="auto", hparams={{"lr": 0.1}}, auto_upload=True)
             print(run.local, flush=True)

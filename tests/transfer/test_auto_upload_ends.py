@@ -129,6 +129,25 @@ def test_scheduler_is_not_held_up_by_a_server_that_is_away(
         assert_is_there(again, directory, "Failed")
 
 
+def test_server_that_is_away_when_a_run_is_made_gets_it_later(tmp_path: Path, start: Start) -> None:
+    data = tmp_path / "away"
+    with run_server(data) as gone:
+        key, port = gone.api_key, gone.url.rpartition(":")[2]
+    config = f"current-context: c\ncontexts: [{{name: c, server: {gone.url}, prefixes: {{aistore: ''}}, "
+    Path(os.environ["T9K_CONFIG"]).write_text(config + f"auth: {{apikey: {key}}}}}]\n")
+    script = start(gone, LOGS, is_configured=True, EM_SYNC_FINISH_S="0.1")
+    assert script.process.returncode == 0, script.err.read_text()
+    said = script.err.read_text()
+    assert "not uploaded before the server is back" in said
+    assert "are not uploaded yet" in said
+    assert key not in said
+    with run_server(data, None, "--port", port) as server:
+        server.api_key = key
+        directory = script.local
+        eventually(lambda: state_of(directory).is_done)
+        assert_is_there(server, directory, "Complete")
+
+
 def test_forked_workers_may_have_runs_of_their_own(server: Serving, start: Start) -> None:
     script = start(
         server,

@@ -21,16 +21,6 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(json_value(value), ensure_ascii=is_terminal()))
 
 
-def size_text(size_bytes: int) -> str:
-    """A size as people read it: a decimal and a binary unit."""
-    size, unit = float(size_bytes), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
 def exact_size_text(size_bytes: int) -> str:
     """A size to the byte."""
     return f"{size_bytes:,} B"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from t9k.em.cli.console import echo_json, echo_table, size_text
+from t9k.em.cli.console import echo_json, echo_table
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.progress import size_text
 
 FIELDS = ("apparent_bytes", "stored_bytes", "unique_bytes")
 

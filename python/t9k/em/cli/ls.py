@@ -6,9 +6,10 @@ import os
 
 import click
 
-from t9k.em.cli.console import echo_json, size_text
+from t9k.em.cli.console import echo_json
 from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.progress import size_text
 
 
 @click.command("ls", cls=Verb, examples=["em ls", "em ls checkpoints_261123_101500_a1b2c3 --json"])

@@ -17,10 +17,10 @@ from t9k.em.cli.console import (
     is_drawable,
     moment_text,
     number_text,
-    size_text,
 )
 from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.progress import size_text
 
 if TYPE_CHECKING:
     from t9k.em.runs.record import ReadPoints, RunRecord

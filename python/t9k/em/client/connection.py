@@ -98,7 +98,7 @@ def open_session(url: str | None, api_key: str | None, timeout_s: float | None =
     session = Session.open(url, api_key, timeout_s)
     session.attempts = LOGIN_ATTEMPTS
     try:
-        session.user = _user(session)
+        session.user = user_of(session)
     except EmError as error:
         session.close()
         if not isinstance(error, AuthError):
@@ -110,7 +110,24 @@ def open_session(url: str | None, api_key: str | None, timeout_s: float | None =
     return session
 
 
-def _user(session: Session) -> str:
+def unasked() -> Session:
+    """The session of the configuration, whose server was not asked: its `user` is not known yet.
+
+    Raises:
+        InvalidInputError: The address or the key has no possible form.
+    """
+    from t9k.em.client.session import Session
+
+    return Session.open(str(CONFIG["aistore_host"]), CONFIG["api_key"])
+
+
+def user_of(session: Session) -> str:
+    """Who the key belongs to.
+
+    Raises:
+        AuthError: The key is refused.
+        TransferError: The server cannot be reached, or is no AIStore.
+    """
     from t9k.em.errors import TransferError
 
     document = session.request("GET", "/session", f"cannot log in to {session.url}").json()

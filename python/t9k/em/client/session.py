@@ -46,6 +46,7 @@ _READ_BYTES = 256 << 10
 _RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 _HISTORY = re.compile(r"[A-Za-z0-9]{1,64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,512}")
+_CONNECTION = re.compile(r"^HTTPS?Connection(Pool)?\([^)]*\): ")
 _log = logging.getLogger("t9k.em.client")
 
 
@@ -345,6 +346,6 @@ def _reason(error: BaseException) -> str:
     while True:
         inner = getattr(error, "reason", None) or next((arg for arg in error.args if isinstance(arg, Exception)), None)
         if not isinstance(inner, BaseException) or inner is error:
-            text = str(error).rpartition("Failed to establish a new connection: ")[2]
-            return text.rpartition(">: ")[2] or type(error).__name__
+            text = str(error).rpartition("Failed to establish a new connection: ")[2].rpartition(">: ")[2]
+            return _CONNECTION.sub("", text) or type(error).__name__
         error = inner

@@ -12,10 +12,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from t9k.em.artifact import store_dir
-from t9k.em.errors import ConflictError, EmError
+from t9k.em.errors import ConflictError, EmError, TransferError
 from t9k.em.sync import state as states
 from t9k.em.sync.lock import SyncLock, is_held
-from t9k.em.sync.waiting import SyncProgress, unsent_bytes
+from t9k.em.sync.waiting import SyncProgress, unsent_text
 from t9k.em.warn import warn
 
 if TYPE_CHECKING:
@@ -44,16 +44,21 @@ class AutoUpload:
 
         Raises:
             InvalidInputError: The folder or the strategy is none.
-            AuthError: Nobody is logged in; unless EM_MODE is ``offline``: then nothing is sent before `em sync`.
+            AuthError: Nobody is logged in, or the key is refused; unless EM_MODE is ``offline``: then nothing is sent
+                before `em sync`.
         """
         from t9k.em.client.placement import Target
 
         self._target = Target(folder, make_folder, conflict_strategy)
         self._session: Session | None = None
         if os.environ.get("EM_MODE") != "offline":
-            from t9k.em.client.connection import connected
+            from t9k.em.client.connection import connected, unasked
 
-            self._session = connected()
+            try:
+                self._session = connected()
+            except TransferError as error:  # a job that has waited for days does not end here
+                self._session = unasked()
+                warn(f"the run is not uploaded before the server is back: {error}")
         self._run_dir = ""
         self._began = 0.0
 
@@ -86,10 +91,10 @@ class AutoUpload:
         state = self._wait(_limit_s(FAILURE_S if is_failure else FINISH_S))
         if state is None or state.is_done or state.is_skipped:
             return state
-        left = unsent_bytes(self._run_dir, state)
+        left = unsent_text(self._run_dir, state)
         reason = f" ({state.problem})" if state.problem else ""
         rest = "it goes on in the background" if is_held(self._run_dir) else "`em sync` sends it"
-        print(f"t9k: {left} bytes of run {self._run_dir} are not uploaded yet{reason}; {rest}", file=sys.stderr)
+        print(f"t9k: {left} of run {self._run_dir} are not uploaded yet{reason}; {rest}", file=sys.stderr)
         return state
 
     def _wait(self, limit_s: float) -> states.SyncState | None:

@@ -23,6 +23,7 @@ from typing import IO, Any
 from t9k.em import _engine
 from t9k.em.capture import heartbeat
 from t9k.em.client import nodes, runs
+from t9k.em.client.connection import user_of
 from t9k.em.client.placement import absolute_path, telling_of_make_folder
 from t9k.em.client.session import Session
 from t9k.em.errors import ConflictError, EmError, NotFoundError, StoreError
@@ -62,7 +63,7 @@ class Push:
         """Sends nothing yet.
 
         Args:
-            session: The server.
+            session: The server; if its user is not known yet, the first step asks.
             run_dir: Directory of the run.
             state: What was acknowledged so far.
             on_sent: Called when more was acknowledged.
@@ -80,6 +81,7 @@ class Push:
         self.artifacts = MarkedArtifacts(session, state, self._save, self.report)
         self.artifact_error: EmError | None = None
         self.node: nodes.Node | None = None
+        self._given = session  # the artifacts' too
         self._session = replace(session, history=state.history, on_body=self._count)
         self._run_dir = run_dir
         self._on_sent = on_sent
@@ -110,6 +112,8 @@ class Push:
             EmError: What could not be sent, and why. What was acknowledged before stays so. An artifact that fails
                 keeps nothing else back.
         """
+        if not self._session.user:
+            self._given.user = self._session.user = user_of(self._session)
         if is_restored(self._session, self.state):
             self._go_back()
         try:

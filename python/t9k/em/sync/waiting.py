@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from t9k.em.errors import EmError
-from t9k.em.progress import Progress
+from t9k.em.progress import Progress, size_text
+from t9k.em.run_files import read_yaml
 from t9k.em.sync import state as states
 from t9k.em.sync.go_back import is_restored
 
@@ -31,7 +32,7 @@ class SyncProgress(Progress):
 
     def _line(self, files: int, size_bytes: int, total_files: int, total_bytes: int) -> str:
         name = os.path.basename(self._run_dir)
-        return f"{size_bytes} of {total_bytes} bytes of metrics and log of {name}"
+        return f"{size_text(size_bytes)} of {size_text(total_bytes)} of metrics and log of {name}"
 
 
 def unsent_runs(parent_dir: str, session: Session | None = None) -> list[str]:
@@ -63,6 +64,19 @@ def unsent_bytes(run_dir: str, state: states.SyncState) -> int:
         sent = state.metrics.get(name.removesuffix(".yaml"))
         total += max(0, _size(os.path.join(folder, name)) - (sent.offset if sent else 0))
     return total
+
+
+def unsent_text(run_dir: str, state: states.SyncState) -> str:
+    """What of a run the server has not acknowledged, for people."""
+    left = [f"{size_text(unsent_bytes(run_dir, state))} of metrics and log"]
+    try:
+        outputs = read_yaml(os.path.join(run_dir, "metadata.yaml")).get("associations") or {}
+        marked = {mark.get("local") for side in ("inputs", "outputs") for mark in outputs.get(side) or []}
+    except EmError:
+        marked = set()
+    if waiting := len(marked - {None, *state.artifacts}):
+        left.append(f"{waiting} artifact{'s' if waiting > 1 else ''}")
+    return " and ".join(left)
 
 
 def _is_done(run_dir: str, session: Session | None) -> bool:

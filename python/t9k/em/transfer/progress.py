@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from t9k.em.progress import Progress
+from t9k.em.progress import Progress, size_text
 
 
 @dataclass
@@ -105,13 +105,16 @@ class TransferProgress(Progress):
         moved = self.report.new_bytes + self._travelling_bytes
         self(0, min(moved, self._to_move_bytes), 0, self._to_move_bytes)
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{_size(self.report.total_bytes - self._to_move_bytes)} saved", refresh=False)
+            self._bar.set_postfix_str(
+                f"{size_text(self.report.total_bytes - self._to_move_bytes)} saved", refresh=False
+            )
 
     def _line(self, files: int, size_bytes: int, total_files: int, total_bytes: int) -> str:
         rate = size_bytes / max(1e-3, time.monotonic() - self._moving_since)
         left = f"{(total_bytes - size_bytes) / rate:.0f} s left" if rate else "no time known"
-        saved = _size(self.report.total_bytes - total_bytes)
-        return f"{_size(size_bytes)} of {_size(total_bytes)}, {_size(int(rate))}/s, {left}; {saved} need not travel"
+        saved = size_text(self.report.total_bytes - total_bytes)
+        moved = f"{size_text(size_bytes)} of {size_text(total_bytes)}, {size_text(int(rate))}/s"
+        return f"{moved}, {left}; {saved} need not travel"
 
 
 class Travelling:
@@ -140,12 +143,3 @@ class Travelling:
         counted = int(packed_bytes * self._ratio)
         more, self._counted = counted - self._counted, counted
         self._progress.travelled(more)
-
-
-def _size(size_bytes: int) -> str:
-    size, unit = float(max(0, size_bytes)), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
