@@ -54,7 +54,7 @@ measure("list", lambda: sum(1 for _ in new.entries()))
 measure("verify", lambda: _engine.verify(".em/store", new.local))
 measure("diff: bytes", lambda: _engine.diff(".em/store", again.local, new.local))
 measure("diff: paths", lambda: sum(1 for _ in _engine.differences(one.local, new.local)))
-measure("du", lambda: _engine.usage([new.local, again.local, one.local]))
+measure("du", lambda: _engine.usage('.em/store', [new.local, again.local, one.local]))
 measure("gc, nothing to do", lambda: _engine.gc(".em/store", 0, False))
 for artifact in (new, again):
     shutil.rmtree(artifact.local)

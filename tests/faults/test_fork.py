@@ -3,17 +3,20 @@
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import xxhash
 from t9k import em
 from t9k.em import _engine
 
-from .conftest import contents, leftovers, problems, run, tree
+from .conftest import contents, leftovers, problems, run, traced, tree
 
 SOURCES = 2000
 
@@ -173,6 +176,67 @@ def test_ctrl_c_ends_a_long_hash_and_a_long_verify() -> None:
     Path("long").rename(Path(".em/store/objects/ab", "0" * 62))
     after, tick = interrupted("verify('.em/store', None, progress)")
     assert after < 5 * tick
+
+
+ENTRIES = 100_000
+
+
+@pytest.fixture(scope="module")
+def long_manifest() -> bytes:
+    """The manifest of files of one byte, a thousand in a directory: 5 MB, of which 16 KiB are read at a time."""
+    entries = b"".join(
+        struct.pack("<BH", 0, 7) + b"%03d/%03d" % divmod(index, 1000) + struct.pack("<Q32s", 1, b"d" * 32)
+        for index in range(ENTRIES)
+    )
+    body = struct.pack("<8sIQ", b"EMMANIF", 1, ENTRIES) + entries
+    return body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body))
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda artifact: _engine.read_entries(artifact),
+        lambda artifact: _engine.manifest_digest(artifact),
+        lambda artifact: _engine.differences(artifact, artifact),
+        lambda artifact: _engine.diff(".em/store", artifact, artifact),
+        lambda artifact: _engine.usage(".em/store", [artifact]),
+        lambda artifact: _engine.gc(".em/store", 0, False),
+        lambda artifact: _engine.verify(".em/store", artifact),
+        lambda artifact: _engine.recover(".em/store", artifact),
+        lambda artifact: _engine.add_reference(artifact, "b", "s3://bucket/b"),
+        lambda artifact: _engine.add_dir(".em/store", artifact, "few", "few"),
+    ],
+    ids=["read", "digest", "differences", "diff", "usage", "gc", "verify", "recover", "reference", "add"],
+)
+@pytest.mark.parametrize("way", [0.1, 1.1])
+def test_ctrl_c_ends_calls_on_a_long_manifest(call: Callable[[str], object], way: float, long_manifest: bytes) -> None:
+    """Also when it has been read once, for its checksum. Each read takes 2 ms here, and a tick is 100 ms."""
+    Path("few").mkdir()
+    Path("few/file").write_text("file")
+    artifact = em.create_artifact("x").local
+    _engine.verify(".em/store")
+    inner = Path(artifact, ".artifact")
+    inner.joinpath("manifest-0000000001").write_bytes(long_manifest)
+    # An add of a process that is gone had begun.
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")
+    inner.joinpath("intent-x").write_text(f"{os.uname().nodename} {boot} {namespace} 4194305 1\0" + "000/000")
+    before = {path for path in Path().rglob("*") if path.name != "strace.log"}
+    reads = len(long_manifest) >> 14
+
+    def work() -> None:
+        def interrupt() -> None:
+            while Path("strace.log").read_text(errors="replace").count("pread64(") < way * reads:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        call(artifact)
+
+    ended = traced(work, "--trace=pread64", "--inject=pread64:delay_enter=2ms")
+    assert ended.error == "KeyboardInterrupt", ended.message
+    assert 0 < ended.log.partition("--- SIGINT")[2].count("pread64(") < 150
+    assert {path for path in Path().rglob("*") if path.name != "strace.log"} == before
 
 
 def test_an_exception_of_the_progress_call_ends_the_add() -> None:

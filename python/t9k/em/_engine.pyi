@@ -112,7 +112,7 @@ class Differences:
 def differences(first: str, second: str) -> Differences:
     """The paths that differ between two artifacts, sorted: "added", "removed" or "changed", and the path."""
 
-def usage(artifact_dirs: list[str]) -> list[tuple[int, int, int]]:
+def usage(store: str, artifact_dirs: list[str]) -> list[tuple[int, int, int]]:
     """Apparent, stored and unique bytes of each artifact, then of all together."""
 
 # Single objects.

@@ -12,9 +12,9 @@ fn run(source: &Path, store: &Path, artifact: &Path) -> Result<bool> {
     let store = Store::open(store)?;
     let artifact = ArtifactDir::open(artifact).or_else(|_| ArtifactDir::create(artifact))?;
     // An add that was killed may have left links behind.
-    artifact.recover(&store)?;
-    let cache = StatCache::open(&store.root().join("../stat-cache"));
     let progress = Progress::default();
+    artifact.recover(&store, &progress)?;
+    let cache = StatCache::open(&store.root().join("../stat-cache"));
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let add = Add {
         store: &store,

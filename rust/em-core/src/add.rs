@@ -1,11 +1,10 @@
 //! Adding to an artifact: scan, stat cache, read once, object in store, link, entry.
 
 use std::{
-    ffi::OsStr,
     fs,
-    os::unix::ffi::OsStrExt,
+    io::{BufRead, BufReader, Write},
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use crate::{
@@ -14,9 +13,10 @@ use crate::{
     cancel::Progress,
     gc::register_root,
     ingest::{Ingest, Objects},
-    manifest::{Change, Entry, EntryKind, Reference},
+    manifest::{Change, Entry, EntryKind, EntryList, Reference},
     names, parallel,
-    scan::{self, Tree},
+    scan::{self, Listing, Row, Tree},
+    spool::{Room, Spool},
     stat_cache::StatCache,
     store::{
         Store,
@@ -61,16 +61,14 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn of(plan: &Plan<'_>, objects: &Objects) -> Self {
-        let mut summary = Self { files: plan.tree.len() as u64, ..Self::default() };
-        for index in 0..plan.tree.len() {
-            let (size_bytes, new) = (objects.size_bytes(plan.tree, index), objects.is_new(index));
-            summary.bytes += size_bytes;
-            summary.new_objects += u64::from(new);
-            summary.new_bytes += if new { size_bytes } else { 0 };
+    fn count(&mut self, entry: &Entry, new: bool) {
+        if let EntryKind::File { size, .. } = entry.kind {
+            self.files += 1;
+            self.bytes += size;
+            self.new_objects += u64::from(new);
+            self.new_bytes += if new { size } else { 0 };
         }
-        let reserved = plan.paths().filter(|path| names::is_reserved_on_windows(path));
-        Self { reserved_on_windows: reserved.count() as u64, ..summary }
+        self.reserved_on_windows += u64::from(names::is_reserved_on_windows(&entry.path));
     }
 }
 
@@ -82,8 +80,8 @@ impl Add<'_> {
     /// On an error the artifact is what it was.
     pub fn dir(&self, source: &Path, obj_path: &str) -> Result<Summary> {
         self.refuse_own(source)?;
-        let tree = scan::scan(source, self.threads, self.progress)?;
-        self.run(source, &Plan { tree: &tree, obj_path, is_file: false })
+        let listing = scan::scan(source, self.store.room(), self.threads, self.progress)?;
+        self.run(source, &Plan { listing: &listing, obj_path, is_file: false })
     }
 
     /// Adds one file as `obj_path`. On an error the artifact is what it was.
@@ -93,7 +91,8 @@ impl Add<'_> {
         let name = source.file_name().and_then(|name| name.to_str());
         found.path = name.ok_or_else(|| Error::invalid(format!("{} names no file", source.display())))?.to_owned();
         let parent = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        self.run(parent, &Plan { tree: &Tree::of_file(&found)?, obj_path, is_file: true })
+        let listing = Listing::of_file(&found, self.store.room())?;
+        self.run(parent, &Plan { listing: &listing, obj_path, is_file: true })
     }
 
     /// A directory that holds the artifact or the store would be copied into itself.
@@ -110,7 +109,6 @@ impl Add<'_> {
 
     fn run(&self, root: &Path, plan: &Plan<'_>) -> Result<Summary> {
         let base = self.check(plan)?;
-
         let root_fd = open_dir(root)?;
         for _ in 0..MAX_ATTEMPTS {
             let lease = Lease::take(self.store)?;
@@ -124,11 +122,11 @@ impl Add<'_> {
                 root_fd: &root_fd,
                 chunk_tables: self.chunk_tables,
             };
-            let objects = ingest.run(plan.tree, self.threads);
+            let stored = self.ingest(&ingest, plan);
             self.cache.flush();
-            let objects = objects?;
-            match self.place(base, plan, &objects, &lease) {
-                Ok(()) if lease.is_held() => return Ok(Summary::of(plan, &objects)),
+            let (added, summary) = stored?;
+            match self.place(base, &added, &lease) {
+                Ok(()) if lease.is_held() => return Ok(summary),
                 // `gc` may have taken objects away since, or between our look and the link: store them again.
                 Ok(()) => {}
                 Err(error) if error.kind == Kind::NotFound => {}
@@ -141,32 +139,43 @@ impl Add<'_> {
 
     /// Whether the entries fit into the artifact, asked before a byte is read; answers the manifest's number.
     fn check(&self, plan: &Plan<'_>) -> Result<u64> {
-        let (base, manifest) = self.artifact.manifest()?;
-        let unknown = EntryKind::File { size: 0, digest: Digest([0; 32]), executable: false };
-        Change::new(&manifest, || plan.entries(|_| unknown.clone()))?;
+        let (base, manifest) = self.artifact.manifest_unless_cancelled(self.progress)?;
+        Change::new(&manifest, || plan.entries(), self.progress)?;
         Ok(base)
     }
 
+    /// Stores the objects, part by part; answers the entries.
+    fn ingest(&self, ingest: &Ingest<'_>, plan: &Plan<'_>) -> Result<(EntryList, Summary)> {
+        let (mut added, mut summary) = (EntryList::new(self.store.room()), Summary::default());
+        for tree in plan.listing.parts() {
+            let tree = tree?;
+            let objects = ingest.run(&tree, self.threads)?;
+            for index in 0..tree.len() {
+                self.progress.check()?;
+                if let Some(entry) = plan.entry(&tree, index, &objects) {
+                    summary.count(&entry, objects.is_new(index));
+                    added.push(&entry)?;
+                }
+            }
+        }
+        Ok((added, summary))
+    }
+
     /// Links the objects and commits the entries, or leaves the artifact as it was.
-    fn place(&self, base: u64, plan: &Plan<'_>, objects: &Objects, lease: &Lease) -> Result<()> {
-        let intent = self.artifact.intend(plan.paths())?;
-        let created = Created::default();
-        let file = |index| EntryKind::File {
-            size: objects.size_bytes(plan.tree, index),
-            digest: objects.digest(index),
-            executable: plan.tree.is_executable(index),
-        };
-        let committed =
-            self.link(plan, objects, lease, &created).and_then(|()| self.artifact.commit(|| plan.entries(file)));
-        match committed {
+    fn place(&self, base: u64, added: &EntryList, lease: &Lease) -> Result<()> {
+        let paths = || added.entries().map(|entry| entry.map(|entry| entry.path));
+        let intent = self.artifact.intend(paths)?;
+        let mut created = Created::new(added.len(), self.store.room());
+        let linked = self.link(added, lease, &mut created);
+        match linked.and_then(|()| self.artifact.commit(|| added.entries(), self.progress)) {
             Ok(replaced) => {
                 let undisturbed = intent.done() && replaced == base;
-                if undisturbed { Ok(()) } else { self.artifact.settle(self.store, || plan.paths()) }
+                if undisturbed { Ok(()) } else { self.artifact.settle(self.store, paths, lease, &Progress::default()) }
             }
             Err(error) => {
-                created.remove(self.artifact.root(), plan);
+                created.remove(self.artifact.root(), added);
                 // If that fails too, the intent stays, and is settled when this process has ended.
-                if self.artifact.settle(self.store, || plan.paths()).is_ok() {
+                if self.artifact.settle(self.store, paths, lease, &Progress::default()).is_ok() {
                     intent.done();
                 }
                 Err(error)
@@ -175,34 +184,39 @@ impl Add<'_> {
     }
 
     /// Puts every object at its path, and notes in `created` what had not been there.
-    fn link(&self, plan: &Plan<'_>, objects: &Objects, lease: &Lease, created: &Created) -> Result<()> {
-        let (root, tree) = (self.artifact.root(), plan.tree);
-        for index in 0..tree.len() {
+    fn link(&self, added: &EntryList, lease: &Lease, created: &mut Created) -> Result<()> {
+        let root = self.artifact.root();
+        let mut made: Option<String> = None;
+        for entry in added.entries() {
+            self.progress.check()?;
+            let Entry { path, kind } = entry?;
+            let directory = match kind {
+                EntryKind::Directory => Some(path.as_str()),
+                _ => path.rsplit_once('/').map(|(parent, _)| parent),
+            };
             // Files of one directory mostly stand together.
-            if (index == 0 || !tree.are_siblings(index - 1, index))
-                && let Some((parent, _)) = plan.target(index).rsplit_once('/')
-            {
-                make_dirs(root, parent, |made| created.directory(made))?;
+            if let Some(directory) = directory.filter(|&directory| made.as_deref() != Some(directory)) {
+                make_dirs(root, directory, |new| created.directory(new))?;
+                made = Some(directory.to_owned());
             }
         }
-        for path in plan.directories() {
-            make_dirs(root, &path, |made| created.directory(made))?;
-        }
-        let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
+        let (linker, created) = (Linker::new(self.store, root, RESERVED, self.link_mode)?, &*created);
         // A contiguous part of the files for each worker: two that link into one directory wait for each other.
-        let parts = if tree.len() <= 16 { 1 } else { self.threads };
-        let part_len = tree.len().div_ceil(parts.max(1));
+        let parts = if added.len() <= 16 { 1 } else { self.threads };
         parallel::each(
             parts,
             parts,
             || Ok(()),
             |(), part| {
-                for index in (part * part_len..tree.len()).take(part_len) {
+                let (first, entries) = added.part(part, parts);
+                for (number, entry) in (first..).zip(entries) {
                     self.progress.check()?;
                     lease.renew();
-                    let (size_bytes, executable) = (objects.size_bytes(tree, index), tree.is_executable(index));
-                    if linker.link(objects.digest(index), size_bytes, executable, plan.target(index))?.created {
-                        lock(&created.files).push(index as u32);
+                    let Entry { path, kind } = entry?;
+                    if let EntryKind::File { size, digest, executable } = kind
+                        && linker.link(digest, size, executable, path)?.created
+                    {
+                        created.file(number);
                     }
                 }
                 Ok(())
@@ -212,14 +226,10 @@ impl Add<'_> {
 }
 
 /// Adds a reference as `obj_path`; nothing is fetched.
-pub fn reference(artifact: &ArtifactDir, obj_path: &str, reference: Reference) -> Result<Summary> {
+pub fn reference(artifact: &ArtifactDir, obj_path: &str, reference: Reference, progress: &Progress) -> Result<Summary> {
     let entry = Entry { path: obj_path.to_owned(), kind: EntryKind::Reference(Box::new(reference)) };
-    artifact.commit(|| std::iter::once(entry.clone()))?;
+    artifact.commit(|| std::iter::once(Ok(entry.clone())), progress)?;
     Ok(Summary { reserved_on_windows: u64::from(names::is_reserved_on_windows(obj_path)), ..Summary::default() })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn join(prefix: &str, path: &str) -> String {
@@ -232,75 +242,105 @@ fn join(prefix: &str, path: &str) -> String {
 
 /// What goes where.
 struct Plan<'t> {
-    tree: &'t Tree,
+    listing: &'t Listing,
     /// Path in the artifact of the tree, or of its only file.
     obj_path: &'t str,
     is_file: bool,
 }
 
 impl Plan<'_> {
-    /// Path in the artifact of a file.
-    fn target(&self, index: usize) -> String {
-        if self.is_file { self.obj_path.to_owned() } else { join(self.obj_path, &self.tree.path(index)) }
+    /// Path in the artifact of what has a path in the tree.
+    fn target(&self, path: &str) -> String {
+        if self.is_file { self.obj_path.to_owned() } else { join(self.obj_path, path) }
     }
 
-    /// Paths in the artifact of the empty directories, sorted.
-    fn directories(&self) -> impl Iterator<Item = String> + Clone {
-        self.tree.empty_dirs().map(|path| join(self.obj_path, &path)).filter(|path| !path.is_empty())
+    /// The entries before their objects are known, sorted by their paths.
+    fn entries(&self) -> impl Iterator<Item = Result<Entry>> {
+        let unknown = EntryKind::File { size: 0, digest: Digest([0; 32]), executable: false };
+        let entry = move |row: Row| {
+            let kind = if row.is_directory() { EntryKind::Directory } else { unknown.clone() };
+            Entry { path: self.target(&row.path), kind }
+        };
+        // The root itself is no entry.
+        let entries = self.listing.rows().map(move |row| row.map(&entry));
+        entries.filter(|entry| !entry.as_ref().is_ok_and(|entry| entry.path.is_empty()))
     }
 
-    /// Every path in the artifact that is added, sorted.
-    fn paths(&self) -> impl Iterator<Item = String> + Clone {
-        self.entries(|_| EntryKind::Directory).map(|entry| entry.path)
-    }
-
-    /// The entries, sorted by their paths; `file` says what a file is.
-    fn entries(&self, file: impl Fn(usize) -> EntryKind + Clone) -> impl Iterator<Item = Entry> + Clone {
-        let mut files =
-            (0..self.tree.len()).map(move |index| Entry { path: self.target(index), kind: file(index) }).peekable();
-        let mut directories = self.directories().map(|path| Entry { path, kind: EntryKind::Directory }).peekable();
-        std::iter::from_fn(move || match (files.peek(), directories.peek()) {
-            (Some(file), Some(directory)) if directory.path < file.path => directories.next(),
-            (None, _) => directories.next(),
-            _ => files.next(),
-        })
+    /// The entry of a file, or of an empty directory that is not the artifact's own.
+    fn entry(&self, tree: &Tree, index: usize, objects: &Objects) -> Option<Entry> {
+        let path = self.target(&tree.path(index));
+        let kind = match tree.is_directory(index) {
+            true => EntryKind::Directory,
+            false => EntryKind::File {
+                size: objects.size_bytes(tree, index),
+                digest: objects.digest(index),
+                executable: tree.is_executable(index),
+            },
+        };
+        (!path.is_empty()).then_some(Entry { path, kind })
     }
 }
 
 /// What an add has made in the artifact's directory.
-#[derive(Default)]
 struct Created {
-    /// Number of each file whose path had been free.
-    files: Mutex<Vec<u32>>,
-    /// Directories, each after the one that it is in, and a NUL after each.
-    directories: Mutex<Vec<u8>>,
+    /// A bit for each entry: whether its path had been free.
+    files: Vec<AtomicU64>,
+    /// Paths of directories, each after the one that it is in, and a NUL after each.
+    directories: Spool,
+    room: Room,
 }
 
 impl Created {
-    fn directory(&self, path: &Path) {
-        let mut directories = lock(&self.directories);
-        directories.extend_from_slice(path.as_os_str().as_encoded_bytes());
-        directories.push(0);
+    fn new(entries: u64, room: &Room) -> Self {
+        let words = entries.div_ceil(64) as usize;
+        let files = std::iter::repeat_with(AtomicU64::default).take(words).collect();
+        Self { files, directories: room.spool(), room: room.clone() }
     }
 
-    fn remove(self, root: &Path, plan: &Plan<'_>) {
-        for &index in &*lock(&self.files) {
-            let _ = fs::remove_file(root.join(plan.target(index as usize)));
+    fn file(&self, number: u64) {
+        self.files[(number / 64) as usize].fetch_or(1 << (number % 64), Relaxed);
+    }
+
+    fn has_file(&self, number: u64) -> bool {
+        self.files[(number / 64) as usize].load(Relaxed) & 1 << (number % 64) != 0
+    }
+
+    fn directory(&mut self, path: &str) -> Result<()> {
+        let written = self.directories.write_all(path.as_bytes()).and_then(|()| self.directories.write_all(&[0]));
+        written.map_err(|error| self.room.error(error))
+    }
+
+    fn remove(self, root: &Path, added: &EntryList) {
+        for (number, entry) in (0..).zip(added.entries()) {
+            if let Ok(entry) = entry
+                && self.has_file(number)
+            {
+                let _ = fs::remove_file(root.join(entry.path));
+            }
         }
         // One that another add has put something into stays.
-        for directory in lock(&self.directories).rsplit(|&byte| byte == 0).filter(|path| !path.is_empty()) {
-            let _ = fs::remove_dir(Path::new(OsStr::from_bytes(directory)));
+        let mut open: Vec<String> = Vec::new();
+        let remove = |directory: String| drop(fs::remove_dir(root.join(directory)));
+        let paths = BufReader::new(self.directories.reader(0)).split(0);
+        for path in paths.map_while(|path| String::from_utf8(path.ok()?).ok()) {
+            while let Some(left) =
+                open.pop_if(|above| !path.strip_prefix(&**above).is_some_and(|rest| rest.starts_with('/')))
+            {
+                remove(left);
+            }
+            open.push(path);
         }
+        open.into_iter().rev().for_each(remove);
     }
 }
 
 /// Makes the directories of `path` below `root`, refusing symbolic links on the way; `made` gets the new ones.
-pub(crate) fn make_dirs(root: &Path, path: &str, mut made: impl FnMut(&Path)) -> Result<()> {
-    let mut directory = root.to_path_buf();
-    for component in path.split('/') {
-        directory.push(component);
+pub(crate) fn make_dirs(root: &Path, path: &str, mut made: impl FnMut(&str) -> Result<()>) -> Result<()> {
+    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+    for part in ends.map(|end| &path[..end]) {
+        let directory = root.join(part);
         match fs::create_dir(&directory) {
-            Ok(()) => made(&directory),
+            Ok(()) => made(part)?,
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let metadata = fs::symlink_metadata(&directory).map_err(|e| Error::io("stat", &directory, e))?;
                 if !metadata.is_dir() {

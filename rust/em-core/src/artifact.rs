@@ -16,7 +16,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, ErrorKind, Write},
+    io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -25,6 +25,7 @@ use rustix::io::Errno;
 
 use crate::{
     Error, Kind, Result,
+    cancel::Progress,
     manifest::{Change, Entry, EntryKind, Manifest},
     store::{
         Store,
@@ -43,6 +44,9 @@ pub const METADATA: &str = "metadata.json";
 /// The highest number of a manifest: ten digits.
 const LAST_GENERATION: u64 = 9_999_999_999;
 
+/// The longest that is taken for the owner of an intent.
+const MAX_OWNER_BYTES: u64 = 4096;
+
 /// An artifact's directory that has been created.
 #[derive(Clone, Debug)]
 pub struct ArtifactDir {
@@ -58,19 +62,20 @@ pub struct Intent {
 impl ArtifactDir {
     /// Makes the directory, which may exist, and an empty manifest, which must not.
     pub fn create(root: &Path) -> Result<Self> {
-        Self::create_with(root, &Manifest::default())
+        Self::create_with(root, &Manifest::default(), &Progress::default())
     }
 
     /// The same with a first manifest of the caller's.
-    pub(crate) fn create_with(root: &Path, manifest: &Manifest<'_>) -> Result<Self> {
+    pub(crate) fn create_with(root: &Path, manifest: &Manifest<'_>, progress: &Progress) -> Result<Self> {
         let artifact = Self { root: root.into() };
         let inner = artifact.inner();
         fs::create_dir_all(&inner).map_err(|e| Error::io("create", &inner, e))?;
         if artifact.generation()?.is_some() {
             return Err(Error::new(Kind::Conflict, format!("{} is an artifact already", root.display())));
         }
-        let change = Change::new(manifest, std::iter::empty)?;
-        while !artifact.write_generation(1, |out| change.write(out))? && artifact.generation()?.is_none() {}
+        let change = Change::new(manifest, std::iter::empty, progress)?;
+        let write = || artifact.write_generation(1, |out| change.write(out));
+        while !write().map_err(|error| progress.check().err().unwrap_or(error))? && artifact.generation()?.is_none() {}
         Ok(artifact)
     }
 
@@ -128,12 +133,17 @@ impl ArtifactDir {
 
     /// The manifest and its number.
     pub fn manifest(&self) -> Result<(u64, Manifest<'static>)> {
+        self.manifest_unless_cancelled(&Progress::default())
+    }
+
+    /// The same, given up when `progress` is cancelled: checking a large one takes long.
+    pub fn manifest_unless_cancelled(&self, progress: &Progress) -> Result<(u64, Manifest<'static>)> {
         for _ in 0..100 {
             let Some(generation) = self.generation()? else { break };
             let path = self.manifest_path(generation);
             match File::open(&path) {
                 Ok(file) => {
-                    let manifest = Manifest::of_file(file).map_err(|error| Error {
+                    let manifest = Manifest::of_file(file, progress).map_err(|error| Error {
                         message: format!("{}: {}", path.display(), error.message),
                         ..error
                     })?;
@@ -184,17 +194,18 @@ impl ArtifactDir {
 
     /// Adds entries, sorted by their paths, to the newest manifest until that is committed, by the rules of [`Change`];
     /// answers the number of the manifest that they were added to.
-    pub fn commit<I: Iterator<Item = Entry>>(&self, added: impl Fn() -> I) -> Result<u64> {
+    pub fn commit<I: Iterator<Item = Result<Entry>>>(&self, added: impl Fn() -> I, progress: &Progress) -> Result<u64> {
         for _ in 0..1000 {
-            let (generation, manifest) = self.manifest()?;
+            let (generation, manifest) = self.manifest_unless_cancelled(progress)?;
             if generation == LAST_GENERATION {
                 return Err(Error::integrity(format!(
                     "{} is the last manifest",
                     self.manifest_path(generation).display()
                 )));
             }
-            let change = Change::new(&manifest, &added)?;
-            if self.write_generation(generation + 1, |out| change.write(out))? {
+            let change = Change::new(&manifest, &added, progress)?;
+            let written = self.write_generation(generation + 1, |out| change.write(out));
+            if written.map_err(|error| progress.check().err().unwrap_or(error))? {
                 // It is committed: what cannot be listed now is removed after the next commit.
                 for old in self.generations().unwrap_or_default().into_iter().filter(|&old| old <= generation) {
                     let _ = fs::remove_file(self.manifest_path(old));
@@ -205,57 +216,71 @@ impl ArtifactDir {
         Err(self.busy())
     }
 
-    /// Records that `paths` are about to be linked.
-    pub fn intend<P: AsRef<str>>(&self, paths: impl Iterator<Item = P> + Clone) -> Result<Intent> {
+    /// Records that `paths`, which are sorted, are about to be linked.
+    pub fn intend<I: Iterator<Item = Result<String>>>(&self, paths: impl Fn() -> I) -> Result<Intent> {
         let path = self.inner().join(format!("intent-{}", &temp_name()[5..]));
-        crate::store::write_atomic_by(&path, |temp| {
+        let mut failed = None;
+        let written = crate::store::write_atomic_by(&path, |temp| {
             write_buffered(temp, |out| {
                 out.write_all(leases::owner().as_bytes())?;
-                for path in paths.clone() {
+                for path in paths() {
+                    let path = path.map_err(|error| io::Error::other(failed.insert(error).to_string()))?;
                     out.write_all(&[0])?;
-                    out.write_all(path.as_ref().as_bytes())?;
+                    out.write_all(path.as_bytes())?;
                 }
                 Ok(())
             })
-        })?;
-        Ok(Intent { path })
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => written.map(|()| Intent { path }),
+        }
     }
 
     /// Undoes what adds that died had linked: afterwards the files are what the manifest says.
-    pub fn recover(&self, store: &Store) -> Result<()> {
+    pub fn recover(&self, store: &Store, progress: &Progress) -> Result<()> {
         let inner = self.inner();
         let entries = fs::read_dir(&inner).map_err(|e| Error::io("list", &inner, e))?;
         for entry in entries.flatten() {
-            if !entry.file_name().to_string_lossy().starts_with("intent-") {
+            if !entry.file_name().to_string_lossy().starts_with("intent-") || !is_abandoned(&entry.path()) {
                 continue;
             }
-            let Some(text) = abandoned(&entry.path()) else { continue };
-            let mut paths: Vec<&str> = text.split('\0').skip(1).collect();
-            paths.sort_unstable();
-            let _lease = Lease::take(store)?;
-            self.settle(store, || paths.iter())?;
-            let _ = fs::remove_file(entry.path());
+            let intent = entry.path();
+            let lease = Lease::take(store)?;
+            let failed = |error| Error::io("read", &intent, error);
+            let paths = || intended(&intent).map(|path| path.map_err(failed));
+            self.settle(store, paths, &lease, progress)?;
+            let _ = fs::remove_file(&intent);
         }
         Ok(())
     }
 
     /// Makes the files at `paths`, which are sorted, what the newest manifest says, whatever other processes do meanwhile.
-    pub fn settle<P: AsRef<str>, I: Iterator<Item = P>>(&self, store: &Store, paths: impl Fn() -> I) -> Result<()> {
+    pub fn settle<I: Iterator<Item = Result<String>>>(
+        &self,
+        store: &Store,
+        paths: impl Fn() -> I,
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<()> {
         let linker = Linker::new(store, &self.root, RESERVED, None)?;
         loop {
-            let (generation, manifest) = self.manifest()?;
-            let mut paths = paths().peekable();
+            let (generation, manifest) = self.manifest_unless_cancelled(progress)?;
+            let mut paths = paths();
+            let mut wanted = paths.next().transpose()?;
             for entry in manifest.entries() {
-                if paths.peek().is_none() {
-                    break;
-                }
+                progress.check()?;
+                lease.renew();
                 let Entry { path, kind } = entry?;
                 // A file without an entry is perhaps the user's own: it stays.
-                while paths.next_if(|wanted| wanted.as_ref() < path.as_str()).is_some() {}
-                if paths.next_if(|wanted| wanted.as_ref() == path).is_some()
+                while wanted.as_ref().is_some_and(|wanted| *wanted < path) {
+                    wanted = paths.next().transpose()?;
+                }
+                let Some(found) = &wanted else { break };
+                if *found == path
                     && let EntryKind::File { size, digest, executable } = kind
                     && self.holds_parents(&path)
-                    && store.usable(digest, size)?
+                    && store.usable_unless_cancelled(digest, size, progress)?
                 {
                     linker.link(digest, size, executable, &path)?;
                 }
@@ -280,13 +305,30 @@ fn write_buffered(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::R
     out.flush()
 }
 
-/// What an intent says, if the process that wrote it is gone.
-pub(crate) fn abandoned(intent: &Path) -> Option<String> {
-    let text = fs::read_to_string(intent).ok()?;
+/// Whether the process that wrote an intent is gone.
+pub(crate) fn is_abandoned(intent: &Path) -> bool {
+    let mut owner = Vec::new();
+    let read = File::open(intent).and_then(|file| {
+        BufReader::new(&file).take(MAX_OWNER_BYTES).read_until(0, &mut owner)?;
+        file.metadata()?.modified()
+    });
+    owner.pop_if(|last| *last == 0);
     let now = SystemTime::now();
-    let written = fs::metadata(intent).and_then(|metadata| metadata.modified()).unwrap_or(now);
-    let owner = text.split('\0').next()?;
-    (!leases::is_in_flight(owner, now, written)).then_some(text)
+    match (read, std::str::from_utf8(&owner)) {
+        (Ok(written), Ok(owner)) => !leases::is_in_flight(owner, now, written),
+        _ => false,
+    }
+}
+
+/// The paths of an intent, in order. What is no path of an entry does no harm.
+fn intended(intent: &Path) -> impl Iterator<Item = io::Result<String>> {
+    let (parts, failed) = match File::open(intent) {
+        Ok(file) => (Some(BufReader::new(file).split(0).skip(1)), None),
+        Err(error) => (None, Some(Err(error))),
+    };
+    let paths =
+        parts.into_iter().flatten().filter_map(|part| part.map(|part| String::from_utf8(part).ok()).transpose());
+    failed.into_iter().chain(paths)
 }
 
 impl Intent {

@@ -3,10 +3,15 @@
 use std::{cmp::Ordering, iter::Peekable};
 
 use crate::{
-    Digest, Result,
+    Result,
+    cancel::Progress,
     manifest::{Entry, Manifest},
     store::Store,
+    tally::{Counted, Sorted, Tally},
 };
+
+/// Chunks that are read of a table at a time.
+const TABLE_PART: u64 = 4096;
 
 /// How a path differs in the second of two manifests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,12 +92,14 @@ pub struct Shared {
 }
 
 /// Compares the chunks of two manifests; reads the chunk tables of both from the store.
-pub fn shared(store: &Store, first: &Manifest<'_>, second: &Manifest<'_>) -> Result<Shared> {
-    let (old, new) = (chunks(store, first)?, chunks(store, second)?);
+pub fn shared(store: &Store, first: &Manifest<'_>, second: &Manifest<'_>, progress: &Progress) -> Result<Shared> {
+    let (mut old, new) = (chunks(store, first, progress)?, chunks(store, second, progress)?);
     let mut shared = Shared::default();
-    for &(digest, bytes) in &new.rows {
+    for counted in new.iter() {
+        progress.check()?;
+        let Counted { half, bytes } = counted?;
         shared.unique_bytes += bytes;
-        shared.shared_bytes += if old.bytes(digest).is_some() { bytes } else { 0 };
+        shared.shared_bytes += if old.has_half(half)? { bytes } else { 0 };
     }
     Ok(shared)
 }
@@ -108,90 +115,75 @@ pub struct Usage {
     pub unique_bytes: u64,
 }
 
-/// Usage of each of some artifacts, and of all of them together. `manifest` opens one, each twice.
-pub fn usage(count: usize, manifest: impl Fn(usize) -> Result<Manifest<'static>>) -> Result<(Vec<Usage>, Usage)> {
-    let (mut once, mut more) = (Sizes::default(), Sizes::default());
+/// Usage of each of some artifacts, and of all of them together. `manifest` opens one, each twice. What is much is kept in
+/// the store.
+pub fn usage(
+    store: &Store,
+    count: usize,
+    manifest: impl Fn(usize) -> Result<Manifest<'static>>,
+    progress: &Progress,
+) -> Result<(Vec<Usage>, Usage)> {
+    let (mut all, mut several) = (Tally::new(store.room()), Tally::new(store.room()));
     let (mut each, mut total) = (Vec::new(), Usage::default());
     for index in 0..count {
-        let (objects, apparent_bytes) = objects(&manifest(index)?)?;
-        let stored_bytes = objects.rows.iter().map(|(_, bytes)| bytes).sum();
+        let (objects, apparent_bytes) = objects(store, &manifest(index)?, progress)?;
+        let mut stored_bytes = 0;
+        for counted in objects.iter() {
+            progress.check()?;
+            let counted = counted?;
+            stored_bytes += counted.bytes;
+            all.push(counted)?;
+            several.push(counted)?;
+        }
         each.push(Usage { apparent_bytes, stored_bytes, unique_bytes: 0 });
         total.apparent_bytes += apparent_bytes;
-        for (half, bytes) in objects.rows {
-            let list = if once.bytes(half).is_some() { &mut more } else { &mut once };
-            list.late.push((half, bytes));
-        }
-        once.sort();
-        more.sort();
     }
-    for (index, usage) in each.iter_mut().enumerate() {
-        let (objects, _) = objects(&manifest(index)?)?;
-        usage.unique_bytes =
-            objects.rows.iter().filter(|(half, _)| more.bytes(*half).is_none()).map(|(_, bytes)| bytes).sum();
+    for counted in all.sorted(1)?.iter() {
+        total.stored_bytes += counted?.bytes;
     }
-    total.stored_bytes = once.rows.iter().map(|(_, bytes)| bytes).sum();
     total.unique_bytes = total.stored_bytes;
+    let mut several = several.sorted(2)?;
+    for (index, usage) in each.iter_mut().enumerate() {
+        for counted in objects(store, &manifest(index)?, progress)?.0.iter() {
+            progress.check()?;
+            let Counted { half, bytes } = counted?;
+            usage.unique_bytes += if several.has_half(half)? { 0 } else { bytes };
+        }
+    }
     Ok((each, total))
 }
 
-/// Sizes by the first half of a digest, which is enough for counting: 32 bytes for each, each once.
-#[derive(Default)]
-struct Sizes {
-    /// Sorted.
-    rows: Vec<(u128, u64)>,
-    /// Not sorted in yet.
-    late: Vec<(u128, u64)>,
-}
-
-impl Sizes {
-    fn add(&mut self, digest: Digest, bytes: u64) {
-        self.rows.push((half(digest), bytes));
-        // Those that are there twice are dropped each time the rows would move.
-        if self.rows.len() == self.rows.capacity() {
-            self.sort();
-        }
-    }
-
-    fn sort(&mut self) {
-        self.rows.append(&mut self.late);
-        self.late = Vec::new();
-        self.rows.sort_unstable();
-        self.rows.dedup_by_key(|(half, _)| *half);
-    }
-
-    /// Once they are sorted.
-    fn bytes(&self, half: u128) -> Option<u64> {
-        let found = self.rows.binary_search_by_key(&half, |(half, _)| *half);
-        found.ok().map(|index| self.rows[index].1)
-    }
-}
-
-fn half(digest: Digest) -> u128 {
-    digest.0.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
-}
-
 /// The distinct objects of an artifact, and the bytes of all its files.
-fn objects(manifest: &Manifest<'_>) -> Result<(Sizes, u64)> {
-    let (mut objects, mut apparent_bytes) = (Sizes::default(), 0);
+fn objects(store: &Store, manifest: &Manifest<'_>, progress: &Progress) -> Result<(Sorted, u64)> {
+    let (mut objects, mut apparent_bytes) = (Tally::new(store.room()), 0);
     for file in manifest.files() {
+        progress.check()?;
         let (_, bytes, digest, _) = file?;
-        objects.add(digest, bytes);
+        objects.add(digest, bytes)?;
         apparent_bytes += bytes;
     }
-    objects.sort();
-    Ok((objects, apparent_bytes))
+    Ok((objects.sorted(1)?, apparent_bytes))
 }
 
 /// The distinct chunks of an artifact with their bytes. An object without a table is one chunk.
-fn chunks(store: &Store, manifest: &Manifest<'_>) -> Result<Sizes> {
-    let mut chunks = Sizes::default();
+fn chunks(store: &Store, manifest: &Manifest<'_>, progress: &Progress) -> Result<Sorted> {
+    let mut chunks = Tally::new(store.room());
     for file in manifest.files() {
+        progress.check()?;
         let (_, size, digest, _) = file?;
-        match store.chunk_table(digest)? {
-            Some(table) => table.chunks.iter().for_each(|(digest, bytes)| chunks.add(*digest, u64::from(*bytes))),
-            None => chunks.add(digest, size),
+        let Some((file, table)) = store.open_table(digest)? else {
+            chunks.add(digest, size)?;
+            continue;
+        };
+        let mut first = 0;
+        while first < table.count {
+            progress.check()?;
+            let part = table.chunks(&file, first, TABLE_PART)?;
+            first += part.len() as u64;
+            for (digest, bytes) in part {
+                chunks.add(digest, u64::from(bytes))?;
+            }
         }
     }
-    chunks.sort();
-    Ok(chunks)
+    chunks.sorted(1)
 }

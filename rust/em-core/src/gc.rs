@@ -11,7 +11,7 @@
 
 use std::{
     fs::{self, Metadata},
-    io::ErrorKind,
+    io::{BufReader, ErrorKind, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -22,7 +22,9 @@ use crate::{
     artifact::ArtifactDir,
     cancel::Progress,
     materialize,
+    spool::{Room, Spool, array},
     store::{Store, leases, objects::relative_path, rename_noreplace, temp_name, write_atomic},
+    tally::{Sorted, Tally},
     verify::sorted as list,
 };
 
@@ -70,8 +72,7 @@ pub struct Reclaimed {
 pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) -> Result<Reclaimed> {
     let mut done = Reclaimed::default();
     let now = file_system_time(store)?;
-    let live = mark(store)?;
-    let condemned = unreachable(store, &live, progress)?;
+    let condemned = unreachable(store, &mut mark(store, progress)?, progress)?;
     let count = |done: &mut Reclaimed, digest: Digest, path: &Path| -> Result<Option<Blocks>> {
         let Some(metadata) = found(fs::symlink_metadata(path)).map_err(|e| Error::io("stat", path, e))? else {
             return Ok(None);
@@ -83,13 +84,16 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         done.reclaimable_bytes += blocks.object + blocks.table;
         Ok(Some(blocks))
     };
-    drop(live);
     if dry_run {
-        for digest in condemned {
+        for digest in condemned.iter() {
+            progress.check()?;
+            let digest = digest?;
             count(&mut done, digest, &store.object_path(digest))?;
         }
-        for (batch, objects) in batches(store)? {
-            for digest in objects {
+        for (batch, objects) in batches(store, progress)? {
+            for digest in objects.iter() {
+                progress.check()?;
+                let digest = digest?;
                 count(&mut done, digest, &batch.join(digest.to_string()))?;
             }
         }
@@ -98,24 +102,27 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
     if !condemned.is_empty() && !leases::any(store, now)? {
         let batch = store.root().join("trash").join(format!("gc-{}", &temp_name()[5..]));
         fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
-        for digest in condemned {
+        for digest in condemned.iter() {
+            progress.check()?;
+            let digest = digest?;
             let (path, target) = (store.object_path(digest), batch.join(digest.to_string()));
             found(fs::rename(&path, &target)).map_err(|e| Error::io("condemn", &path, e))?;
         }
     }
     // Listed first: another `gc` may condemn more meanwhile, which the leases and manifests below say nothing of.
-    let batches = batches(store)?;
+    let batches = batches(store, progress)?;
     let leased = leases::any(store, now)?;
-    let live = mark(store)?;
+    let mut live = mark(store, progress)?;
     for (batch, objects) in batches {
         let condemned_at = found(fs::metadata(&batch).and_then(|m| m.modified()));
         let Some(condemned_at) = condemned_at.map_err(|e| Error::io("stat", &batch, e))? else { continue };
         let due = age(now, condemned_at) >= grace;
-        for digest in objects {
+        for digest in objects.iter() {
             progress.check()?;
+            let digest = digest?;
             let path = batch.join(digest.to_string());
             let Some(blocks) = count(&mut done, digest, &path)? else { continue };
-            if leased || live.has(digest) {
+            if leased || live.has(digest)? {
                 restore(store, digest, &path)?;
             } else if due {
                 // The table goes before the bytes it describes, unless they have been stored anew.
@@ -155,54 +162,22 @@ fn table_path(store: &Store, digest: Digest) -> PathBuf {
     store.root().join("chunks").join(relative_path(digest))
 }
 
-/// Objects that are reached: 16 bytes for each. Two that are equal in them keep each other.
-#[derive(Default)]
-struct Live {
-    halves: Vec<u128>,
-    /// How many there may be before those that are there twice are dropped.
-    limit: usize,
-}
-
-impl Live {
-    fn half(digest: Digest) -> u128 {
-        digest.0.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
-    }
-
-    fn add(&mut self, digest: Digest) {
-        self.halves.push(Self::half(digest));
-        if self.halves.len() > self.limit {
-            self.sort();
-            self.limit = (2 * self.halves.len()).max(1 << 16);
-        }
-    }
-
-    fn sort(&mut self) {
-        self.halves.sort_unstable();
-        self.halves.dedup();
-    }
-
-    /// Once they are sorted.
-    fn has(&self, digest: Digest) -> bool {
-        self.halves.binary_search(&Self::half(digest)).is_ok()
-    }
-}
-
-/// The objects that a manifest names.
-fn mark(store: &Store) -> Result<Live> {
-    let mut live = Live::default();
+/// The objects that a manifest names. Two that are equal in the first half of their digests keep each other.
+fn mark(store: &Store, progress: &Progress) -> Result<Sorted> {
+    let mut live = Tally::new(store.room());
     for artifact in artifacts(store)? {
-        let manifest = match artifact.manifest() {
+        let manifest = match artifact.manifest_unless_cancelled(progress) {
             Ok((_, manifest)) => manifest,
             // Deleted by its owner since it was listed.
             Err(error) if error.kind == Kind::NotFound => continue,
             Err(error) => return Err(error),
         };
         for file in manifest.files() {
-            live.add(file?.2);
+            progress.check()?;
+            live.add(file?.2, 0)?;
         }
     }
-    live.sort();
-    Ok(live)
+    live.sorted(1)
 }
 
 /// Every artifact that uses the store.
@@ -233,16 +208,16 @@ fn artifacts(store: &Store) -> Result<Vec<ArtifactDir>> {
     Ok(artifacts)
 }
 
-fn unreachable(store: &Store, live: &Live, progress: &Progress) -> Result<Vec<Digest>> {
-    let mut found = Vec::new();
+fn unreachable(store: &Store, live: &mut Sorted, progress: &Progress) -> Result<Digests> {
+    let mut found = Digests::new(store.room());
     for fan in list(&store.root().join("objects"))? {
         progress.check()?;
         for path in list(&fan)? {
             let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if let Ok(digest) = (name(&fan) + &name(&path)).parse::<Digest>()
-                && !live.has(digest)
+                && !live.has(digest)?
             {
-                found.push(digest);
+                found.push(digest)?;
             }
         }
     }
@@ -250,10 +225,10 @@ fn unreachable(store: &Store, live: &Live, progress: &Progress) -> Result<Vec<Di
 }
 
 /// A directory of condemned objects, and the objects.
-type Batch = (PathBuf, Vec<Digest>);
+type Batch = (PathBuf, Digests);
 
 /// Condemned objects, by batch.
-fn batches(store: &Store) -> Result<Vec<Batch>> {
+fn batches(store: &Store, progress: &Progress) -> Result<Vec<Batch>> {
     let mut batches = Vec::new();
     for batch in list(&store.root().join("trash"))? {
         let name = batch.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -262,12 +237,39 @@ fn batches(store: &Store) -> Result<Vec<Batch>> {
         }
         // Another `gc` may be done with it.
         let Ok(entries) = fs::read_dir(&batch) else { continue };
-        let mut objects: Vec<Digest> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-        objects.sort_unstable();
+        let mut objects = Digests::new(store.room());
+        for digest in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
+            progress.check()?;
+            objects.push(digest)?;
+        }
         batches.push((batch, objects));
     }
     Ok(batches)
+}
+
+/// Digests in a spool.
+struct Digests {
+    room: Room,
+    spool: Spool,
+}
+
+impl Digests {
+    fn new(room: &Room) -> Self {
+        Self { room: room.clone(), spool: room.spool() }
+    }
+
+    fn push(&mut self, digest: Digest) -> Result<()> {
+        self.spool.write_all(&digest.0).map_err(|error| self.room.error(error))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.spool.len() == 0
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Result<Digest>> {
+        let mut reader = BufReader::new(self.spool.reader(0));
+        (0..self.spool.len() / 32).map(move |_| array(&mut reader).map(Digest).map_err(|error| self.room.error(error)))
+    }
 }
 
 /// Back to where it was, unless it has been stored anew.

@@ -24,8 +24,10 @@ pub mod names;
 pub mod pack;
 mod parallel;
 pub mod scan;
+pub mod spool;
 pub mod stat_cache;
 pub mod store;
+mod tally;
 pub mod verify;
 
 pub use digest::Digest;

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use crate::{
     Digest, Error, Kind, Result,
     add::make_dirs,
-    artifact::{ArtifactDir, METADATA, RESERVED, abandoned},
+    artifact::{ArtifactDir, METADATA, RESERVED, is_abandoned},
     cancel::Progress,
     gc::register_root,
     manifest::{Entry, EntryKind, Manifest},
@@ -55,7 +55,7 @@ impl Materialize<'_> {
     /// directory that is there Must be empty, or an artifact with the same entries, which is left as it is: otherwise it is
     /// a `Conflict`. `NotFound` names an object that the store lacks.
     pub fn artifact(&self, root: &Path, manifest: &Manifest<'_>, metadata: Option<&[u8]>) -> Result<()> {
-        if is_there(root, manifest)? {
+        if is_there(root, manifest, self.progress)? {
             return Ok(());
         }
         let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -69,19 +69,21 @@ impl Materialize<'_> {
         fs::create_dir(&building.path).map_err(|e| Error::io("create", &building.path, e))?;
         let inner = building.path.join(RESERVED);
         fs::create_dir(&inner).map_err(|e| Error::io("create", &inner, e))?;
-        let intent = ArtifactDir::at(&building.path).intend(std::iter::empty::<&str>())?;
+        let intent = ArtifactDir::at(&building.path).intend(std::iter::empty)?;
         self.link(manifest, &building.path, &lease)?;
         if let Some(metadata) = metadata {
             let path = inner.join(METADATA);
             fs::write(&path, metadata).map_err(|e| Error::io("write", &path, e))?;
         }
-        ArtifactDir::create_with(&building.path, manifest)?;
+        ArtifactDir::create_with(&building.path, manifest, self.progress)?;
         let mut attempts = 0;
         loop {
             attempts += 1;
             match rustix::fs::rename(&building.path, root) {
                 Ok(()) => break,
-                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if is_there(root, manifest)? => return Ok(()),
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if is_there(root, manifest, self.progress)? => {
+                    return Ok(());
+                }
                 // What was in the way has gone since.
                 Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if attempts < MAX_RENAMES => {}
                 Err(error) => return Err(Error::io("create", root, error)),
@@ -193,13 +195,13 @@ pub fn entry(
 ) -> Result<()> {
     names::check(path)?;
     if let Some((parent, _)) = path.rsplit_once('/') {
-        make_dirs(root, parent, |_| ())?;
+        make_dirs(root, parent, |_| Ok(()))?;
     }
     link_object(store, digest, executable, &root.join(path), forced).map(drop)
 }
 
 /// Whether `root` is an artifact with these entries. Something else that is no empty directory is a `Conflict`.
-fn is_there(root: &Path, manifest: &Manifest<'_>) -> Result<bool> {
+fn is_there(root: &Path, manifest: &Manifest<'_>, progress: &Progress) -> Result<bool> {
     let conflict = |what: &str| {
         let error = Error::new(Kind::Conflict, format!("{} is there and {what}", root.display()));
         Err(error.hint("remove it, or choose another directory"))
@@ -210,7 +212,7 @@ fn is_there(root: &Path, manifest: &Manifest<'_>) -> Result<bool> {
         Ok(metadata) if !metadata.is_dir() => return conflict("no directory"),
         Ok(_) => {}
     }
-    match ArtifactDir::open(root).and_then(|artifact| artifact.manifest()) {
+    match ArtifactDir::open(root).and_then(|artifact| artifact.manifest_unless_cancelled(progress)) {
         Ok((_, present)) if present == *manifest => Ok(true),
         Ok(_) => conflict("an artifact of another content"),
         Err(error) if error.kind != Kind::NotFound => Err(error),
@@ -243,7 +245,7 @@ pub(crate) fn remove_leftovers(parent: &Path) -> Result<()> {
         let is_intent =
             |path: &&PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"intent-"));
         let gone = match inside.iter().find(is_intent) {
-            Some(intent) => abandoned(intent).is_some(),
+            Some(intent) => is_abandoned(intent),
             // Not there yet, or one was killed before it wrote it or while it removed the directory.
             None => {
                 let now = SystemTime::now();

@@ -101,7 +101,12 @@ impl Report {
     }
 
     /// Calls `each` for every digest that names a file below `directory`; what has another name is a stray.
-    fn walk(&mut self, directory: &Path, mut each: impl FnMut(&mut Self, &Path, Digest) -> Result<()>) -> Result<()> {
+    fn walk(
+        &mut self,
+        directory: &Path,
+        progress: &Progress,
+        mut each: impl FnMut(&mut Self, &Path, Digest) -> Result<()>,
+    ) -> Result<()> {
         for fan in sorted(directory)? {
             if !fan.is_dir() {
                 self.problem(ProblemKind::Stray, &fan);
@@ -109,6 +114,7 @@ impl Report {
             }
             for path in sorted(&fan)? {
                 let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                progress.check()?;
                 match (name(&fan) + &name(&path)).parse() {
                     Ok(digest) => each(self, &path, digest)?,
                     Err(_) => self.problem(ProblemKind::Stray, &path),
@@ -122,19 +128,17 @@ impl Report {
 /// Hashes every object of the store and reads every chunk table. Changes nothing.
 pub fn store(store: &Store, progress: &Progress) -> Result<Report> {
     let mut report = Report::default();
-    report.walk(&store.root().join("objects"), |report, path, digest| report.hash(path, digest, progress))?;
-    report.walk(&store.root().join("chunks"), |report, _, digest| {
-        progress.check()?;
-        report.table(store, digest)
-    })?;
+    report.walk(&store.root().join("objects"), progress, |report, path, digest| report.hash(path, digest, progress))?;
+    report.walk(&store.root().join("chunks"), progress, |report, _, digest| report.table(store, digest))?;
     Ok(report)
 }
 
 /// Hashes every file of an artifact and its object, and reads the object's chunk table. Changes nothing.
 pub fn artifact(store: &Store, artifact: &ArtifactDir, progress: &Progress) -> Result<Report> {
     let mut report = Report::default();
-    let (_, manifest) = artifact.manifest()?;
+    let (_, manifest) = artifact.manifest_unless_cancelled(progress)?;
     for file in manifest.files() {
+        progress.check()?;
         let (path, _, digest, _) = file?;
         let (path, object) = (artifact.root().join(path), store.object_path(digest));
         if !same_file(&path, &object) {

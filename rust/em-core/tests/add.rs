@@ -224,11 +224,11 @@ fn damaged_chunk_table_is_reported_and_stray_files_beside_it() {
     let found = problems(verify::store(&store, &progress).unwrap());
     assert_eq!(found, [(verify::ProblemKind::Stray, stray.clone()), damaged]);
     let manifest = artifact.manifest().unwrap().1;
-    let error = shared(&store, &manifest, &manifest).unwrap_err();
+    let error = shared(&store, &manifest, &manifest, &Progress::default()).unwrap_err();
     assert!(error.message.contains(table.to_str().unwrap()) && error.hint.is_some(), "{error}");
     fs::remove_file(&table).unwrap();
     fs::remove_file(&stray).unwrap();
-    assert_eq!(shared(&store, &manifest, &manifest).unwrap().shared_bytes, 300_000);
+    assert_eq!(shared(&store, &manifest, &manifest, &Progress::default()).unwrap().shared_bytes, 300_000);
     place.assert_verifies();
 }
 
@@ -274,7 +274,7 @@ fn bad_obj_paths_are_refused_and_change_nothing() {
         assert_eq!(error.kind, Kind::InvalidInput, "{bad:?}");
     }
     let known = Reference { uri: "s3://bucket/x".into(), size: None, etag: None, digest: None };
-    assert!(reference(&place.artifact(), "../x", known).is_err());
+    assert!(reference(&place.artifact(), "../x", known, &Progress::default()).is_err());
     assert_eq!(place.artifact().manifest().unwrap(), before);
     assert_eq!(place.with(1, |add| add.dir(place.dir.path(), "")).unwrap_err().kind, Kind::InvalidInput);
 }
@@ -330,7 +330,7 @@ fn leftover_intent_of_a_dead_process_puts_the_files_back() {
     fs::remove_file(place.path("artifact/a")).unwrap();
     fs::write(place.path("artifact/a"), b"new").unwrap();
     fs::write(place.path("artifact/b"), b"new").unwrap();
-    place.artifact().recover(&place.store()).unwrap();
+    place.artifact().recover(&place.store(), &Progress::default()).unwrap();
     assert_eq!(fs::read(place.path("artifact/a")).unwrap(), b"one");
     assert!(place.path("artifact/b").exists(), "a file without an entry may be the user's");
     assert!(!place.path("artifact/.artifact/intent-x").exists());

@@ -179,7 +179,7 @@ fn a_missing_or_damaged_object_is_named_and_nothing_appears() {
     place.refused(&manifest([lie.clone()]), Kind::NotFound);
     assert!(object.exists() && !place.target().exists());
     let both = manifest([file("g", b"two", false), lie]);
-    assert_eq!(both.objects().expect_err("two sizes").kind, Kind::Integrity);
+    assert_eq!(both.objects(&Progress::default()).expect_err("two sizes").kind, Kind::Integrity);
 }
 
 #[test]

@@ -11,7 +11,8 @@ use std::{
 use em_core::{
     Error, Kind, Result,
     cancel::Progress,
-    scan::{FileFound, Stat, Tree, scan, stat_file},
+    scan::{FileFound, Listing, Row, Stat, scan, stat_file},
+    spool::Room,
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
 use tempfile::TempDir;
@@ -26,28 +27,46 @@ fn tree(files: &[&str]) -> TempDir {
     dir
 }
 
-/// Scans with one and with four threads, which must agree.
-fn list(root: &Path) -> Result<Tree> {
-    let one = scan(root, 1, &Progress::default());
-    let four = scan(root, 4, &Progress::default());
-    match (&one, &four) {
-        (Ok(a), Ok(b)) => assert!(a.files().eq(b.files()) && a.empty_dirs().eq(b.empty_dirs())),
-        (Err(a), Err(b)) => assert_eq!(a.kind, b.kind),
-        _ => panic!("threads disagree: {one:?} {four:?}"),
+/// Scans with one thread, with four, and with four in parts of a few files, which must agree.
+fn list(root: &Path) -> Result<Listing> {
+    let rest = TempDir::new().unwrap();
+    let [large, small] = [1 << 20, 200].map(|held_bytes| Room::of_bytes(rest.path(), held_bytes));
+    let one = scan(root, &large, 1, &Progress::default());
+    for other in [scan(root, &large, 4, &Progress::default()), scan(root, &small, 4, &Progress::default())] {
+        match (&one, &other) {
+            (Ok(a), Ok(b)) => {
+                assert_eq!((files(a), empty(a)), (files(b), empty(b)));
+                assert_eq!((a.len(), a.bytes()), (b.len(), b.bytes()));
+                let parts: Vec<_> = b.parts().map(|part| part.unwrap().into_owned()).collect();
+                let paths = parts.iter().flat_map(|part| (0..part.len()).map(|index| part.path(index)));
+                assert!(paths.eq(a.rows().map(|row| row.unwrap().path)));
+            }
+            (Err(a), Err(b)) => assert_eq!(a.kind, b.kind),
+            _ => panic!("they disagree: {one:?} {other:?}"),
+        }
     }
+    assert_eq!(fs::read_dir(rest.path()).unwrap().count(), 0, "the file for the rest has no name");
     one
+}
+
+fn files(listing: &Listing) -> Vec<FileFound> {
+    listing.rows().filter_map(|row| row.unwrap().into_file()).collect()
+}
+
+fn empty(listing: &Listing) -> Vec<String> {
+    listing.rows().map(Result::unwrap).filter(Row::is_directory).map(|row| row.path).collect()
 }
 
 fn refused(root: &Path) -> Error {
     list(root).unwrap_err()
 }
 
-fn paths(tree: &Tree) -> Vec<String> {
-    tree.files().map(|file| file.path).collect()
+fn paths(tree: &Listing) -> Vec<String> {
+    files(tree).into_iter().map(|file| file.path).collect()
 }
 
-fn found(tree: &Tree, path: &str) -> FileFound {
-    tree.files().find(|file| file.path == path).unwrap()
+fn found(tree: &Listing, path: &str) -> FileFound {
+    files(tree).into_iter().find(|file| file.path == path).unwrap()
 }
 
 #[test]
@@ -55,9 +74,9 @@ fn test_scan_sorts_by_path_bytes_and_sets_totals() {
     let dir = tree(&["b", "a/z", "a.txt", "a/b/c", "é", "Z"]);
     fs::create_dir_all(dir.path().join("empty/inner")).unwrap();
     let progress = Progress::default();
-    let tree = scan(dir.path(), 2, &progress).unwrap();
+    let tree = scan(dir.path(), &Room::new(dir.path()), 2, &progress).unwrap();
     assert_eq!(paths(&tree), ["Z", "a.txt", "a/b/c", "a/z", "b", "é"]);
-    assert!(tree.empty_dirs().eq(["empty/inner"]));
+    assert_eq!(empty(&tree), ["empty/inner"]);
     assert_eq!(progress.total_files.load(Relaxed), 6);
     assert_eq!(progress.total_bytes.load(Relaxed), 1 + 5 + 5 + 3 + 1 + 2);
     assert_eq!(paths(&list(dir.path()).unwrap()), paths(&tree));
@@ -67,7 +86,8 @@ fn test_scan_sorts_by_path_bytes_and_sets_totals() {
 fn test_scan_empty_root_is_the_empty_path() {
     let dir = TempDir::new().unwrap();
     let tree = list(dir.path()).unwrap();
-    assert!(tree.is_empty() && tree.empty_dirs().eq([""]));
+    assert!(tree.is_empty());
+    assert_eq!(empty(&tree), [""]);
 }
 
 #[test]
@@ -211,8 +231,8 @@ fn test_scan_200_nested_directories_and_long_paths() {
         }
         openat(&at, "leaf", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap();
         let tree = list(dir.path()).unwrap();
-        assert_eq!(tree.path(0), format!("{}leaf", format!("{name}/").repeat(depth)));
-        assert_eq!((tree.len(), tree.empty_dirs().len()), (1, 0));
+        assert_eq!(paths(&tree)[0], format!("{}leaf", format!("{name}/").repeat(depth)));
+        assert_eq!((tree.len(), empty(&tree).len()), (1, 0));
     }
 }
 
@@ -225,7 +245,7 @@ fn test_scan_wide_directories_are_complete() {
     }
     let tree = list(dir.path()).unwrap();
     assert_eq!(paths(&tree), (0..1500).map(|i| format!("{i:04}")).collect::<Vec<_>>());
-    assert_eq!(tree.empty_dirs().len(), 1500);
+    assert_eq!(empty(&tree).len(), 1500);
 }
 
 #[test]
@@ -236,7 +256,7 @@ fn test_scan_one_bad_entry_among_many_fails_and_ends() {
     }
     symlink("nothing", dir.path().join("150/a/gone")).unwrap();
     for threads in [0, 1, 2, 16] {
-        let error = scan(dir.path(), threads, &Progress::default()).unwrap_err();
+        let error = scan(dir.path(), &Room::new(dir.path()), threads, &Progress::default()).unwrap_err();
         assert!(error.message.contains("150/a/gone"), "{error}");
     }
 }
@@ -246,7 +266,7 @@ fn test_scan_cancelled_stops() {
     let dir = tree(&["f"]);
     let progress = Progress::default();
     progress.cancel();
-    assert_eq!(scan(dir.path(), 4, &progress).unwrap_err().kind, Kind::Cancelled);
+    assert_eq!(scan(dir.path(), &Room::new(dir.path()), 4, &progress).unwrap_err().kind, Kind::Cancelled);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use em_core::{
 use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
-    call::{detached, link_mode, threads, watched},
+    call::{link_mode, threads, watched},
     convert::Name,
 };
 
@@ -54,7 +54,7 @@ fn add<'py>(
     let summary = watched(py, progress, |progress| {
         let store = Store::open(store)?;
         let artifact = ArtifactDir::open(artifact_dir)?;
-        artifact.recover(&store)?;
+        artifact.recover(&store, progress)?;
         // A user without a home has no cache: nothing can be below a device.
         let cache = StatCache::open(&stat_cache::default_dir().unwrap_or_else(|| "/dev/null".into()));
         let chunk_tables = std::env::var_os("EM_BENCH_NO_CHUNK_TABLES").is_none();
@@ -87,6 +87,6 @@ pub fn add_reference<'py>(
     digest: Option<Name>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let known = Reference { uri, size, etag, digest: digest.map(|digest| digest.0) };
-    let done = detached(py, || reference(&ArtifactDir::open(&artifact_dir)?, obj_path, known))?;
+    let done = watched(py, None, |progress| reference(&ArtifactDir::open(&artifact_dir)?, obj_path, known, progress))?;
     to_dict(py, &done)
 }

@@ -1,9 +1,10 @@
 //! Directories of artifacts and their manifests.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use em_core::{
     artifact::ArtifactDir,
+    cancel::Progress,
     manifest::{Entry, EntryKind, Manifest, OwnedEntries},
     materialize::Materialize,
     store::Store,
@@ -14,6 +15,11 @@ use crate::{
     call::{detached, link_mode, threads, to_py, watched},
     convert::{Buffer, StoreArg, digests, words},
 };
+
+/// The manifest of an artifact's directory, checked.
+pub fn manifest(artifact_dir: &Path, progress: &Progress) -> em_core::Result<Manifest<'static>> {
+    Ok(ArtifactDir::open(artifact_dir)?.manifest_unless_cancelled(progress)?.1)
+}
 
 /// Path, type, size in bytes, digest, executable bit, URI.
 type EntryTuple = (String, &'static str, Option<u64>, Option<String>, bool, Option<String>);
@@ -62,27 +68,30 @@ pub fn create_artifact(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<()> {
 /// Read the entries of an artifact's manifest, sorted by path.
 #[pyfunction]
 pub fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Entries> {
-    let (_, manifest) = detached(py, || ArtifactDir::open(&artifact_dir)?.manifest())?;
+    let manifest = watched(py, None, |progress| manifest(&artifact_dir, progress))?;
     Ok(Entries { left: manifest.len(), entries: manifest.into_entries() })
 }
 
 /// Digest of an artifact's manifest: its version identity.
 #[pyfunction]
 pub fn manifest_digest(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<String> {
-    detached(py, || Ok(ArtifactDir::open(&artifact_dir)?.manifest()?.1.digest().to_string()))
+    watched(py, None, |progress| Ok(manifest(&artifact_dir, progress)?.digest().to_string()))
 }
 
 /// Read the canonical bytes of an artifact's manifest.
 #[pyfunction]
 pub fn read_manifest(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Bound<'_, PyBytes>> {
-    let (_, manifest) = detached(py, || ArtifactDir::open(&artifact_dir)?.manifest())?;
+    let manifest = watched(py, None, |progress| manifest(&artifact_dir, progress))?;
     PyBytes::new_with(py, manifest.size_bytes() as usize, |bytes| detached(py, || manifest.read_into(bytes)))
 }
 
 /// Check the bytes of a manifest from anywhere and decode their entries, as `read_entries` gives them.
 #[pyfunction]
 pub fn parse_manifest(py: Python<'_>, data: Buffer) -> PyResult<Vec<EntryTuple>> {
-    detached(py, || Manifest::decode(data.bytes())?.entries().map(|entry| entry.map(tuple)).collect())
+    watched(py, None, |progress| {
+        let manifest = Manifest::decode_unless_cancelled(data.bytes(), progress)?;
+        manifest.entries().map(|entry| progress.check().and_then(|()| entry.map(tuple))).collect()
+    })
 }
 
 /// Path, URI, size in bytes, HTTP entity tag, digest; the last three if known.
@@ -91,7 +100,7 @@ type ReferenceTuple<'py> = (String, String, Option<u64>, Option<String>, Option<
 /// The references of a manifest: path, URI, and what is known of each.
 #[pyfunction]
 pub fn manifest_references(py: Python<'_>, data: Buffer) -> PyResult<Vec<ReferenceTuple<'_>>> {
-    let manifest = detached(py, || Manifest::decode(data.bytes()))?;
+    let manifest = watched(py, None, |progress| Manifest::decode_unless_cancelled(data.bytes(), progress))?;
     let mut references = Vec::new();
     for entry in manifest.entries() {
         let Entry { path, kind } = entry.map_err(|error| to_py(py, error))?;
@@ -106,7 +115,8 @@ pub fn manifest_references(py: Python<'_>, data: Buffer) -> PyResult<Vec<Referen
 /// The objects that the bytes of a manifest name, each once: digests, and sizes as u64.
 #[pyfunction]
 pub fn manifest_objects<'py>(py: Python<'py>, data: Buffer) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-    let objects = detached(py, || Manifest::decode(data.bytes())?.objects())?;
+    let objects =
+        watched(py, None, |progress| Manifest::decode_unless_cancelled(data.bytes(), progress)?.objects(progress))?;
     let (names, sizes): (Vec<_>, Vec<_>) = objects.into_iter().unzip();
     Ok((digests(py, &names)?, words(py, &sizes, u64::to_le_bytes)?))
 }
@@ -123,7 +133,7 @@ pub fn materialize(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<()> {
     watched(py, progress, |progress| {
-        let manifest = Manifest::decode(manifest.bytes())?;
+        let manifest = Manifest::decode_unless_cancelled(manifest.bytes(), progress)?;
         let (store, link_mode, threads) = (store.open()?, link_mode()?, threads()?);
         let call = Materialize { store: &store, progress, threads, link_mode };
         call.artifact(&artifact_dir, &manifest, metadata.as_ref().map(Buffer::bytes))
@@ -133,5 +143,5 @@ pub fn materialize(
 /// Undo what an interrupted add left in an artifact's directory.
 #[pyfunction]
 pub fn recover(py: Python<'_>, store: PathBuf, artifact_dir: PathBuf) -> PyResult<()> {
-    detached(py, || ArtifactDir::open(&artifact_dir)?.recover(&Store::open(&store)?))
+    watched(py, None, |progress| ArtifactDir::open(&artifact_dir)?.recover(&Store::open(&store)?, progress))
 }

@@ -1,9 +1,6 @@
 //! What a store holds: verifying, reclaiming, comparing, counting.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use em_core::{
     artifact::ArtifactDir,
@@ -14,7 +11,10 @@ use em_core::{
 };
 use pyo3::{prelude::*, types::PyDict};
 
-use crate::call::{detached, to_py, watched};
+use crate::{
+    artifact::manifest,
+    call::{to_py, watched},
+};
 
 /// Hash every object of the store, or every file and object of one artifact, and report what is wrong.
 #[pyfunction]
@@ -73,15 +73,20 @@ pub fn gc<'py>(
 /// Compare two artifacts: bytes of the chunks that both have, and of all chunks of the second.
 #[pyfunction]
 pub fn diff(py: Python<'_>, store: PathBuf, first: PathBuf, second: PathBuf) -> PyResult<(u64, u64)> {
-    let done = detached(py, || shared(&Store::open(&store)?, &manifest(&first)?, &manifest(&second)?))?;
+    let done = watched(py, None, |progress| {
+        let (first, second) = (manifest(&first, progress)?, manifest(&second, progress)?);
+        shared(&Store::open(&store)?, &first, &second, progress)
+    })?;
     Ok((done.shared_bytes, done.unique_bytes))
 }
 
 /// The paths that differ between two artifacts, sorted: "added", "removed" or "changed", and the path.
 #[pyfunction]
 pub fn differences(py: Python<'_>, first: PathBuf, second: PathBuf) -> PyResult<DifferenceIterator> {
-    let found =
-        detached(py, || Ok(Differences::new(manifest(&first)?.into_entries(), manifest(&second)?.into_entries())))?;
+    let found = watched(py, None, |progress| {
+        let entries = |path| manifest(path, progress).map(Manifest::into_entries);
+        Ok(Differences::new(entries(&first)?, entries(&second)?))
+    })?;
     Ok(DifferenceIterator { found })
 }
 
@@ -103,15 +108,13 @@ impl DifferenceIterator {
     }
 }
 
-fn manifest(path: &Path) -> em_core::Result<Manifest<'static>> {
-    Ok(ArtifactDir::open(path)?.manifest()?.1)
-}
-
 /// Apparent, stored and unique bytes of each artifact, then of all together.
 #[pyfunction]
-pub fn usage(py: Python<'_>, artifact_dirs: Vec<PathBuf>) -> PyResult<Vec<(u64, u64, u64)>> {
-    let (each, total) =
-        detached(py, || em_core::diff::usage(artifact_dirs.len(), |index| manifest(&artifact_dirs[index])))?;
+pub fn usage(py: Python<'_>, store: PathBuf, artifact_dirs: Vec<PathBuf>) -> PyResult<Vec<(u64, u64, u64)>> {
+    let (each, total) = watched(py, None, |progress| {
+        let open = |index: usize| manifest(&artifact_dirs[index], progress);
+        em_core::diff::usage(&Store::open(&store)?, artifact_dirs.len(), open, progress)
+    })?;
     let tuple = |usage: em_core::diff::Usage| (usage.apparent_bytes, usage.stored_bytes, usage.unique_bytes);
     Ok(each.into_iter().chain([total]).map(tuple).collect())
 }

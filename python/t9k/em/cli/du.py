@@ -17,12 +17,13 @@ FIELDS = ("apparent_bytes", "stored_bytes", "unique_bytes")
 def command(artifacts: tuple[str, ...], as_json: bool) -> None:
     """Show what artifacts occupy: bytes of all files, of distinct objects, and of objects no other one has."""
     from t9k.em import _engine
+    from t9k.em.artifact import store_dir
     from t9k.em.cli.places import artifact_dir, artifact_dirs
     from t9k.em.errors import translated
 
     directories = [artifact_dir(artifact) for artifact in artifacts] if artifacts else artifact_dirs()
     with translated():
-        sizes = _engine.usage(directories)
+        sizes = _engine.usage(store_dir(), directories)
     named = list(zip([*directories, "total"], sizes, strict=True))
     if as_json:
         echo_json([{"artifact": name} | dict(zip(FIELDS, row, strict=True)) for name, row in named])

@@ -163,7 +163,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<'a> Ingest<'a> {
-    /// Stores the bytes of the files of `tree`; answers in their order. Stops at the first error, with what was stored
+    /// Stores the bytes of the files of `tree`; answers by their numbers. Stops at the first error, with what was stored
     /// before left in the store for the next try.
     pub fn run(&self, tree: &Tree, threads: usize) -> Result<Objects> {
         let queue = Queue { next_file: 0, retries: VecDeque::new(), large: VecDeque::new(), in_work: 0 };
@@ -244,6 +244,9 @@ impl<'f, 's> Call<'f, 's> {
         if let Some(job) = queue.retries.pop_front() {
             queue.in_work += 1;
             return Work::File(job);
+        }
+        while queue.next_file < self.tree.len() && self.tree.is_directory(queue.next_file) {
+            queue.next_file += 1;
         }
         let index = queue.next_file;
         if index < self.tree.len() {

@@ -49,6 +49,10 @@ impl Objects {
             Self { digests: vec![Digest([0; 32]); tree.len()], flags: vec![0; tree.len()], sizes: BTreeMap::new() };
         for index in by_shard(tree) {
             progress.check()?;
+            if tree.is_directory(index) {
+                objects.flags[index] = DONE;
+                continue;
+            }
             let (digest, flag) = match cache.lookup(&tree.stat(index)) {
                 Answer::Known(digest) => (digest, KNOWN),
                 Answer::Rehash(digest) => (digest, REHASH),

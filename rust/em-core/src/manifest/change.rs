@@ -10,10 +10,11 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{Entry, EntryKind, MAGIC, MAX_ENTRIES, Manifest, Reference, VERSION, check_reference};
 use crate::{
     Error, Result,
+    cancel::Progress,
     names::{self, Sorted},
 };
 
-/// What a manifest becomes by entries that are added to it, ready to be written.
+/// What a manifest becomes by entries that are added to it, ready to be written. Both ends when `progress` is cancelled.
 ///
 /// They replace files by files. An empty directory gives way to what is put into it. A file where a directory is, or the
 /// reverse, is an `InvalidInput`.
@@ -21,23 +22,24 @@ use crate::{
 pub struct Change<'m, F> {
     base: &'m Manifest<'m>,
     added: F,
+    progress: &'m Progress,
     /// Numbers of the merged entries that give way, sorted.
-    given_way: Vec<u64>,
+    given_way: Vec<u32>,
     count: u64,
 }
 
 impl<'m, F, I> Change<'m, F>
 where
     F: Fn() -> I,
-    I: Iterator<Item = Entry>,
+    I: Iterator<Item = Result<Entry>>,
 {
     /// `added` gives the same entries each time, sorted by their paths, each once.
-    pub fn new(base: &'m Manifest<'m>, added: F) -> Result<Self> {
-        let mut change = Self { base, added, given_way: Vec::new(), count: 0 };
+    pub fn new(base: &'m Manifest<'m>, added: F, progress: &'m Progress) -> Result<Self> {
+        let mut change = Self { base, added, progress, given_way: Vec::new(), count: 0 };
         let (mut sorted, mut count, mut given_way) = (Sorted::default(), 0, Vec::new());
         for merged in change.merged() {
             let Entry { path, kind } = merged?;
-            sorted.push(&path, kind == EntryKind::Directory, |number| given_way.push(number))?;
+            sorted.push(&path, kind == EntryKind::Directory, |number| given_way.push(number as u32))?;
             count += 1;
         }
         if let Some(mut suspects) = sorted.finish() {
@@ -54,8 +56,8 @@ where
         Ok(change)
     }
 
-    fn merged(&self) -> Merged<impl Iterator<Item = Result<Entry>>, I> {
-        Merged { base: self.base.entries().peekable(), added: (self.added)().peekable() }
+    fn merged(&self) -> Merged<'_, impl Iterator<Item = Result<Entry>>, I> {
+        Merged { base: self.base.entries().peekable(), added: (self.added)().peekable(), progress: self.progress }
     }
 
     /// Writes the canonical bytes, in small pieces.
@@ -66,7 +68,7 @@ where
         let mut bytes = Vec::new();
         for (number, merged) in self.merged().enumerate() {
             let entry = merged.map_err(io::Error::other)?;
-            if given_way.next_if_eq(&(number as u64)).is_none() {
+            if given_way.next_if_eq(&(number as u32)).is_none() {
                 bytes.clear();
                 put_entry(&mut bytes, &entry);
                 out.write_all(&bytes)?;
@@ -77,15 +79,19 @@ where
 }
 
 /// The entries of both, sorted; those that are added replace those of one path.
-struct Merged<B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Entry>> {
+struct Merged<'p, B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Result<Entry>>> {
     base: Peekable<B>,
     added: Peekable<A>,
+    progress: &'p Progress,
 }
 
-impl<B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Entry>> Merged<B, A> {
+impl<B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Result<Entry>>> Merged<'_, B, A> {
     /// The next entry that is added.
     fn next_added(&mut self) -> Option<Result<Entry>> {
-        let entry = self.added.next()?;
+        let entry = match self.added.next()? {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
+        };
         let checked = names::check(&entry.path).and_then(|()| match &entry.kind {
             EntryKind::Reference(reference) => check_reference(reference),
             _ => Ok(()),
@@ -94,12 +100,15 @@ impl<B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Entry>> Merged<B, A> 
     }
 }
 
-impl<B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Entry>> Iterator for Merged<B, A> {
+impl<B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Result<Entry>>> Iterator for Merged<'_, B, A> {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Err(cancelled) = self.progress.check() {
+            return Some(Err(cancelled));
+        }
         match (self.base.peek(), self.added.peek()) {
-            (Some(Ok(base)), Some(added)) if base.path == added.path => {
+            (Some(Ok(base)), Some(Ok(added))) if base.path == added.path => {
                 let is_directory = |entry: &Entry| entry.kind == EntryKind::Directory;
                 if is_directory(base) != is_directory(added) {
                     let message = format!("{:?}: there would be a file and a directory of one name", added.path);
@@ -108,7 +117,8 @@ impl<B: Iterator<Item = Result<Entry>>, A: Iterator<Item = Entry>> Iterator for 
                 self.base.next();
                 self.next_added()
             }
-            (Some(Ok(base)), Some(added)) if base.path > added.path => self.next_added(),
+            (Some(Ok(base)), Some(Ok(added))) if base.path > added.path => self.next_added(),
+            (_, Some(Err(_))) => self.next_added(),
             (Some(_), _) => self.base.next(),
             (None, _) => self.next_added(),
         }
@@ -147,7 +157,7 @@ fn put_header(out: &mut Summed<impl Write>, count: u64) -> io::Result<()> {
     out.write_all(&count.to_le_bytes())
 }
 
-fn put_entry(bytes: &mut Vec<u8>, Entry { path, kind }: &Entry) {
+pub(super) fn put_entry(bytes: &mut Vec<u8>, Entry { path, kind }: &Entry) {
     let tag = match kind {
         EntryKind::File { executable, .. } => u8::from(*executable),
         EntryKind::Directory => 2,

@@ -7,13 +7,15 @@
 //! the longest path and, while paths are checked, eight bytes for each entry.
 
 mod change;
+mod list;
 mod read;
 
 use std::{borrow::Cow, fs::File, io::Read, os::unix::fs::FileExt, sync::Arc};
 
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Result, cancel::Progress};
 
 pub use change::Change;
+pub(crate) use list::EntryList;
 pub use read::{Entries, OwnedEntries};
 
 const MAGIC: &[u8; 8] = b"EMMANIF\0";
@@ -107,20 +109,25 @@ impl Default for Manifest<'_> {
 impl<'a> Manifest<'a> {
     /// Reads the canonical bytes; anything else is an `Integrity` error.
     pub fn decode(bytes: &'a [u8]) -> Result<Self> {
-        read::checked(Source::Memory(bytes.into()), bytes.len() as u64)
+        Self::decode_unless_cancelled(bytes, &Progress::default())
+    }
+
+    /// The same, given up when `progress` is cancelled.
+    pub fn decode_unless_cancelled(bytes: &'a [u8], progress: &Progress) -> Result<Self> {
+        read::checked(Source::Memory(bytes.into()), bytes.len() as u64, progress)
     }
 
     /// The same of a file that nobody writes to. A large one is left where it is, and read once more each time.
-    pub fn of_file(mut file: File) -> Result<Manifest<'static>> {
+    pub fn of_file(mut file: File, progress: &Progress) -> Result<Manifest<'static>> {
         let fail = |error| Error::io("read", std::path::Path::new("a manifest"), error);
         let size_bytes = file.metadata().map_err(fail)?.len();
         if size_bytes > SMALL_BYTES {
-            return read::checked(Source::File(Arc::new(file)), size_bytes);
+            return read::checked(Source::File(Arc::new(file)), size_bytes, progress);
         }
         let mut bytes = Vec::with_capacity(size_bytes as usize);
         file.read_to_end(&mut bytes).map_err(fail)?;
         let size_bytes = bytes.len() as u64;
-        read::checked(Source::Memory(bytes.into()), size_bytes)
+        read::checked(Source::Memory(bytes.into()), size_bytes, progress)
     }
 
     /// Number of entries.
@@ -183,10 +190,11 @@ impl<'a> Manifest<'a> {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         entries.dedup_by(|later, kept| later.path == kept.path);
         let mut bytes = Vec::new();
-        let change = Change::new(self, || entries.iter().cloned())?;
+        let progress = Progress::default();
+        let change = Change::new(self, || entries.iter().cloned().map(Ok), &progress)?;
         change.write(&mut bytes).map_err(|error| Error::io("write", std::path::Path::new("a manifest"), error))?;
         let size_bytes = bytes.len() as u64;
-        read::checked(Source::Memory(bytes.into()), size_bytes)
+        read::checked(Source::Memory(bytes.into()), size_bytes, &progress)
     }
 
     /// Fills `buffer`, which has [`size_bytes`](Self::size_bytes) bytes, with the canonical bytes.
@@ -203,9 +211,10 @@ impl<'a> Manifest<'a> {
 
     /// The objects of its files with their sizes, each once, in the order of the paths. One that has two sizes is an
     /// `Integrity` error.
-    pub fn objects(&self) -> Result<Vec<(Digest, u64)>> {
+    pub fn objects(&self, progress: &Progress) -> Result<Vec<(Digest, u64)>> {
         let mut objects = Vec::new();
         for file in self.files() {
+            progress.check()?;
             let (_, size, digest, _) = file?;
             objects.push((digest, size));
         }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Digest, Error, Result,
+    cancel::Progress,
     names::{self, Sorted},
 };
 
@@ -30,15 +31,16 @@ fn read_error(error: std::io::Error) -> Error {
     }
 }
 
-/// A manifest from canonical bytes; reads them three times at most.
-pub(super) fn checked(source: Source<'_>, size_bytes: u64) -> Result<Manifest<'_>> {
+/// A manifest from canonical bytes; reads them three times at most, until `progress` is cancelled.
+pub(super) fn checked<'a>(source: Source<'a>, size_bytes: u64, progress: &Progress) -> Result<Manifest<'a>> {
     let mut manifest = Manifest { source, size_bytes, count: 0, digest: Digest([0; 32]) };
     let body_bytes = size_bytes.checked_sub(TRAILER_BYTES).ok_or_else(|| damaged("too short"))?;
-    (manifest.count, manifest.digest) = header_and_sums(manifest.reader(0), body_bytes)?;
+    (manifest.count, manifest.digest) = header_and_sums(manifest.reader(0), body_bytes, progress)?;
 
     let mut entries = manifest.entries();
     let mut sorted = Sorted::default();
     for entry in entries.by_ref() {
+        progress.check()?;
         let Entry { path, kind } = entry?;
         names::check(&path).map_err(|error| damaged(&error.message))?;
         let mut gives_way = false;
@@ -55,6 +57,7 @@ pub(super) fn checked(source: Source<'_>, size_bytes: u64) -> Result<Manifest<'_
     }
     if let Some(mut suspects) = sorted.finish() {
         for entry in manifest.entries() {
+            progress.check()?;
             suspects.push(&entry?.path).map_err(|error| damaged(&error.message))?;
         }
     }
@@ -62,7 +65,7 @@ pub(super) fn checked(source: Source<'_>, size_bytes: u64) -> Result<Manifest<'_
 }
 
 /// The number of entries and the digest of all bytes, once magic, version and checksum are right.
-fn header_and_sums(mut bytes: impl Read, body_bytes: u64) -> Result<(u64, Digest)> {
+fn header_and_sums(mut bytes: impl Read, body_bytes: u64, progress: &Progress) -> Result<(u64, Digest)> {
     let (mut sum, mut digest) = (Xxh3::new(), blake3::Hasher::new());
     let mut header = [0; HEADER_BYTES as usize];
     let known = body_bytes.min(HEADER_BYTES) as usize;
@@ -80,6 +83,7 @@ fn header_and_sums(mut bytes: impl Read, body_bytes: u64) -> Result<(u64, Digest
     let mut left = body_bytes - known as u64;
     let mut block = vec![0; left.min(BLOCK_BYTES as u64) as usize];
     while left > 0 {
+        progress.check()?;
         let length = left.min(block.len() as u64) as usize;
         let part = &mut block[..length];
         bytes.read_exact(part).map_err(read_error)?;

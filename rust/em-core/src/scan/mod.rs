@@ -5,15 +5,16 @@
 //! that cannot be read) fails the whole scan, so that nothing is added by halves.
 //!
 //! Work is a shared stack of small tasks, so depth costs no thread stack. A task names a directory and holds no
-//! open file: each worker has at most three directories open, however wide or deep the tree is.
-//! A file costs 48 bytes and its name until the add ends. Paths are opened relative to the root in pieces, so they may be longer than `PATH_MAX`.
+//! open file: each worker has at most three directories open, however wide or deep the tree is. A directory that waits
+//! for its turn costs its name; what is found is sorted in parts and kept in a file when it is much (`spool.rs`).
+//! Paths are opened relative to the root in pieces, so they may be longer than `PATH_MAX`.
 
 use std::{
     ffi::{CStr, CString},
     fs::File,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     thread,
 };
 
@@ -22,12 +23,12 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{Error, Kind, Result, cancel::Progress};
+use crate::{Error, Kind, Result, cancel::Progress, spool::Room};
 
 mod tree;
 
-pub use tree::Tree;
-use tree::{DirectoryId, Found};
+use tree::{Collected, Found};
+pub use tree::{Listing, Row, Tree};
 
 /// Entries that one worker looks up before another may help with the same directory.
 const BATCH: usize = 512;
@@ -37,7 +38,7 @@ const MAX_BATCHES: usize = 32;
 const PIECE: usize = 1000;
 
 /// What the file system says about a file; equal only if the file was not touched in between.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Stat {
     /// Device number.
     pub dev: u64,
@@ -106,7 +107,8 @@ pub struct FileFound {
     pub via_link: bool,
 }
 
-/// Lists the tree below `root` with up to `threads` threads, the caller's included.
+/// Lists the tree below `root` with up to `threads` threads, the caller's included. What is much goes to the `room`'s
+/// directory.
 ///
 /// Sets the totals of `progress`. Costs one `stat` per file and one `open` per directory.
 ///
@@ -114,7 +116,7 @@ pub struct FileFound {
 /// `NotFound` or `InvalidInput` if the root is missing or no directory; `InvalidInput` for an entry
 /// that cannot be stored; `Conflict` for one that vanishes meanwhile; `Store` for one that cannot be
 /// read; `Cancelled`.
-pub fn scan(root: &Path, threads: usize, progress: &Progress) -> Result<Tree> {
+pub fn scan(root: &Path, room: &Room, threads: usize, progress: &Progress) -> Result<Listing> {
     progress.check()?;
     let handle = rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(
         |error| match error {
@@ -128,9 +130,9 @@ pub fn scan(root: &Path, threads: usize, progress: &Progress) -> Result<Tree> {
         handle,
         progress,
         split: threads > 1,
-        queue: Mutex::new(Queue { directories: vec![Tree::ROOT], batches: Vec::new(), busy: 0, failed: None }),
+        queue: Mutex::new(Queue { root: true, ..Queue::default() }),
         changed: Condvar::new(),
-        tree: Mutex::default(),
+        found: Mutex::new(Collected::new(room)),
     };
     thread::scope(|scope| {
         // A thread that cannot be started is only slower: the caller's own always runs.
@@ -146,11 +148,10 @@ pub fn scan(root: &Path, threads: usize, progress: &Progress) -> Result<Tree> {
     if let Some(error) = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
         return Err(error);
     }
-    let mut tree = walk.tree.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tree.sort();
-    progress.total_files.store(tree.len() as u64, Relaxed);
-    progress.total_bytes.store((0..tree.len()).map(|index| tree.stat(index).size).sum(), Relaxed);
-    Ok(tree)
+    let listing = walk.found.into_inner().unwrap_or_else(PoisonError::into_inner).finish(progress)?;
+    progress.total_files.store(listing.len(), Relaxed);
+    progress.total_bytes.store(listing.bytes(), Relaxed);
+    Ok(listing)
 }
 
 /// Looks at one file, through symbolic links; refuses directories and special files.
@@ -175,21 +176,118 @@ pub fn stat_file(path: &Path) -> Result<FileFound> {
     Ok(FileFound { path: name.to_owned(), stat: Stat::from(&stat), executable: stat.st_mode & 0o100 != 0, via_link })
 }
 
+/// A directory that has been opened. It lives as long as something below it waits for its turn.
+struct Directory {
+    /// None of the root.
+    parent: Option<Arc<Directory>>,
+    name: String,
+    via_link: bool,
+    dev: u64,
+    ino: u64,
+}
+
+impl Directory {
+    /// This directory and those that it is in, but for the root.
+    fn way(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |directory| directory.parent.as_deref())
+            .filter(|directory| directory.parent.is_some())
+    }
+
+    /// Its path, relative to the root, which is the empty string.
+    fn path(&self) -> String {
+        let mut names: Vec<&str> = self.way().map(|directory| directory.name.as_str()).collect();
+        names.reverse();
+        names.join("/")
+    }
+
+    /// If it is one of those that it is in, the link that leads back to it.
+    fn loops(&self) -> Option<&Self> {
+        let mut link = None;
+        for directory in self.way() {
+            if link.is_none() && directory.via_link {
+                link = Some(directory);
+            }
+            if directory.parent.as_ref().is_some_and(|above| (above.dev, above.ino) == (self.dev, self.ino)) {
+                return Some(link.unwrap_or(self));
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Directory {
+    /// One after the other: there may be more of them than the stack has room for.
+    fn drop(&mut self) {
+        let mut above = self.parent.take();
+        while let Some(mut directory) = above.and_then(Arc::into_inner) {
+            above = directory.parent.take();
+        }
+    }
+}
+
+/// Directories to be listed, by their names as [`Found`] has them.
+struct Waiting {
+    parent: Arc<Directory>,
+    names: String,
+}
+
+impl Waiting {
+    /// The last of them, and whether a link leads to it.
+    fn pop(&mut self) -> Option<(String, bool)> {
+        let via_link = self.names.pop()? == '\0';
+        let start = self.names.rfind(['/', '\0']).map_or(0, |end| end + 1);
+        let name = self.names[start..].to_owned();
+        self.names.truncate(start);
+        Some((name, via_link))
+    }
+}
+
 /// Entries of a directory to be looked up.
 struct Batch {
-    directory: DirectoryId,
+    directory: Arc<Directory>,
     names: Vec<(CString, FileType)>,
 }
 
+#[derive(Default)]
 struct Queue {
-    directories: Vec<DirectoryId>,
+    /// The root waits.
+    root: bool,
+    /// None of them is empty.
+    waiting: Vec<Waiting>,
     batches: Vec<Batch>,
     busy: usize,
     failed: Option<Error>,
 }
 
+impl Queue {
+    fn is_empty(&self) -> bool {
+        !self.root && self.waiting.is_empty() && self.batches.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.root = false;
+        self.waiting.clear();
+        self.batches.clear();
+    }
+
+    fn pop(&mut self) -> Option<Task> {
+        if let Some(batch) = self.batches.pop() {
+            return Some(Task::Look(batch));
+        }
+        if std::mem::take(&mut self.root) {
+            return Some(Task::List { parent: None, name: String::new(), via_link: false });
+        }
+        let last = self.waiting.last_mut()?;
+        let (parent, (name, via_link)) = (Some(Arc::clone(&last.parent)), last.pop()?);
+        if last.names.is_empty() {
+            self.waiting.pop();
+        }
+        Some(Task::List { parent, name, via_link })
+    }
+}
+
 enum Task {
-    List(DirectoryId),
+    List { parent: Option<Arc<Directory>>, name: String, via_link: bool },
     Look(Batch),
 }
 
@@ -201,7 +299,7 @@ struct Walk<'a> {
     queue: Mutex<Queue>,
     changed: Condvar,
     /// Never held together with the queue.
-    tree: Mutex<Tree>,
+    found: Mutex<Collected>,
 }
 
 /// Marks a worker idle again, also while it unwinds, so that the others never wait for it.
@@ -211,7 +309,7 @@ impl Drop for Busy<'_, '_> {
     fn drop(&mut self) {
         let mut queue = self.0.lock();
         queue.busy -= 1;
-        if queue.busy == 0 && queue.directories.is_empty() && queue.batches.is_empty() {
+        if queue.busy == 0 && queue.is_empty() {
             self.0.changed.notify_all();
         }
     }
@@ -222,23 +320,22 @@ impl Walk<'_> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tree(&self) -> MutexGuard<'_, Tree> {
-        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    fn found(&self) -> MutexGuard<'_, Collected> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes tasks until none is left and nobody can add one, or until something failed.
     fn work(&self) {
         while let Some((task, _busy)) = self.take() {
             let done = match task {
-                Task::List(directory) => self.list(directory),
+                Task::List { parent, name, via_link } => self.list(parent, name, via_link),
                 Task::Look(Batch { directory, names }) => {
-                    self.open(directory).and_then(|handle| self.look(handle.as_fd(), directory, &names))
+                    self.open(&directory.path()).and_then(|handle| self.look(handle.as_fd(), &directory, &names))
                 }
             };
             if let Err(error) = done {
                 let mut queue = self.lock();
-                queue.directories.clear();
-                queue.batches.clear();
+                queue.clear();
                 queue.failed.get_or_insert(error);
             }
         }
@@ -251,8 +348,7 @@ impl Walk<'_> {
                 self.changed.notify_all();
                 return None;
             }
-            let batch = queue.batches.pop().map(Task::Look);
-            if let Some(task) = batch.or_else(|| queue.directories.pop().map(Task::List)) {
+            if let Some(task) = queue.pop() {
                 queue.busy += 1;
                 return Some((task, Busy(self)));
             }
@@ -263,21 +359,19 @@ impl Walk<'_> {
         }
     }
 
-    fn shown(&self, directory: DirectoryId, name: &[u8]) -> String {
-        let path = self.tree().directory_path(directory);
-        self.root.join(path).join(String::from_utf8_lossy(name).as_ref()).display().to_string()
+    fn shown(&self, directory: &str, name: &[u8]) -> String {
+        self.root.join(directory).join(String::from_utf8_lossy(name).as_ref()).display().to_string()
     }
 
-    fn shown_directory(&self, directory: DirectoryId) -> String {
-        self.root.join(self.tree().directory_path(directory)).display().to_string()
+    fn shown_directory(&self, directory: &str) -> String {
+        self.root.join(directory).display().to_string()
     }
 
     /// Opens a directory of the tree, piece by piece if its path is long.
-    fn open(&self, directory: DirectoryId) -> Result<OwnedFd> {
-        let path = self.tree().directory_path(directory);
+    fn open(&self, path: &str) -> Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut at: Option<OwnedFd> = None;
-        let mut rest = if path.is_empty() { "." } else { &path };
+        let mut rest = if path.is_empty() { "." } else { path };
         loop {
             let cut = match rest.as_bytes().get(..PIECE) {
                 Some(head) => head.iter().rposition(|&b| b == b'/').unwrap_or(rest.len()),
@@ -286,7 +380,7 @@ impl Walk<'_> {
             let (piece, tail) = rest.split_at(cut);
             let from = at.as_ref().map_or(self.handle.as_fd(), AsFd::as_fd);
             let next = rustix::fs::openat(from, piece, flags, Mode::empty())
-                .map_err(|error| entry_error("open", &self.shown_directory(directory), error))?;
+                .map_err(|error| entry_error("open", &self.shown_directory(path), error))?;
             rest = tail.trim_start_matches('/');
             if rest.is_empty() {
                 return Ok(next);
@@ -296,18 +390,22 @@ impl Walk<'_> {
     }
 
     /// Reads one directory and looks its entries up, leaving whole batches to other workers.
-    fn list(&self, directory: DirectoryId) -> Result<()> {
+    fn list(&self, parent: Option<Arc<Directory>>, name: String, via_link: bool) -> Result<()> {
         self.progress.check()?;
-        let fail = |error| entry_error("read", &self.shown_directory(directory), error);
-        let handle = self.open(directory)?;
+        let mut directory = Directory { parent, name, via_link, dev: 0, ino: 0 };
+        let path = directory.path();
+        let fail = |error| entry_error("read", &self.shown_directory(&path), error);
+        let handle = self.open(&path)?;
         let stat = Stat::from(&rustix::fs::fstat(&handle).map_err(fail)?);
-        let loops = self.tree().enter(directory, stat.dev, stat.ino);
-        if let Some(link) = loops {
-            let message = format!("{} leads back to a directory that contains it", self.shown_directory(link));
+        (directory.dev, directory.ino) = (stat.dev, stat.ino);
+        if let Some(link) = directory.loops() {
+            let shown = self.shown_directory(&link.path());
+            let message = format!("{shown} leads back to a directory that contains it");
             return Err(
                 Error::invalid(message).hint("remove the symbolic link, or add the directories below it one by one")
             );
         }
+        let directory = Arc::new(directory);
         let mut dir = Dir::new(handle).map_err(fail)?;
         let mut names = Vec::new();
         let mut empty = true;
@@ -320,15 +418,17 @@ impl Walk<'_> {
             names.push((entry.file_name().to_owned(), entry.file_type()));
             if names.len() == BATCH {
                 self.progress.check()?;
-                if let Some(own) = self.leave(Batch { directory, names: std::mem::take(&mut names) }) {
-                    self.look(dir.fd().map_err(fail)?, directory, &own.names)?;
+                if let Some(own) =
+                    self.leave(Batch { directory: Arc::clone(&directory), names: std::mem::take(&mut names) })
+                {
+                    self.look(dir.fd().map_err(fail)?, &directory, &own.names)?;
                 }
             }
         }
         if empty {
-            self.tree().add_empty(directory);
+            self.found().add_empty(&path)?;
         }
-        self.look(dir.fd().map_err(fail)?, directory, &names)
+        self.look(dir.fd().map_err(fail)?, &directory, &names)
     }
 
     /// Leaves a batch to another worker, or gives it back where enough of them wait.
@@ -342,21 +442,21 @@ impl Walk<'_> {
         None
     }
 
-    /// Looks entries of a directory up: files go to the tree, directories to the queue.
-    fn look(&self, handle: BorrowedFd<'_>, directory: DirectoryId, names: &[(CString, FileType)]) -> Result<()> {
-        let mut found = Found::default();
+    /// Looks entries of a directory up: files go to what was found, directories to the queue.
+    fn look(&self, handle: BorrowedFd<'_>, directory: &Arc<Directory>, names: &[(CString, FileType)]) -> Result<()> {
+        let (path, mut found) = (directory.path(), Found::default());
         for (name, listed) in names {
             self.progress.check()?;
             match name.to_str() {
-                Ok(text) => self.look_one(handle, directory, name, text, *listed, &mut found)?,
-                Err(_) => return Err(not_utf8(&self.shown_directory(directory), name.to_bytes())),
+                Ok(text) => self.look_one(handle, &path, name, text, *listed, &mut found)?,
+                Err(_) => return Err(not_utf8(&self.shown_directory(&path), name.to_bytes())),
             }
         }
-        let directories = self.tree().add(directory, found)?;
-        if !directories.is_empty() {
+        self.found().add(&path, &found)?;
+        if !found.directories.is_empty() {
             let mut queue = self.lock();
             if queue.failed.is_none() {
-                queue.directories.extend(directories);
+                queue.waiting.push(Waiting { parent: Arc::clone(directory), names: found.directories });
                 self.changed.notify_all();
             }
         }
@@ -366,7 +466,7 @@ impl Walk<'_> {
     fn look_one(
         &self,
         handle: BorrowedFd<'_>,
-        directory: DirectoryId,
+        directory: &str,
         name: &CStr,
         text: &str,
         listed: FileType,

@@ -1,145 +1,306 @@
-//! What a scan finds, in few bytes: 48 and its name for a file, 40 and its name for a directory.
+//! What a scan finds, in parts that each fit into memory: 48 bytes and its name for a file.
 
-use std::cmp::Ordering;
+use std::{borrow::Cow, cmp::Ordering, io::Read, iter};
 
 use super::{FileFound, Stat};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    cancel::Progress,
+    manifest::MAX_ENTRIES,
+    spool::{Record, Room, Runs, Spool, array, get_all, put_all},
+};
 
-/// Number of a directory in its tree.
-pub(super) type DirectoryId = u32;
+/// Everything below a root, sorted by the bytes of the paths. What is more than one [`Tree`] waits in a file.
+#[derive(Debug)]
+pub struct Listing {
+    room: Room,
+    rows: Rows,
+    files: u64,
+    bytes: u64,
+}
 
-/// Everything below a root, sorted by the bytes of the paths.
-///
-/// A path is put together from the names on its way when it is asked for.
+#[derive(Debug)]
+enum Rows {
+    Held(Tree),
+    Kept { spool: Spool, count: u64 },
+}
+
+impl Listing {
+    /// A listing of one file.
+    pub fn of_file(found: &FileFound, room: &Room) -> Result<Self> {
+        let mut entries = Found::default();
+        entries.file(&found.path, found.stat, found.executable, found.via_link);
+        let mut collected = Collected::new(room);
+        collected.add("", &entries)?;
+        collected.finish(&Progress::default())
+    }
+
+    /// Number of files.
+    pub fn len(&self) -> u64 {
+        self.files
+    }
+
+    /// Whether there is no file; there may be empty directories.
+    pub fn is_empty(&self) -> bool {
+        self.files == 0
+    }
+
+    /// Bytes of the files.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The files and empty directories, sorted.
+    pub fn rows(&self) -> Box<dyn Iterator<Item = Result<Row>> + '_> {
+        match &self.rows {
+            Rows::Held(tree) => Box::new((0..tree.len()).map(|index| Ok(tree.row(index)))),
+            Rows::Kept { spool, count } => {
+                Box::new(get_all(spool, 0, *count).map(|row| row.map_err(|error| self.room.error(error))))
+            }
+        }
+    }
+
+    /// The same in parts.
+    pub fn parts(&self) -> impl Iterator<Item = Result<Cow<'_, Tree>>> {
+        let mut held = match &self.rows {
+            Rows::Held(tree) => Some(tree),
+            Rows::Kept { .. } => None,
+        };
+        let mut rows = if held.is_some() { None } else { Some(self.rows()) };
+        iter::from_fn(move || match held.take() {
+            Some(tree) => Some(Ok(Cow::Borrowed(tree))),
+            None => Tree::part(rows.as_mut()?, self.room.held_bytes()).transpose().map(|part| part.map(Cow::Owned)),
+        })
+    }
+}
+
+/// Grows while a tree is walked.
+#[derive(Debug)]
+pub(super) struct Collected {
+    room: Room,
+    tree: Tree,
+    runs: Runs<Row>,
+    count: u64,
+}
+
+impl Collected {
+    pub(super) fn new(room: &Room) -> Self {
+        Self { room: room.clone(), tree: Tree::default(), runs: Runs::new(room), count: 0 }
+    }
+
+    /// Adds the files of a directory.
+    pub(super) fn add(&mut self, directory: &str, found: &Found) -> Result<()> {
+        self.count(found.files.len())?;
+        self.tree.add(directory, found)?;
+        self.make_room()
+    }
+
+    /// Adds an empty directory.
+    pub(super) fn add_empty(&mut self, directory: &str) -> Result<()> {
+        self.count(1)?;
+        self.tree.push(&Row { path: directory.into(), stat: Stat::default(), flags: EMPTY_DIRECTORY })?;
+        self.make_room()
+    }
+
+    fn count(&mut self, more: usize) -> Result<()> {
+        self.count += more as u64;
+        if self.count <= MAX_ENTRIES {
+            return Ok(());
+        }
+        let message = format!("it holds more than {MAX_ENTRIES} files, the most that an artifact can have");
+        Err(Error::invalid(message).hint("add its subdirectories to several artifacts"))
+    }
+
+    fn make_room(&mut self) -> Result<()> {
+        if self.tree.held_bytes() > self.room.held_bytes() { self.keep() } else { Ok(()) }
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        let mut tree = std::mem::take(&mut self.tree);
+        tree.sort();
+        self.runs.add((0..tree.len()).map(|index| tree.row(index))).map_err(|error| self.room.error(error))
+    }
+
+    pub(super) fn finish(mut self, progress: &Progress) -> Result<Listing> {
+        let (mut files, mut bytes) = (0, 0);
+        let mut sum = |is_directory: bool, size| {
+            files += u64::from(!is_directory);
+            bytes += size;
+        };
+        if self.runs.is_empty() {
+            self.tree.sort();
+            (0..self.tree.len()).for_each(|index| sum(self.tree.is_directory(index), self.tree.stat(index).size));
+            return Ok(Listing { room: self.room, rows: Rows::Held(self.tree), files, bytes });
+        }
+        self.keep()?;
+        let (mut spool, mut failed) = (self.room.spool(), None);
+        let mut merged = self.runs.merged().map_while(|row| row.map_err(|error| failed = Some(error)).ok()).peekable();
+        let rows = iter::from_fn(|| {
+            let row = merged.next().filter(|_| progress.check().is_ok())?;
+            // A name that was listed twice counts once.
+            while merged.next_if_eq(&row).is_some() {}
+            sum(row.is_directory(), row.stat.size);
+            Some(row)
+        });
+        let count = put_all(&mut spool, rows);
+        drop(merged);
+        progress.check()?;
+        let count = failed.map_or(count, Err).map_err(|error| self.room.error(error))?;
+        Ok(Listing { room: self.room, rows: Rows::Kept { spool, count }, files, bytes })
+    }
+}
+
+const EXECUTABLE: u8 = 1;
+const VIA_LINK: u8 = 2;
+const SPARSE: u8 = 4;
+const EMPTY_DIRECTORY: u8 = 8;
+
+/// A file or an empty directory, ordered by its path.
 #[derive(Clone, Debug)]
-pub struct Tree {
-    /// All names, one behind the other.
+pub struct Row {
+    /// Relative to the root, with `/`; of the root itself, the empty string.
+    pub path: String,
+    /// The state of a file when it was found.
+    pub stat: Stat,
+    flags: u8,
+}
+
+impl Row {
+    /// Whether it is an empty directory.
+    pub fn is_directory(&self) -> bool {
+        self.flags & EMPTY_DIRECTORY != 0
+    }
+
+    /// What it is, if it is a file.
+    pub fn into_file(self) -> Option<FileFound> {
+        let Self { path, stat, flags } = self;
+        let (executable, via_link) = (flags & EXECUTABLE != 0, flags & VIA_LINK != 0);
+        (flags & EMPTY_DIRECTORY == 0).then_some(FileFound { path, stat, executable, via_link })
+    }
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for Row {}
+
+impl PartialOrd for Row {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Row {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.path.cmp(&other.path)
+    }
+}
+
+impl Record for Row {
+    fn put(&self, bytes: &mut Vec<u8>) {
+        let Stat { dev, ino, size, mtime_ns, ctime_ns, .. } = self.stat;
+        bytes.push(self.flags);
+        for number in [dev, ino, size, mtime_ns as u64, ctime_ns as u64, self.path.len() as u64] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(self.path.as_bytes());
+    }
+
+    fn get(input: &mut impl Read) -> std::io::Result<Self> {
+        let [flags] = array(input)?;
+        let mut number = || array(input).map(u64::from_le_bytes);
+        let (dev, ino, size) = (number()?, number()?, number()?);
+        let (mtime_ns, ctime_ns) = (number()? as i64, number()? as i64);
+        let mut path = vec![0; number()? as usize];
+        input.read_exact(&mut path)?;
+        let path = String::from_utf8(path).map_err(std::io::Error::other)?;
+        let stat = Stat { dev, ino, size, mtime_ns, ctime_ns, sparse: flags & SPARSE != 0 };
+        Ok(Self { path, stat, flags })
+    }
+}
+
+/// Entries of one directory.
+#[derive(Default)]
+pub(super) struct Found {
     names: String,
-    directories: Vec<Directory>,
+    files: Vec<(Text, Stat, u8)>,
+    /// Each followed by `/`, or by a NUL if a symbolic link leads to it.
+    pub(super) directories: String,
+}
+
+impl Found {
+    pub(super) fn file(&mut self, name: &str, stat: Stat, executable: bool, via_link: bool) {
+        // Batches are small.
+        let name_at = Text { start: self.names.len() as u32, length: name.len() as u32 };
+        self.names.push_str(name);
+        let flag = |set, flag| if set { flag } else { 0 };
+        let flags = flag(executable, EXECUTABLE) | flag(via_link, VIA_LINK) | flag(stat.sparse, SPARSE);
+        self.files.push((name_at, stat, flags));
+    }
+
+    pub(super) fn directory(&mut self, name: &str, via_link: bool) {
+        self.directories.push_str(name);
+        self.directories.push(if via_link { '\0' } else { '/' });
+    }
+}
+
+/// Files and empty directories, of which each has a number in the order of the paths.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    /// Paths of directories and names of files, one behind the other.
+    texts: String,
+    directories: Vec<Text>,
     files: Vec<File>,
-    empty: Vec<DirectoryId>,
     /// Device numbers, which are few.
     devices: Vec<u64>,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Name {
-    start: u32,
-    length: u16,
-}
-
 #[derive(Clone, Copy, Debug)]
-struct Directory {
-    ino: u64,
-    dev: u64,
-    parent: DirectoryId,
-    depth: u32,
-    name: Name,
-    via_link: bool,
+struct Text {
+    start: u32,
+    length: u32,
 }
 
+/// A file; of an empty directory, the name is empty.
 #[derive(Clone, Copy, Debug)]
 struct File {
     ino: u64,
     size: u64,
     mtime_ns: i64,
     ctime_ns: i64,
-    directory: DirectoryId,
+    directory: u32,
     device: u16,
+    /// A name has at most 255 bytes, on some file systems 255 characters.
     name_length: u16,
     name_start: u32,
     flags: u8,
 }
 
-const EXECUTABLE: u8 = 1;
-const VIA_LINK: u8 = 2;
-const SPARSE: u8 = 4;
-
-/// Entries of one directory on their way into a tree.
-#[derive(Default)]
-pub(super) struct Found {
-    names: String,
-    files: Vec<(Name, Stat, u8)>,
-    directories: Vec<(Name, bool)>,
-}
-
-impl Found {
-    fn name(&mut self, name: &str) -> Name {
-        // A name has at most 255 bytes, on some file systems 255 characters; batches are small.
-        let place = Name { start: self.names.len() as u32, length: name.len() as u16 };
-        self.names.push_str(name);
-        place
-    }
-
-    pub(super) fn file(&mut self, name: &str, stat: Stat, executable: bool, via_link: bool) {
-        let name = self.name(name);
-        let flag = |set, flag| if set { flag } else { 0 };
-        let flags = flag(executable, EXECUTABLE) | flag(via_link, VIA_LINK) | flag(stat.sparse, SPARSE);
-        self.files.push((name, stat, flags));
-    }
-
-    pub(super) fn directory(&mut self, name: &str, via_link: bool) {
-        let name = self.name(name);
-        self.directories.push((name, via_link));
-    }
-}
-
-impl Default for Tree {
-    fn default() -> Self {
-        let root = Directory { ino: 0, dev: 0, parent: 0, depth: 0, name: Name::default(), via_link: false };
-        Self {
-            names: String::new(),
-            directories: vec![root],
-            files: Vec::new(),
-            empty: Vec::new(),
-            devices: Vec::new(),
-        }
-    }
-}
+const _: () = assert!(size_of::<File>() == 48);
 
 impl Tree {
-    pub(super) const ROOT: DirectoryId = 0;
-
-    /// A tree of one file.
-    pub fn of_file(found: &FileFound) -> Result<Self> {
-        let mut batch = Found::default();
-        batch.file(&found.path, found.stat, found.executable, found.via_link);
-        let mut tree = Self::default();
-        tree.add(Self::ROOT, batch)?;
-        Ok(tree)
-    }
-
-    /// Number of files.
+    /// Number of files and empty directories.
     pub fn len(&self) -> usize {
         self.files.len()
     }
 
-    /// Whether there is no file; there may be empty directories.
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
-    }
-
-    /// The files, sorted by their paths.
-    pub fn files(&self) -> impl ExactSizeIterator<Item = FileFound> + Clone {
-        (0..self.len()).map(|index| self.file(index))
-    }
-
-    /// A file by its number in the order of the paths.
-    pub fn file(&self, index: usize) -> FileFound {
-        let flags = self.files[index].flags;
-        let (executable, via_link) = (flags & EXECUTABLE != 0, flags & VIA_LINK != 0);
-        FileFound { path: self.path(index), stat: self.stat(index), executable, via_link }
     }
 
     /// Its path, relative to the root.
     pub fn path(&self, index: usize) -> String {
         let file = &self.files[index];
-        let mut path = self.directory_path(file.directory);
-        if !path.is_empty() {
-            path.push('/');
+        let (directory, name) = (self.directory(file), self.name(file));
+        if directory.is_empty() || name.is_empty() {
+            format!("{directory}{name}")
+        } else {
+            format!("{directory}/{name}")
         }
-        path.push_str(self.name(file.name()));
-        path
     }
 
     /// Its state when it was found.
@@ -155,6 +316,11 @@ impl Tree {
         }
     }
 
+    /// Whether it is an empty directory.
+    pub fn is_directory(&self, index: usize) -> bool {
+        self.files[index].flags & EMPTY_DIRECTORY != 0
+    }
+
     /// Whether its owner may execute it.
     pub fn is_executable(&self, index: usize) -> bool {
         self.files[index].flags & EXECUTABLE != 0
@@ -165,146 +331,120 @@ impl Tree {
         self.files[index].flags & VIA_LINK != 0
     }
 
-    /// Whether two files are in one directory.
-    pub fn are_siblings(&self, index: usize, other: usize) -> bool {
-        self.files[index].directory == self.files[other].directory
+    fn row(&self, index: usize) -> Row {
+        Row { path: self.path(index), stat: self.stat(index), flags: self.files[index].flags }
     }
 
-    /// Directories without any entry, sorted by their paths; the root is the empty string.
-    pub fn empty_dirs(&self) -> impl ExactSizeIterator<Item = String> + Clone {
-        self.empty.iter().map(|&directory| self.directory_path(directory))
+    fn held_bytes(&self) -> usize {
+        self.texts.len() + size_of_val(&self.directories[..]) + size_of_val(&self.files[..])
     }
 
-    fn name(&self, name: Name) -> &str {
-        &self.names[name.start as usize..][..usize::from(name.length)]
+    /// The next rows, as many as may be held.
+    fn part(rows: &mut impl Iterator<Item = Result<Row>>, held_bytes: usize) -> Result<Option<Self>> {
+        let mut tree = Self::default();
+        while tree.held_bytes() <= held_bytes {
+            match rows.next() {
+                Some(row) => tree.push(&row?)?,
+                None => break,
+            }
+        }
+        Ok((!tree.is_empty()).then_some(tree))
     }
 
-    fn directory(&self, id: DirectoryId) -> &Directory {
-        &self.directories[id as usize]
+    fn text(&self, text: Text) -> &str {
+        &self.texts[text.start as usize..][..text.length as usize]
     }
 
-    /// The path of a directory, relative to the root, which is the empty string.
-    pub(super) fn directory_path(&self, id: DirectoryId) -> String {
-        let way = |mut id| {
-            std::iter::from_fn(move || {
-                let directory = Some(self.directory(id)).filter(|_| id != Self::ROOT)?;
-                id = directory.parent;
-                Some(self.name(directory.name))
-            })
+    fn directory(&self, file: &File) -> &str {
+        self.text(self.directories[file.directory as usize])
+    }
+
+    fn name(&self, file: &File) -> &str {
+        self.text(Text { start: file.name_start, length: u32::from(file.name_length) })
+    }
+
+    fn put_text(&mut self, text: &str) -> Result<Text> {
+        let number = |count: usize| u32::try_from(count).map_err(|_| Error::invalid("a path is too long"));
+        let (start, length) = (number(self.texts.len())?, number(text.len())?);
+        self.texts.push_str(text);
+        Ok(Text { start, length })
+    }
+
+    fn put_file(&mut self, name: Text, stat: Stat, flags: u8) -> Result<()> {
+        let known = self.devices.iter().rposition(|&device| device == stat.dev);
+        let device = known.unwrap_or_else(|| {
+            self.devices.push(stat.dev);
+            self.devices.len() - 1
+        });
+        self.files.push(File {
+            ino: stat.ino,
+            size: stat.size,
+            mtime_ns: stat.mtime_ns,
+            ctime_ns: stat.ctime_ns,
+            directory: self.directories.len() as u32 - 1,
+            device: u16::try_from(device).map_err(|_| Error::invalid("the directory has too many mounts in it"))?,
+            name_length: name.length as u16,
+            name_start: name.start,
+            flags,
+        });
+        Ok(())
+    }
+
+    /// Makes a directory the one that files are put into.
+    fn enter(&mut self, directory: &str) -> Result<()> {
+        if self.directories.last().is_none_or(|&last| self.text(last) != directory) {
+            let text = self.put_text(directory)?;
+            self.directories.push(text);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, directory: &str, found: &Found) -> Result<()> {
+        if found.files.is_empty() {
+            return Ok(());
+        }
+        self.enter(directory)?;
+        let names = self.put_text(&found.names)?;
+        for &(name, stat, flags) in &found.files {
+            self.put_file(Text { start: names.start + name.start, ..name }, stat, flags)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, row: &Row) -> Result<()> {
+        let (directory, name) = match row.path.rsplit_once('/') {
+            _ if row.is_directory() => (row.path.as_str(), ""),
+            Some(parts) => parts,
+            None => ("", row.path.as_str()),
         };
-        let length: usize = way(id).map(|name| name.len() + 1).sum();
-        let mut path = vec![b'/'; length.saturating_sub(1)];
-        let mut end = path.len();
-        for name in way(id) {
-            path[end - name.len()..end].copy_from_slice(name.as_bytes());
-            end = end.saturating_sub(name.len() + 1);
-        }
-        // Whole names with slashes between them are UTF-8.
-        String::from_utf8(path).unwrap_or_default()
+        self.enter(directory)?;
+        let name = self.put_text(name)?;
+        self.put_file(name, row.stat, row.flags)
     }
 
-    /// Notes what directory it is. If it is one of its own ancestors, answers the link that leads back to it.
-    pub(super) fn enter(&mut self, id: DirectoryId, dev: u64, ino: u64) -> Option<DirectoryId> {
-        let own = &mut self.directories[id as usize];
-        (own.dev, own.ino) = (dev, ino);
-        let mut link = own.via_link.then_some(id);
-        let mut below = id;
-        while below != Self::ROOT {
-            let parent = self.directory(below).parent;
-            let above = self.directory(parent);
-            if (above.dev, above.ino) == (dev, ino) {
-                return Some(link.unwrap_or(id));
-            }
-            if link.is_none() && above.via_link {
-                link = Some(parent);
-            }
-            below = parent;
-        }
-        None
-    }
-
-    pub(super) fn add_empty(&mut self, id: DirectoryId) {
-        self.empty.push(id);
-    }
-
-    /// Adds entries of a directory; answers the numbers of the directories among them.
-    pub(super) fn add(&mut self, parent: DirectoryId, found: Found) -> Result<std::ops::Range<DirectoryId>> {
-        let number = |count: usize| u32::try_from(count).map_err(|_| Error::invalid("the directory holds too much"));
-        let start = number(self.names.len())?;
-        number(self.names.len() + found.names.len())?;
-        self.names.push_str(&found.names);
-        let placed = |name: Name| Name { start: start + name.start, ..name };
-        for (name, stat, flags) in found.files {
-            let name = placed(name);
-            let known = self.devices.iter().rposition(|&device| device == stat.dev);
-            let device = known.unwrap_or_else(|| {
-                self.devices.push(stat.dev);
-                self.devices.len() - 1
-            });
-            self.files.push(File {
-                ino: stat.ino,
-                size: stat.size,
-                mtime_ns: stat.mtime_ns,
-                ctime_ns: stat.ctime_ns,
-                directory: parent,
-                device: u16::try_from(device).map_err(|_| Error::invalid("the directory has too many mounts in it"))?,
-                name_length: name.length,
-                name_start: name.start,
-                flags,
-            });
-        }
-        let first = number(self.directories.len())?;
-        let depth = self.directory(parent).depth + 1;
-        for (name, via_link) in found.directories {
-            self.directories.push(Directory { ino: 0, dev: 0, parent, depth, name: placed(name), via_link });
-        }
-        Ok(first..number(self.directories.len())?)
-    }
-
-    /// Sorts files and empty directories by their paths. A name that was listed twice counts once.
-    pub(super) fn sort(&mut self) {
+    /// Sorts by the paths. A name that was listed twice counts once.
+    fn sort(&mut self) {
         let mut files = std::mem::take(&mut self.files);
-        files.sort_unstable_by(|a, b| self.compare((a.directory, Some(a.name())), (b.directory, Some(b.name()))));
-        files.dedup_by(|a, b| a.directory == b.directory && self.name(a.name()) == self.name(b.name()));
+        files.sort_unstable_by(|a, b| self.compare(a, b));
+        files.dedup_by(|a, b| self.compare(a, b).is_eq());
         self.files = files;
-        let mut empty = std::mem::take(&mut self.empty);
-        empty.sort_unstable_by(|&a, &b| self.compare((a, None), (b, None)));
-        self.empty = empty;
     }
 
-    /// How two paths compare, each that of a directory or of a file in it.
-    fn compare(&self, one: (DirectoryId, Option<Name>), other: (DirectoryId, Option<Name>)) -> Ordering {
-        let (mut one_id, mut other_id) = (one.0, other.0);
-        // The part below the lowest common directory, and whether more follows.
-        let (mut one_part, mut other_part) = (one.1.map(|name| (name, false)), other.1.map(|name| (name, false)));
-        let up = |id: &mut DirectoryId, part: &mut Option<(Name, bool)>| {
-            let directory = self.directory(*id);
-            *part = Some((directory.name, part.is_some()));
-            *id = directory.parent;
-        };
-        while one_id != other_id {
-            let order = self.directory(one_id).depth.cmp(&self.directory(other_id).depth);
-            if order.is_ge() {
-                up(&mut one_id, &mut one_part);
-            }
-            if order.is_le() {
-                up(&mut other_id, &mut other_part);
-            }
+    fn compare(&self, one: &File, other: &File) -> Ordering {
+        let (one_name, other_name) = (self.name(one), self.name(other));
+        let (one, other) = (self.directory(one), self.directory(other));
+        if one == other {
+            return one_name.cmp(other_name);
         }
-        let ((one, one_goes_on), (other, other_goes_on)) =
-            (one_part.unwrap_or_default(), other_part.unwrap_or_default());
-        let (one, other) = (self.name(one), self.name(other));
-        if !one_goes_on && !other_goes_on {
-            return one.cmp(other);
-        }
-        one.bytes().chain(one_goes_on.then_some(b'/')).cmp(other.bytes().chain(other_goes_on.then_some(b'/')))
+        // What is behind the part that both have: at most of one of them it begins in the directory's path.
+        let shared = one.len().min(other.len());
+        let order = one.as_bytes()[..shared].cmp(&other.as_bytes()[..shared]);
+        order.then_with(|| tail(one, shared, one_name).cmp(tail(other, shared, other_name)))
     }
 }
 
-impl File {
-    fn name(&self) -> Name {
-        Name { start: self.name_start, length: self.name_length }
-    }
+/// The bytes of a path from `start` on, which is in the directory's path.
+fn tail<'t>(directory: &'t str, start: usize, name: &'t str) -> impl Iterator<Item = u8> + 't {
+    let slash = (!directory.is_empty() && !name.is_empty()).then_some(b'/');
+    directory.bytes().skip(start).chain(slash).chain(name.bytes())
 }
-
-const _: () = assert!(size_of::<File>() == 48 && size_of::<Directory>() == 40);

@@ -30,7 +30,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, spool::Room};
 
 /// Version of the layout above. A store with a newer one is refused.
 pub const FORMAT_VERSION: u32 = 1;
@@ -61,6 +61,7 @@ pub struct Store {
     boot: Boot,
     pub(crate) objects: OwnedFd,
     pub(crate) chunks: OwnedFd,
+    room: Room,
 }
 
 impl Store {
@@ -82,9 +83,20 @@ impl Store {
         Ok(Self {
             objects: open_dir(&root.join("objects"))?,
             chunks: open_dir(&root.join("chunks"))?,
+            room: Room::new(root),
             root: root.into(),
             boot,
         })
+    }
+
+    /// The same with other limits on what its calls hold in memory.
+    pub fn with_held_bytes(self, held_bytes: usize) -> Self {
+        Self { room: Room::of_bytes(&self.root, held_bytes), ..self }
+    }
+
+    /// Where calls keep what they cannot hold in memory.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The directory it was opened at.
@@ -139,8 +151,8 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The same with a file that `create` makes under a temporary name, perhaps twice.
-pub(crate) fn write_atomic_by(path: &Path, create: impl Fn(&Path) -> std::io::Result<()>) -> Result<()> {
-    let write = || {
+pub(crate) fn write_atomic_by(path: &Path, mut create: impl FnMut(&Path) -> std::io::Result<()>) -> Result<()> {
+    let mut write = || {
         let temp = path.with_file_name(temp_name());
         create(&temp).and_then(|()| fs::rename(&temp, path)).inspect_err(|_| {
             let _ = fs::remove_file(&temp);
