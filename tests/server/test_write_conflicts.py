@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -105,3 +107,24 @@ def _counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Counter[
 
     monkeypatch.setattr(owner, name, counting)
     return counts
+
+
+REFUSED = """
+import sys
+import sqlalchemy as sa
+from t9k.aistore import logs
+from t9k.aistore.db import Database
+from t9k.aistore.db.tables.accounts import groups
+logs.configure()
+rows = [{"id": str(number % 900), "name": str(number % 900), "created_us": 0} for number in range(5000)]
+try:
+    Database(sys.argv[1]).write(lambda connection: connection.execute(sa.insert(groups), rows))
+except sa.exc.IntegrityError:
+    print("refused")
+"""
+
+
+def test_many_rows_of_which_one_is_refused_are_one_error_and_no_warning(services: Services) -> None:
+    command = [sys.executable, "-c", REFUSED, services.settings.url_of_database]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")

@@ -34,3 +34,5 @@ def configure(level: str = "warning") -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # What it warns of follows an error that it raises: mostly of a transaction that met another and runs again.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
