@@ -112,6 +112,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "trash_days": (0, 1, 2),
     "crashed_after": (60, 61, 62),
     "behind_proxy": (True, True, True),
+    "cors_origins": (("https://a.example", "http://b.example:81"), ("https://c.example",), ("https://d.example",)),
     "log_level": ("info", "error", "debug"),
     "data": ("/a", "/b", "/c"),
     "database_url": ("postgresql://a", "postgresql://b", "postgresql://c"),
@@ -158,9 +159,11 @@ def test_option_comes_from_file_environment_and_command_line(
         return str(served[FIELDS.get(name, name)])
 
     assert run() == str(in_file)
-    monkeypatch.setenv(f"AISTORE_SERVE_{name.upper()}", str(in_environment))
+    words = list(in_environment) if isinstance(in_environment, tuple) else [str(in_environment)]
+    monkeypatch.setenv(f"AISTORE_SERVE_{name.upper()}", " ".join(words))
     assert run() == str(in_environment)
-    assert run(option, *([] if on_line is True else [str(on_line)])) == str(on_line)
+    words = list(on_line) if isinstance(on_line, tuple) else [] if on_line is True else [str(on_line)]
+    assert run(option, *words) == str(on_line)
 
 
 @pytest.mark.parametrize("name", ["data", "database_url"])

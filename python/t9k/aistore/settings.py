@@ -25,6 +25,7 @@ class Settings:
         trash_days: Days until what was deleted is gone.
         crashed_after_s: Seconds without a heartbeat until a run counts as crashed.
         behind_proxy: Whether `X-Forwarded-For` and `X-Forwarded-Proto` of the peer are believed.
+        cors_origins: Origins whose pages may call the API from a browser.
         log_level: ``info`` has a line for each request.
         lease_s: Seconds that an upload keeps the garbage collector away after its last request.
         gc_grace_s: Seconds until the bytes of what nothing reaches are deleted.
@@ -39,6 +40,7 @@ class Settings:
     trash_days: int = 30
     crashed_after_s: int = 180
     behind_proxy: bool = False
+    cors_origins: tuple[str, ...] = ()
     log_level: str = "warning"
     lease_s: int = 3600
     gc_grace_s: int = 86_400
@@ -56,4 +58,4 @@ class Settings:
     def from_json(cls, text: str) -> Settings:
         """What `to_json` wrote."""
         values = json.loads(text)
-        return cls(**values | {"data_dir": Path(values["data_dir"])})
+        return cls(**values | {"data_dir": Path(values["data_dir"]), "cors_origins": tuple(values["cors_origins"])})

@@ -13,6 +13,7 @@ from starlette.types import Lifespan
 
 from t9k.aistore.api import (
     artifacts,
+    cors,
     keys,
     lineage,
     metrics,
@@ -33,19 +34,19 @@ from t9k.aistore.services import Services
 from t9k.protocol import API_PREFIX, MAX_PACK_BYTES
 
 ROUTERS = [
+    run_metrics.router,
+    runs.router,
     session.router,
+    packs.router,
+    artifacts.router,
     nodes.router,
     shares.router,
     trash.router,
     keys.router,
     users.router,
-    artifacts.router,
-    packs.router,
-    runs.router,
-    run_metrics.router,
     lineage.router,
 ]
-"""All routers below the API's prefix."""
+"""All routers below the API's prefix, those asked most often first: a path is compared with one after the other."""
 
 STREAMING = re.compile(
     rf"{API_PREFIX}/(packs/.*|artifacts/(plan|missing|commit|[^/]*/(objects|locate))|runs/[^/]*/(metrics/.*|log))"
@@ -67,6 +68,7 @@ def make_app(services: Services) -> FastAPI:
     app.state.room = Room((services.settings.packs_in_flight + 1) * MAX_PACK_BYTES)
     app.state.metrics = metrics.RequestMetrics()
     current = services.database.read(history.current)
+    cors.allow(app, services.settings.cors_origins)
     app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING, history=current)
     return app
 

@@ -9,6 +9,15 @@ import click
 from t9k.aistore.cli import Place
 
 
+def _origins(context: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    from t9k.aistore.api.cors import check_origin
+
+    try:
+        return tuple(check_origin(origin) for origin in value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from None
+
+
 @click.command("serve")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="As before the command.")
 @click.option("--database-url", help="As before the command.")
@@ -43,6 +52,14 @@ from t9k.aistore.cli import Place
     "--behind-proxy", is_flag=True, help="A proxy with TLS is in front: trust its X-Forwarded-For and -Proto."
 )
 @click.option(
+    "--cors-origins",
+    multiple=True,
+    metavar="ORIGIN",
+    callback=_origins,
+    help="Pages of this origin (https://console.example.com) may call the API from a browser; several are repeated.  "
+    "[default: none]",
+)
+@click.option(
     "--log-level",
     default="warning",
     show_default=True,
@@ -63,6 +80,7 @@ def command(
     trash_days: int,
     crashed_after: int,
     behind_proxy: bool,
+    cors_origins: tuple[str, ...],
     log_level: str,
 ) -> None:
     """Start the server.
@@ -88,6 +106,7 @@ def command(
         trash_days=trash_days,
         crashed_after_s=crashed_after,
         behind_proxy=behind_proxy,
+        cors_origins=cors_origins,
         log_level=log_level,
     )
     serve(settings, ready_file, user)
