@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import sqlalchemy as sa
-from harness import Account, make_account
+from harness import Account, make_account, run_server
 from starlette.testclient import TestClient
 from t9k.aistore.accounts import passwords
 from t9k.aistore.accounts.failures import BURST, REFILL_S, FailureLimits, address_key
@@ -257,3 +260,21 @@ def test_server_with_workers_divides_the_limits(tmp_path: Path) -> None:
     services.failures.note(("key", "k"))  # a part of the first is forgiven by now
     assert services.failures.is_over(("key", "k"))
     services.close()
+
+
+def test_workers_together_forgive_no_more_than_one_and_lock_nobody_out(
+    tmp_path: Path, database_url: str | None
+) -> None:
+    """Each try is a connection of its own, so that all of the processes are asked."""
+    with run_server(tmp_path / "data", database_url, "--workers", "4") as serving:
+        url, good = f"{serving.url}/api/v1/session", {"Authorization": f"Bearer {serving.api_key}"}
+        began = time.monotonic()
+        answers: Counter[int] = Counter()
+        for number in range(200):
+            wrong = {"Authorization": f"Bearer {make_key().text}"}
+            answers[requests.get(url, headers=wrong, timeout=60).status_code] += 1
+            if number % 20 == 0:
+                assert requests.get(url, headers=good, timeout=60).status_code == 200
+        forgiven = (time.monotonic() - began) / REFILL_S
+    assert set(answers) == {401, 429}
+    assert answers[401] <= BURST + forgiven

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 from harness import Account
 from starlette.testclient import TestClient
-from t9k.aistore.artifacts.check import check
+from t9k.aistore.artifacts.check import Idle, check, idle
 from t9k.aistore.artifacts.gc import Collected, collect, sweep
 from t9k.aistore.artifacts.verification import check_objects
 from t9k.aistore.cli import main
@@ -18,7 +18,7 @@ from t9k.aistore.db import dump, garbage
 from t9k.aistore.db.tables import artifacts as tables
 from t9k.aistore.db.tables import tree
 from t9k.aistore.services import Services
-from uploads import Content, Uploader, noise, pack_of
+from uploads import Content, Uploader, noise, pack_of, record
 
 ONE = Content({"x": [noise(1, 900), noise(2, 900)], "y": [b"y"]})
 TWO = Content({"x": [noise(1, 900), noise(2, 900)], "z": [b"z"]})
@@ -210,6 +210,28 @@ def test_sweep_takes_old_blobs_without_a_row(uploader: Uploader, services: Servi
     assert sweep(services.database, services.blobs, older_than_us=-1_000_000) == 1
     assert services.blobs.size("packs/zz/orphan") is None
     assert list(check(services.database, services.blobs, read=True)) == []
+
+
+def test_what_nothing_uses_in_a_pack_that_stays_is_counted(uploader: Uploader, services: Services) -> None:
+    gone, kept = noise(1, 900), noise(2, 500)
+    node_id = uploader.upload(Content({"gone": [gone], "kept": [kept]}))["node"]["id"]
+    assert uploader.commit(Content({"kept": [kept]}), artifact_id=node_id).status_code == 201
+    assert idle(services.database) == Idle(0, 0)
+    assert uploader.call("DELETE", f"/artifacts/{node_id}/versions/1").status_code == 204
+    check_objects(services.database, services.blobs)
+    expire_leases(services)
+    services.database.write(lambda connection: connection.execute(sa.delete(tables.commits)))
+    for _ in range(2):
+        run(services)
+    assert idle(services.database) == Idle(len(record(gone)), 1)
+    where = ["--data", str(services.settings.data_dir)]
+    where += ["--database-url", services.settings.database_url] if services.settings.database_url else []
+    result = CliRunner().invoke(main, [*where, "check"])
+    assert result.output.splitlines() == ["0.0 MB that nothing uses lie in 1 packs with what is used", "0 problems"]
+    delete_node(services, node_id)
+    for _ in range(2):
+        run(services)
+    assert idle(services.database) == Idle(0, 0)
 
 
 def test_commands_check_and_collect(uploader: Uploader, services: Services) -> None:

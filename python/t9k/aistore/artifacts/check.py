@@ -68,6 +68,23 @@ def check(
     yield from _check_orphans(database, blobs)
 
 
+@dataclass(frozen=True)
+class Idle:
+    """What of the packs nothing uses any more, and stays because something else in the same packs is used."""
+
+    size_bytes: int
+    packs: int
+
+
+def idle(database: Database) -> Idle:
+    """Bytes that would come back if packs were written anew without what nothing uses."""
+    size_bytes = count = 0
+    for first in range(0, database.read(garbage.highest, "packs") + 1, _ROWS):
+        more_bytes, more = database.read(consistency.idle_bytes, first, first + _ROWS)
+        size_bytes, count = size_bytes + more_bytes, count + more
+    return Idle(size_bytes, count)
+
+
 @dataclass
 class _Seen:
     report: Callable[[int, int], None]
