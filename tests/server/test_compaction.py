@@ -34,7 +34,7 @@ def run_id(database: Database, ada: Account) -> str:
 
 def put(database: Database, account: Account, run_id: str, sequence: int, content: Any = None) -> bool:
     data = encode_batch(content or batch(sequence, 1, loss=[float(sequence)]))
-    return batches.put(database, account.caller, run_id, "train", "s", sequence, data)
+    return batches.put(database, account.caller, run_id, "train", "s", sequence, data).result()
 
 
 def blocks(database: Database, run_id: str) -> list[Any]:

@@ -73,7 +73,7 @@ class Metrics(RuleBasedStateMachine):
 
     def put(self, session: str, sequence: int, content: list[Point]) -> bool:
         data = encoded(content)
-        return batches.put(self.database, self.caller, self.run_id, "train", session, sequence, data)
+        return batches.put(self.database, self.caller, self.run_id, "train", session, sequence, data).result()
 
     @rule(session=st.sampled_from(SESSIONS), sequence=st.integers(0, 12), content=CONTENT)
     def put_one(self, session: str, sequence: int, content: list[Point]) -> None:

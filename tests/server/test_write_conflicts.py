@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -69,7 +69,7 @@ def test_batches_of_two_processes_beside_merging_run_once_each(
     databases: list[Database], ada: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_ids = [make_run(databases[0], ada, f"run-{number}") for number in range(2)]
-    stores = _counted(monkeypatch, batches, "_store")
+    stored = _counted(monkeypatch, batches, "_store")
     is_over = threading.Event()
 
     def merge(database: Database) -> int:
@@ -82,7 +82,8 @@ def test_batches_of_two_processes_beside_merging_run_once_each(
         for sequence in range(BATCHES):
             for run_id in run_ids if writer % 2 else reversed(run_ids):
                 data = encode_batch(batch(sequence, 1, loss=[float(sequence)]))
-                assert batches.put(databases[writer % 2], ada.caller, run_id, "train", f"s{writer}", sequence, data)
+                database = databases[writer % 2]
+                assert batches.put(database, ada.caller, run_id, "train", f"s{writer}", sequence, data).result()
 
     with ThreadPoolExecutor(8) as pool:
         mergers = [pool.submit(merge, database) for database in databases]
@@ -91,19 +92,20 @@ def test_batches_of_two_processes_beside_merging_run_once_each(
         finally:
             is_over.set()
         assert sum(merger.result() for merger in mergers) > 0
-    assert sum(stores.values()) == SENDERS * BATCHES * len(run_ids)  # none met another that made it run again
+    assert sum(stored) == SENDERS * BATCHES * len(run_ids)  # none met another that made it run again
     for run_id in run_ids:
         ((kind, (loss,)),) = databases[0].read(points.overview, ada.caller, run_id)
         assert (kind.points, loss.logged, loss.last) == (SENDERS * BATCHES, SENDERS * BATCHES, BATCHES - 1)
 
 
-def _counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
+def _counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:
+    """How many items each call of a work gets, from now on."""
+    counts: list[int] = []
     original: Callable[..., Any] = getattr(owner, name)
 
-    def counting(*arguments: Any) -> Any:
-        counts[name] += 1
-        return original(*arguments)
+    def counting(connection: sa.Connection, items: Sequence[Any]) -> Any:
+        counts.append(len(items))
+        return original(connection, items)
 
     monkeypatch.setattr(owner, name, counting)
     return counts

@@ -56,7 +56,7 @@ def authenticate(database: Database, key: str) -> Caller:
     if not keys.is_well_formed(key):
         raise unauthenticated()
     now = now_us()
-    row = database.read(lambda connection: accounts.key_by_prefix(connection, keys.lookup_prefix(key)))
+    row = database.query(lambda connection: accounts.key_by_prefix(connection, keys.lookup_prefix(key)))
     # Compared even where there is no row, so that time tells nothing.
     is_right = hmac.compare_digest(keys.hash_key(key), bytes(row.hash) if row else bytes(32))
     if row is None or not is_right or row.revoked_us or row.disabled_us:

@@ -19,7 +19,7 @@ from t9k.aistore.artifacts import commit, download, presence, versions
 from t9k.aistore.artifacts.jobs import CHECK_OBJECTS
 from t9k.aistore.clock import iso
 from t9k.aistore.errors import invalid
-from t9k.aistore.tree.views import NodeView, view, view_of
+from t9k.aistore.tree.views import NodeView, view_of
 from t9k.protocol import (
     BINARY_TYPE,
     CLAIM_HEADER,
@@ -245,7 +245,7 @@ def get_artifact(caller: AnyCaller, services: ServicesDep, path: NodePath) -> Ar
 
     def work(connection: Connection) -> Artifact:
         found = versions.resolve(connection, caller, path)
-        return artifact_model(found, view(connection, caller, found.node))
+        return artifact_model(found, view_of(connection, caller, found.node.id))
 
     return services.database.read(work)
 
@@ -258,7 +258,7 @@ def get_version(caller: AnyCaller, services: ServicesDep, node_id: NodeId, versi
 
 def _version(connection: Connection, caller: AnyCaller, node_id: str, number: int | None) -> Artifact:
     found = versions.find_version(connection, caller, node_id, number)
-    return artifact_model(found, view(connection, caller, found.node))
+    return artifact_model(found, view_of(connection, caller, found.node.id))
 
 
 @router.get("/artifacts/{node_id}/versions", responses=responses())
@@ -276,7 +276,7 @@ def list_versions(
         found = versions.list_versions(connection, caller, node_id, before, limit + 1)
         if not found:
             return ArtifactVersions(versions=[], next=None)
-        seen = view(connection, caller, found[0].node)
+        seen = view_of(connection, caller, found[0].node.id)
         shown = [artifact_model(version, seen) for version in found[:limit]]
         return ArtifactVersions(versions=shown, next=str(shown[-1].version) if len(found) > limit else None)
 

@@ -15,7 +15,7 @@ from t9k.aistore.clock import iso
 from t9k.aistore.contents import COPIERS
 from t9k.aistore.errors import invalid
 from t9k.aistore.tree import changes, copies, folders, listing, shortcuts, trash
-from t9k.aistore.tree.access import node_at, node_for
+from t9k.aistore.tree.access import sight_at, sight_for
 from t9k.aistore.tree.placement import Placement
 from t9k.aistore.tree.query import MAX_FILTER_CHARS
 from t9k.aistore.tree.views import NodeView, view, view_of
@@ -156,7 +156,7 @@ def get_node_at(
 ) -> Node:
     """Get the node at a path; `follow` a shortcut at its end too."""
     seen = services.database.read(
-        lambda connection: view(connection, caller, node_at(connection, caller, path, follow=follow))
+        lambda connection: view(connection, caller, sight_at(connection, caller, path, follow=follow))
     )
     return answer(response, seen)
 
@@ -164,7 +164,7 @@ def get_node_at(
 @router.get("/nodes/{node_id}", responses=responses())
 def get_node(caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId) -> Node:
     """Get a node."""
-    seen = services.database.read(lambda connection: view(connection, caller, node_for(connection, caller, node_id)))
+    seen = services.database.read(lambda connection: view(connection, caller, sight_for(connection, caller, node_id)))
     return answer(response, seen)
 
 
@@ -199,7 +199,7 @@ def list_children(
 def get_target(caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId) -> Node:
     """Get what a shortcut leads to, with the caller's own rights."""
     seen = services.database.read(
-        lambda connection: view(connection, caller, shortcuts.followed(connection, caller, node_id))
+        lambda connection: view_of(connection, caller, shortcuts.followed(connection, caller, node_id).id)
     )
     return answer(response, seen)
 

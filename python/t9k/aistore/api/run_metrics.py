@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sqlalchemy.engine import Connection
-from starlette.concurrency import run_in_threadpool
 
 from t9k.aistore.api.bodies import body
-from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
+from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer, few_threads
 from t9k.aistore.api.nodes import NodeId
 from t9k.aistore.api.problems import responses
 from t9k.aistore.api.runs import BINARY_BODY
@@ -168,9 +170,10 @@ async def put_metrics(
 ) -> Stored:
     """Add a batch of points. The same session and sequence number is stored once."""
     async with body(request, MAX_BATCH_BYTES) as data:
-        is_new = await run_in_threadpool(
-            batches.put, services.database, caller, node_id, kind, session, sequence, bytes(data)
-        )
+        database = services.database
+        check = partial(batches.put, database, caller, node_id, kind, session, sequence, bytes(data))
+        waiting = await to_thread.run_sync(check, limiter=few_threads(database))
+        is_new = await asyncio.wrap_future(waiting)
     response.status_code = 201 if is_new else 200
     return Stored(stored=is_new)
 

@@ -20,7 +20,7 @@ from t9k.aistore.api.problems import responses
 from t9k.aistore.clock import iso
 from t9k.aistore.errors import invalid
 from t9k.aistore.runs import edges, logs, records
-from t9k.aistore.tree.views import NodeView, view, view_of
+from t9k.aistore.tree.views import NodeView, view_of
 from t9k.protocol import BINARY_TYPE, MAX_DESCRIPTION_BYTES, MAX_LABELS
 from t9k.protocol.runs import MAX_CLIENT_ID_CHARS, MAX_EDGES, MAX_LOG_BYTES, MAX_LOG_PART_BYTES, RUN_STATES
 
@@ -180,7 +180,7 @@ def get_run_at(caller: AnyCaller, services: ServicesDep, response: Response, pat
 
     def work(connection: Connection) -> tuple[NodeView, records.Run]:
         run = records.read_at(connection, caller, path)
-        return view(connection, caller, run.node), run
+        return view_of(connection, caller, run.node.id), run
 
     return _answer(response, *services.database.read(work))
 
@@ -191,7 +191,7 @@ def get_run(caller: AnyCaller, services: ServicesDep, response: Response, node_i
 
     def work(connection: Connection) -> tuple[NodeView, records.Run]:
         run = records.read(connection, caller, node_id)
-        return view(connection, caller, run.node), run
+        return view_of(connection, caller, run.node.id), run
 
     return _answer(response, *services.database.read(work))
 
@@ -211,7 +211,7 @@ def patch_run(
     def work(connection: Connection) -> tuple[NodeView, records.Run]:
         records.change(connection, caller, node_id, parts, version)
         run = records.read(connection, caller, node_id)
-        return view(connection, caller, run.node), run
+        return view_of(connection, caller, run.node.id), run
 
     return _answer(response, *services.database.write(work))
 

@@ -7,7 +7,7 @@ statement that joins it runs once for a batch, however many rows that has.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,40 +17,67 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.selectable import Join
 
+Kind = type[sa.types.TypeEngine[Any]]
+
 BATCH_ROWS = 20_000
 """Rows of one statement: 1.3 MB of JSON for digests."""
 
 
-def table_of(connection: Connection, **columns: tuple[type[sa.types.TypeEngine[Any]], Sequence[Any]]) -> sa.Subquery:
+def table_of(connection: Connection, **columns: tuple[Kind, Sequence[Any]]) -> sa.Subquery:
     """A table of values, its columns by name, and `position`, which counts rows from 0.
 
     Args:
         connection: Tells which database it is for.
         columns: Type (LargeBinary, BigInteger or Text) and values of each; all of one length.
     """
-    if connection.dialect.name == "sqlite":
-        return _json_table(columns)
-    arrays = [sa.cast(sa.literal(list(values), ARRAY(kind)), ARRAY(kind)) for kind, values in columns.values()]
-    derived = [sa.column(name, kind) for name, (kind, _) in columns.items()]
-    rows = sa.func.unnest(*arrays).table_valued(*derived, with_ordinality="ordinality", name="batch").render_derived()
-    selected = [rows.c[name] for name in columns]
-    return sa.select(*selected, (rows.c.ordinality - 1).label("position")).subquery("batch")
+    dialect = connection.dialect.name
+    kinds = {name: kind for name, (kind, _) in columns.items()}
+    values = _encoded(dialect, "batch", kinds, {name: values for name, (_, values) in columns.items()})
+    return _table(dialect, "batch", kinds, lambda name, kind: sa.literal(values[name], kind))
 
 
-def _json_table(columns: dict[str, tuple[type[sa.types.TypeEngine[Any]], Sequence[Any]]]) -> sa.Subquery:
-    encoded = [
-        [value.hex() for value in values] if kind is sa.LargeBinary else list(values)
-        for kind, values in columns.values()
+def prepared(dialect: str, table: str, **kinds: Kind) -> sa.Subquery:
+    """As `table_of`, of values that each execution of a statement gives with `values_of`."""
+    return _table(dialect, table, kinds, lambda name, kind: sa.bindparam(name, type_=kind))
+
+
+def values_of(dialect: str, table: str, **values: Sequence[Any]) -> dict[str, Any]:
+    """The parameters of a statement with a table that was `prepared` without LargeBinary."""
+    return _encoded(dialect, table, dict.fromkeys(values, sa.Text), values)
+
+
+def _encoded(dialect: str, table: str, kinds: dict[str, Kind], values: dict[str, Sequence[Any]]) -> dict[str, Any]:
+    """Values of parameters by their names."""
+    if dialect != "sqlite":
+        return {f"{table}_{name}": list(column) for name, column in values.items()}
+    columns = [
+        [value.hex() for value in column] if kinds[name] is sa.LargeBinary else list(column)
+        for name, column in values.items()
     ]
-    is_single = len(encoded) == 1
-    text = json.dumps(encoded[0] if is_single else list(zip(*encoded, strict=True)), separators=(",", ":"))
-    each = sa.func.json_each(sa.literal(text)).table_valued("key", "value", name="each")
+    rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    return {table: json.dumps(rows, separators=(",", ":"))}
+
+
+def _table(
+    dialect: str, table: str, kinds: dict[str, Kind], parameter: Callable[[str, Any], sa.ColumnElement[Any]]
+) -> sa.Subquery:
+    if dialect == "sqlite":
+        return _json_table(table, kinds, parameter(table, sa.Text()))
+    arrays = [sa.cast(parameter(f"{table}_{name}", ARRAY(kind)), ARRAY(kind)) for name, kind in kinds.items()]
+    derived = [sa.column(name, kind) for name, kind in kinds.items()]
+    rows = sa.func.unnest(*arrays).table_valued(*derived, with_ordinality="ordinality", name=table).render_derived()
+    selected = [rows.c[name] for name in kinds]
+    return sa.select(*selected, (rows.c.ordinality - 1).label("position")).subquery(table)
+
+
+def _json_table(table: str, kinds: dict[str, Kind], text: sa.ColumnElement[Any]) -> sa.Subquery:
+    each = sa.func.json_each(text).table_valued("key", "value", name="each")
     selected: list[sa.ColumnElement[Any]] = []
-    for index, (name, (kind, _)) in enumerate(columns.items()):
-        value: Any = each.c.value if is_single else sa.func.json_extract(each.c.value, f"$[{index}]")
+    for index, (name, kind) in enumerate(kinds.items()):
+        value: Any = each.c.value if len(kinds) == 1 else sa.func.json_extract(each.c.value, f"$[{index}]")
         value = sa.func.unhex(value, type_=sa.LargeBinary) if kind is sa.LargeBinary else sa.type_coerce(value, kind)
         selected.append(value.label(name))
-    return sa.select(*selected, each.c.key.label("position")).subquery("batch")
+    return sa.select(*selected, each.c.key.label("position")).subquery(table)
 
 
 class _OrderedJoin(Join):

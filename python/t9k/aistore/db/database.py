@@ -19,6 +19,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from types import ModuleType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -27,8 +28,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from t9k.aistore.db import runs
-from t9k.aistore.db.group_commit import GroupCommit
+from t9k.aistore.db.group_commit import GroupCommit, Work
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -70,11 +72,17 @@ class Database:
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` with a connection and these arguments, on one snapshot of the database."""
-        with self.engine.connect() as connection:
-            if not self.is_sqlite:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            with connection.begin():
+        if self.is_sqlite:
+            with self.engine.begin() as connection:
                 return work(connection, *args, **kwargs)
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        return self._again_if_lost(options, lambda connection: work(connection, *args, **kwargs))
+
+    def query(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `read`, of work that is one statement: without a transaction, which is two more ways to PostgreSQL."""
+        if self.is_sqlite:
+            return self.read(work, *args, **kwargs)
+        return self._again_if_lost({"isolation_level": "AUTOCOMMIT"}, lambda c: work(c, *args, **kwargs))
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` in one serializable transaction, durable when this returns; again if it met another."""
@@ -93,7 +101,19 @@ class Database:
         write nothing but that row and what belongs to it alone, as must all that write such rows. It must bear to run
         twice.
         """
-        return self._group.run(run_id, work)
+
+        def alone(connection: Connection, _: Sequence[None]) -> Sequence[T | Exception]:
+            return [work(connection)]
+
+        return self._group.submit(run_id, alone, None).result()
+
+    def write_to_run_together(self, run_id: str, work: Work[Item, T], item: Item) -> Future[T]:
+        """As `write_to_run`, of what many send: `work` is called once with the items of all that wait for it.
+
+        It answers a result for each: an exception, which is raised for this one only, if it cannot be written. A
+        future, because nobody needs a thread to wait.
+        """
+        return self._group.submit(run_id, work, item)
 
     def migrate(self, work: Callable[[Connection], object]) -> None:
         """Runs `work`, which may change the schema, in one transaction. A second at once waits, and sees its work."""
@@ -117,16 +137,36 @@ class Database:
         """Runs `work` on PostgreSQL until it has met nobody, beside others first and alone in the end."""
         for attempt in range(MAX_ATTEMPTS):
             mode = "ROW SHARE" if attempt < FREE_ATTEMPTS else "EXCLUSIVE"
+            has_begun = False
             try:
                 with self.engine.connect() as connection:
                     connection = connection.execution_options(isolation_level=isolation)
                     with connection.begin():
                         connection.exec_driver_sql(f"LOCK TABLE {_GATE} IN {mode} MODE")
+                        has_begun = True
                         return work(connection)
             except sa.exc.DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in ("40001", "40P01") or attempt + 1 == MAX_ATTEMPTS:
+                has_met_another = getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+                was_lost = error.connection_invalidated and not has_begun
+                if not (has_met_another or was_lost) or attempt + 1 == MAX_ATTEMPTS:
                     raise
                 time.sleep(random.uniform(0, 0.005 * 2**attempt) if attempt < FREE_ATTEMPTS else 0)
+        raise AssertionError("unreachable")
+
+    def _again_if_lost(self, options: dict[str, Any], work: Callable[[Connection], T]) -> T:
+        """Runs `work`, which only reads, on PostgreSQL; again if its connection was dead, as all are of one restart.
+
+        Asking each connection whether it lives, before it is used, would be one way more to the database for each.
+        """
+        for attempt in range(2):
+            try:
+                with self.engine.connect() as connection:
+                    connection = connection.execution_options(**options)
+                    with connection.begin():
+                        return work(connection)
+            except sa.exc.DBAPIError as error:
+                if attempt or not error.connection_invalidated:
+                    raise
         raise AssertionError("unreachable")
 
     def insert(self, table: sa.Table) -> Any:
@@ -136,7 +176,8 @@ class Database:
         return postgresql.insert(table)
 
     def close(self) -> None:
-        """Closes all connections."""
+        """Writes what waits, and closes all connections."""
+        self._group.close()
         self.engine.dispose()
 
     def _sqlite(self, pool_size: int) -> Engine:
@@ -167,7 +208,7 @@ class Database:
 
     def _postgresql(self, pool_size: int) -> Engine:
         url = self.url.set(drivername="postgresql+psycopg")
-        return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True)
+        return sa.create_engine(url, pool_size=pool_size, max_overflow=0)
 
 
 def _set_journal_mode(cursor: Any, mode: str) -> None:

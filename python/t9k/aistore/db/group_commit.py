@@ -1,78 +1,108 @@
-"""Small writes of many threads in one transaction, because a transaction costs a sync of the disk."""
+"""Small writes of many callers in one transaction, because a transaction costs a sync of the disk."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import Connection
 
+Item = TypeVar("Item")
 T = TypeVar("T")
-Work = Callable[[Connection], T]
+Work = Callable[[Connection, Sequence[Item]], Sequence[T | Exception]]
+"""Writes what several callers gave it, and answers as many results in their order; an exception is one caller's."""
 
 MAX_GROUP = 64
 """Writes in one transaction; more would make others wait for the write lock."""
 
 
-class _Entry(Generic[T]):
-    def __init__(self, key: str, work: Work[T]) -> None:
-        self.key = key
-        self.work = work
-        self.done = threading.Event()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def answer(self) -> T:
-        if self.error is not None:
-            raise self.error
-        result: T = self.result
-        return result
+@dataclass(frozen=True, eq=False)
+class _Entry(Generic[Item, T]):
+    key: str
+    work: Work[Item, T]
+    item: Item
+    answer: Future[T]
 
 
 class GroupCommit:
     """Commits together what came while the transactions before were under way. Thread-safe.
 
-    A thread that finds fewer than `at_once` transactions under way begins one for all that wait. If one of them fails,
-    each runs in a transaction of its own, so nobody else is told of it.
+    Its own threads do so, as many as transactions may be open, and callers wait for a future: a thread for each caller
+    that waits would cost more than the writes, of which there are hundreds in a second. If a transaction of several
+    fails, each runs in one of its own, so nobody else is told of it.
     """
 
-    def __init__(self, write: Callable[[Sequence[str], Work[Any]], Any], at_once: int) -> None:
+    def __init__(self, write: Callable[[Sequence[str], Callable[[Connection], Any]], Any], at_once: int) -> None:
         """Takes what runs a function in one transaction, with the keys of all that is written in it, sorted."""
         self._write = write
-        self._turns = threading.Semaphore(at_once)
-        self._waiting: deque[_Entry[Any]] = deque()
-        self._choosing = threading.Lock()
+        self._at_once = at_once
+        self._threads: ThreadPoolExecutor | None = None
+        self._waiting: deque[_Entry[Any, Any]] = deque()
+        self._busy = 0
+        self._lock = threading.Lock()
 
-    def run(self, key: str, work: Work[T]) -> T:
-        """Runs `work`, which writes to what `key` names, in a transaction, durable when this returns."""
-        entry = _Entry(key, work)
-        self._waiting.append(entry)
-        while not entry.done.is_set():
-            with self._turns:
-                group = [] if entry.done.is_set() else self._next()
-                if group:
-                    self._commit(group)
-            if not group:
-                entry.done.wait()  # another thread has it
-        return entry.answer()
+    def submit(self, key: str, work: Work[Item, T], item: Item) -> Future[T]:
+        """Has `work` write this item to what `key` names; its result is there when the transaction is durable.
 
-    def _next(self) -> list[_Entry[Any]]:
-        with self._choosing:
-            return [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
+        `work` is called once for all items that wait for it just then. An exception that it answers for an item is
+        raised for this item only; what it raises makes each item of the transaction run alone.
+        """
+        entry = _Entry(key, work, item, Future[T]())
+        with self._lock:
+            self._waiting.append(entry)
+            if self._busy < self._at_once:
+                if self._threads is None:
+                    self._threads = ThreadPoolExecutor(self._at_once, "group-commit")
+                self._threads.submit(self._commit_waiting)
+                self._busy += 1
+        return entry.answer
 
-    def _commit(self, group: list[_Entry[Any]]) -> None:
+    def close(self) -> None:
+        """Returns when all that waits is committed, and ends the threads. A later write begins new ones."""
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
+
+    def _commit_waiting(self) -> None:
+        while True:
+            with self._lock:
+                group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
+                if not group:
+                    self._busy -= 1
+                    return
+            if group := [entry for entry in group if entry.answer.set_running_or_notify_cancel()]:
+                self._commit(group)
+
+    def _commit(self, group: list[_Entry[Any, Any]]) -> None:
         try:
-            keys = sorted({entry.key for entry in group})
-            results = self._write(keys, lambda connection: [entry.work(connection) for entry in group])
-            for entry, result in zip(group, results, strict=True):
-                entry.result = result
+            results = self._write(
+                sorted({entry.key for entry in group}), lambda connection: _results(connection, group)
+            )
         except BaseException as error:  # a transaction of several fails for one of them
-            if len(group) > 1:
-                for entry in group:
-                    self._commit([entry])
+            if len(group) == 1:
+                group[0].answer.set_exception(error)
                 return
-            group[0].error = error
-        for entry in group:
-            entry.done.set()
+            for entry in group:
+                self._commit([entry])
+            return
+        for entry, result in results:
+            if isinstance(result, Exception):
+                entry.answer.set_exception(result)
+            else:
+                entry.answer.set_result(result)
+
+
+def _results(connection: Connection, group: Sequence[_Entry[Any, Any]]) -> list[tuple[_Entry[Any, Any], Any]]:
+    by_work: dict[Work[Any, Any], list[_Entry[Any, Any]]] = {}
+    for entry in group:
+        by_work.setdefault(entry.work, []).append(entry)
+    return [
+        pair
+        for work, entries in by_work.items()
+        for pair in zip(entries, work(connection, [entry.item for entry in entries]), strict=True)
+    ]

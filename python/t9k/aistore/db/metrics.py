@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.clock import new_id
-from t9k.aistore.db.tables.runs import metric_blocks, metric_columns, metric_series, metric_sessions, metric_types, runs
+from t9k.aistore.db.tables.runs import metric_blocks, metric_columns, metric_series, metric_sessions, metric_types
 
 STEPS, EPOCHS, TIMES, SEQUENCES = -4, -3, -2, -1
 """Numbers of the columns that every merged block has; those of metrics are not negative."""
@@ -28,23 +28,16 @@ __all__ = [
     "Connection",
     "add_block",
     "add_columns",
-    "add_session",
-    "add_type",
     "batches_of",
     "blocks_of",
     "columns_of",
     "count_blocks",
-    "count_series",
-    "count_types",
     "crowded",
     "delete_blocks",
-    "place_of",
     "series_of",
     "stored_of",
     "type_of",
     "types_of",
-    "update_type",
-    "write_series",
 ]
 
 
@@ -65,38 +58,6 @@ class Block:
     batch: bytes | None = None
 
 
-_BLOCK_BEFORE = (
-    sa.select(metric_blocks.c.last_sequence)
-    .where(
-        metric_blocks.c.node_id == runs.c.node_id,
-        metric_blocks.c.type == sa.bindparam("type"),
-        metric_blocks.c.session == metric_sessions.c.number,
-        metric_blocks.c.first_sequence <= sa.bindparam("sequence"),
-    )
-    .order_by(metric_blocks.c.first_sequence.desc())
-    .limit(1)
-    .correlate(runs, metric_sessions)
-    .scalar_subquery()
-)
-_PLACE = (
-    sa.select(
-        metric_sessions.c.number.label("session"),
-        _BLOCK_BEFORE.label("stored_to"),
-        metric_types.c.points,
-        metric_types.c.first_step,
-        metric_types.c.last_step,
-    )
-    .select_from(runs)
-    .outerjoin(
-        metric_sessions,
-        sa.and_(metric_sessions.c.node_id == runs.c.node_id, metric_sessions.c.session == sa.bindparam("session")),
-    )
-    .outerjoin(
-        metric_types,
-        sa.and_(metric_types.c.node_id == runs.c.node_id, metric_types.c.type == sa.bindparam("type")),
-    )
-    .where(runs.c.node_id == sa.bindparam("run_id"))
-)
 _TYPE = sa.select(metric_types).where(
     metric_types.c.node_id == sa.bindparam("run_id"), metric_types.c.type == sa.bindparam("type")
 )
@@ -104,37 +65,7 @@ _SERIES = sa.select(metric_series).where(
     metric_series.c.node_id == sa.bindparam("run_id"), metric_series.c.type == sa.bindparam("type")
 )
 _SERIES_OF_NAMES = _SERIES.where(metric_series.c.name.in_(sa.bindparam("names", expanding=True)))
-_COUNT_SERIES = sa.select(sa.func.count()).where(
-    metric_series.c.node_id == sa.bindparam("run_id"), metric_series.c.type == sa.bindparam("type")
-)
-_UPDATE_TYPE = (
-    sa.update(metric_types)
-    .where(metric_types.c.node_id == sa.bindparam("b_run_id"), metric_types.c.type == sa.bindparam("b_type"))
-    .values({name: sa.bindparam(name) for name in ("points", "first_step", "last_step")})
-)
-_CHANGING = ("logged", "last", "last_step", "last_session", "last_sequence", "min", "max")
-_UPDATE_SERIES = (
-    sa.update(metric_series)
-    .where(
-        metric_series.c.node_id == sa.bindparam("b_node_id"),
-        metric_series.c.type == sa.bindparam("b_type"),
-        metric_series.c.name == sa.bindparam("b_name"),
-    )
-    .values({name: sa.bindparam(name) for name in _CHANGING})
-)
 _INSERT_BLOCK = sa.insert(metric_blocks)
-_INSERT_SERIES = sa.insert(metric_series)
-
-
-def place_of(connection: Connection, run_id: str, kind: str, session: str, sequence: int) -> Any:
-    """What a batch meets; None if there is no such run.
-
-    One query, since each is a way to the database and back: `session`, the number of its session, None if that has
-    sent nothing yet; `stored_to`, the last sequence number of the block that begins last before the batch, or None;
-    `points`, `first_step` and `last_step` of the type, None if it is new.
-    """
-    values = {"run_id": run_id, "type": kind, "session": session, "sequence": sequence}
-    return connection.execute(_PLACE, values).first()
 
 
 _STORED = (
@@ -160,14 +91,6 @@ def stored_of(connection: Connection, run_id: str, session: str) -> list[Row[Any
     return list(connection.execute(_STORED, {"run_id": run_id, "session": session}))
 
 
-def add_session(connection: Connection, run_id: str, session: str) -> int:
-    """Numbers a session behind those that are there."""
-    query = sa.select(sa.func.count()).where(metric_sessions.c.node_id == run_id)
-    number: int = connection.execute(query).scalar_one()
-    connection.execute(sa.insert(metric_sessions).values(node_id=run_id, session=session, number=number))
-    return number
-
-
 def add_block(connection: Connection, block: Block) -> str:
     """Adds a block; answers its id."""
     block_id = new_id()
@@ -186,24 +109,6 @@ def types_of(connection: Connection, run_id: str) -> list[Row[Any]]:
     return list(connection.execute(query))
 
 
-def count_types(connection: Connection, run_id: str) -> int:
-    """How many types a run has."""
-    query = sa.select(sa.func.count()).where(metric_types.c.node_id == run_id)
-    return int(connection.execute(query).scalar_one())
-
-
-def add_type(connection: Connection, run_id: str, kind: str, points: int, first_step: int, last_step: int) -> None:
-    """Adds a type with its first points."""
-    row = {"node_id": run_id, "type": kind, "points": points, "first_step": first_step, "last_step": last_step}
-    connection.execute(sa.insert(metric_types).values(row))
-
-
-def update_type(connection: Connection, run_id: str, kind: str, points: int, first_step: int, last_step: int) -> None:
-    """Sets count and range of a type's points."""
-    row = {"b_run_id": run_id, "b_type": kind, "points": points, "first_step": first_step, "last_step": last_step}
-    connection.execute(_UPDATE_TYPE, row)
-
-
 def series_of(
     connection: Connection, run_id: str, kind: str, names: Sequence[str] | None = None
 ) -> dict[str, Row[Any]]:
@@ -214,24 +119,6 @@ def series_of(
     else:
         query, values["names"] = _SERIES_OF_NAMES, list(names)
     return {row.name: row for row in connection.execute(query, values)}
-
-
-def count_series(connection: Connection, run_id: str, kind: str) -> int:
-    """How many metrics a type has."""
-    return int(connection.execute(_COUNT_SERIES, {"run_id": run_id, "type": kind}).scalar_one())
-
-
-def write_series(connection: Connection, added: Sequence[dict[str, Any]], changed: Sequence[dict[str, Any]]) -> None:
-    """Adds rows of `metric_series` and changes others, each given whole."""
-    if added:
-        connection.execute(_INSERT_SERIES, list(added))
-    if changed:
-        keyed = [
-            {"b_node_id": row["node_id"], "b_type": row["type"], "b_name": row["name"]}
-            | {name: row[name] for name in _CHANGING}
-            for row in changed
-        ]
-        connection.execute(_UPDATE_SERIES, keyed)
 
 
 def add_columns(connection: Connection, block_id: str, columns: dict[int, bytes]) -> None:

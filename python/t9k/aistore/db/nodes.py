@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.clock import new_id
+from t9k.aistore.db import bulk
 from t9k.aistore.db.tables.tree import labels, nodes, shares
 from t9k.protocol import MAX_DEPTH
 
@@ -84,7 +86,12 @@ def trash(connection: Connection, node_id: str, now_us: int) -> None:
 
 # Statements of every request are made once: making one takes longer than running it.
 _BY_ID = sa.select(nodes).where(nodes.c.id == sa.bindparam("node_id"))
-_ROOT = sa.select(nodes).where(nodes.c.parent_id.is_(None), nodes.c.sibling_key == sa.bindparam("user_name"))
+_IS_ROOT = (
+    nodes.c.parent_id.is_(None),
+    nodes.c.sibling_key == sa.bindparam("user_name"),
+    nodes.c.trashed_us.is_(None),
+)
+_ROOT = sa.select(nodes).where(*_IS_ROOT)
 _CHILD = sa.select(nodes).where(
     nodes.c.parent_id == sa.bindparam("folder_id"),
     nodes.c.sibling_key == sa.bindparam("sibling_key"),
@@ -133,6 +140,84 @@ def _ancestors() -> sa.Select[Any]:
 
 
 _ANCESTORS = _ancestors()
+
+
+class Link(NamedTuple):
+    """A node on the way up from one."""
+
+    id: str
+    owner_id: str
+    name: str
+    trashed_us: int | None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A node, the way up from it, and the shares on this way that may reach who asks.
+
+    Attributes:
+        chain: The node and those above it, the root last.
+        shares: Rows with `grantee_kind`, `grantee_id` and `access`.
+    """
+
+    node: Row[Any]
+    chain: list[Link]
+    shares: list[Row[Any]]
+
+
+def _sight() -> sa.Select[Any]:
+    chain = _ANCESTORS.get_final_froms()[0]
+    reaches = sa.or_(
+        shares.c.grantee_kind == "public",
+        sa.and_(shares.c.grantee_kind == "user", shares.c.grantee_id == sa.bindparam("user_id")),
+        sa.and_(shares.c.grantee_kind == "group", shares.c.grantee_id.in_(sa.bindparam("group_ids", expanding=True))),
+    )
+    link = (chain.c[name].label(f"link_{name}") for name in Link._fields)
+    # Of the node alone all columns: a description may be long, and rows of a chain are repeated by its shares.
+    joined = chain.outerjoin(nodes, sa.and_(nodes.c.id == chain.c.id, chain.c.height == 0)).outerjoin(
+        shares, sa.and_(shares.c.node_id == chain.c.id, reaches)
+    )
+    query = sa.select(nodes, *link, shares.c.grantee_kind, shares.c.grantee_id, shares.c.access)
+    return query.select_from(joined).order_by(chain.c.height)
+
+
+_SIGHT = _sight()
+
+
+def sight(connection: Connection, node_id: str, user_id: str, group_ids: Iterable[str]) -> Sight | None:
+    """All that decides what a user may do to a node, in one query; None if there is no such node."""
+    rows = connection.execute(_SIGHT, {"node_id": node_id, "user_id": user_id, "group_ids": list(group_ids)}).all()
+    if not rows:
+        return None
+    links = (Link(row.link_id, row.link_owner_id, row.link_name, row.link_trashed_us) for row in rows)
+    return Sight(rows[0], list(dict.fromkeys(links)), [row for row in rows if row.grantee_kind is not None])
+
+
+_STEP_COLUMNS = (nodes.c.id, nodes.c.kind, nodes.c.ignore_case)
+
+
+@cache
+def _steps(dialect: str, *, from_root: bool) -> sa.Select[Any]:
+    start = sa.select(*_STEP_COLUMNS, sa.literal(0).label("depth"))
+    start = start.where(*_IS_ROOT) if from_root else start.where(nodes.c.id == sa.bindparam("node_id"))
+    steps = start.cte("steps", recursive=True)
+    wanted = bulk.prepared(dialect, "names", name=sa.Text, folded=sa.Text)
+    is_child = (
+        nodes.c.parent_id == steps.c.id,
+        nodes.c.sibling_key == sa.case((steps.c.ignore_case, wanted.c.folded), else_=wanted.c.name),
+        nodes.c.trashed_us.is_(None),
+    )
+    joined = bulk.look_up(steps, (wanted, wanted.c.position == steps.c.depth), (nodes, sa.and_(*is_child)))
+    steps = steps.union_all(sa.select(*_STEP_COLUMNS, steps.c.depth + 1).select_from(joined))
+    return sa.select(steps).order_by(steps.c.depth)
+
+
+def descend(connection: Connection, names: Sequence[str], *, user_name: str = "", node_id: str = "") -> list[Row[Any]]:
+    """The nodes on a way down, from a user's root or from a node, as far as they are there: id, kind, ignore_case."""
+    dialect = connection.dialect.name
+    given = bulk.values_of(dialect, "names", name=names, folded=[name_key(name) for name in names])
+    given |= {"user_name": user_name} if user_name else {"node_id": node_id}
+    return list(connection.execute(_steps(dialect, from_root=bool(user_name)), given))
 
 
 def _chains() -> sa.Select[Any]:

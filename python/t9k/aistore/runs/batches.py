@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
-from t9k.aistore.db import Database, metrics
-from t9k.aistore.db.metrics import Block
-from t9k.aistore.errors import conflict, invalid, not_found
+from t9k.aistore.clock import new_id
+from t9k.aistore.db import Database
+from t9k.aistore.db import metric_arrivals as arrivals
+from t9k.aistore.errors import Refusal, conflict, invalid, not_found
 from t9k.aistore.runs.records import check_client_id
 from t9k.aistore.tree.access import Access, node_for
-from t9k.protocol.metric_batch import MAX_METRIC_TYPE_BYTES, NOT_LOGGED_BITS, Batch, decode_batch
+from t9k.protocol.metric_batch import MAX_METRIC_TYPE_BYTES, NOT_LOGGED_BITS, decode_batch
 from t9k.protocol.runs import MAX_METRIC_NAMES, MAX_METRIC_POINTS, MAX_METRIC_SESSIONS, MAX_METRIC_TYPES
 
 _NO_TYPE = re.compile(r"[/\\]|^\.")
 
 MAX_SEQUENCE = 2**53
 """A number that every JSON parser holds."""
+
+MAX_TOGETHER = 20_000
+"""Metrics of batches that are stored by the same statements."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,42 @@ class Summary:
     max: float | None
 
 
-def put(database: Database, caller: Caller, run_id: str, kind: str, session: str, sequence: int, data: bytes) -> bool:
-    """Stores a batch, durable when this returns; answers whether it was new.
+@dataclass(frozen=True)
+class Arrival:
+    """A batch that is to be stored: where it belongs, and what is to be known of it without reading it."""
+
+    run_id: str
+    kind: str
+    session: str
+    sequence: int
+    points: int
+    names: int
+    first_step: int
+    last_step: int
+    summaries: dict[str, Summary]
+    data: bytes
+
+    @property
+    def place(self) -> arrivals.Place:
+        """Where it belongs."""
+        return self.run_id, self.kind, self.session, self.sequence
+
+    @property
+    def series(self) -> list[arrivals.Series]:
+        """Its metrics, in the order of `summaries`."""
+        return [(self.run_id, self.kind, name) for name in self.summaries]
+
+
+def put(
+    database: Database, caller: Caller, run_id: str, kind: str, session: str, sequence: int, data: bytes
+) -> Future[bool]:
+    """Checks a batch and begins to store it. It is durable when the future says whether it was new.
 
     A batch of a sequence number that the session has sent before is not looked at: the first one counts.
 
     Raises:
         Refusal: As `runs.records.check_run`; the batch is none or too large (`invalid_input`); the run has no room for
-            it (`conflict`).
+            it (`conflict`, by the future).
     """
     check_type(kind)
     check_client_id(session, "a session")
@@ -66,11 +99,21 @@ def put(database: Database, caller: Caller, run_id: str, kind: str, session: str
         raise invalid(f"a batch of {len(batch)} points of {len(batch.values)} metrics says nothing")
     summarized = {name: summarize(batch.steps, values) for name, values in batch.values.items()}
     summaries = {name: summary for name, summary in summarized.items() if summary is not None}
-    # Apart from the write, so that a caller who may not does not fail the transaction of others.
-    database.read(lambda connection: node_for(connection, caller, run_id, Access.EDIT))
-    return database.write_to_run(
-        run_id, lambda connection: _store(connection, run_id, kind, session, sequence, batch, summaries, data)
+    arrival = Arrival(
+        run_id=run_id,
+        kind=kind,
+        session=session,
+        sequence=sequence,
+        points=len(batch),
+        names=len(batch.values),
+        first_step=min(batch.steps),
+        last_step=max(batch.steps),
+        summaries=summaries,
+        data=data,
     )
+    # Apart from the write, so that a caller who may not does not take the time of others.
+    database.query(lambda connection: node_for(connection, caller, run_id, Access.EDIT))
+    return database.write_to_run_together(run_id, _store, arrival)
 
 
 def check_type(kind: str) -> str:
@@ -100,83 +143,127 @@ def summarize(steps: array[int], values: array[float]) -> Summary | None:
     return Summary(len(logged), values[last], steps[last], min(numbers, default=None), max(numbers, default=None))
 
 
-def _store(
-    connection: metrics.Connection,
-    run_id: str,
-    kind: str,
-    session: str,
-    sequence: int,
-    batch: Batch,
-    summaries: dict[str, Summary],
-    data: bytes,
+def _store(connection: arrivals.Connection, waiting: Sequence[Arrival]) -> list[bool | Refusal]:
+    """Stores batches of many runs; answers of each whether it was new, or why it cannot be stored."""
+    outcomes: dict[int, bool | Refusal] = {}
+    for round_ in _rounds(waiting):
+        batches = [waiting[index] for index in round_]
+        places = arrivals.places_of(connection, [batch.place for batch in batches])
+        known = arrivals.series_at(connection, [key for batch in batches for key in batch.series])
+        rows = arrivals.Rows()
+        for index, batch, place in zip(round_, batches, places, strict=True):
+            try:
+                outcomes[index] = _add(connection, batch, place, known, rows)
+            except Refusal as refusal:
+                outcomes[index] = refusal
+        arrivals.write(connection, rows)
+    return [outcomes[index] for index in range(len(waiting))]
+
+
+def _rounds(waiting: Sequence[Arrival]) -> Iterator[list[int]]:
+    """Indices of batches that can be stored together: each run once, and no more metrics than a statement takes."""
+    left = list(range(len(waiting)))
+    while left:
+        chosen: list[int] = []
+        later: list[int] = []
+        runs: set[str] = set()
+        names = 0
+        for index in left:
+            batch = waiting[index]
+            if batch.run_id in runs or (chosen and names + len(batch.summaries) > MAX_TOGETHER):
+                later.append(index)
+                continue
+            chosen.append(index)
+            runs.add(batch.run_id)
+            names += len(batch.summaries)
+        yield chosen
+        left = later
+
+
+def _add(
+    connection: arrivals.Connection,
+    batch: Arrival,
+    place: Any,
+    known: Mapping[arrivals.Series, Any],
+    rows: arrivals.Rows,
 ) -> bool:
-    place = metrics.place_of(connection, run_id, kind, session, sequence)
+    """Adds what a batch changes to `rows`; answers whether it is new. What is refused changes nothing."""
     if place is None:
-        raise not_found(f"node {run_id} is no run")
-    if place.stored_to is not None and place.stored_to >= sequence:
+        raise not_found(f"node {batch.run_id} is no run")
+    if place.stored_to is not None and place.stored_to >= batch.sequence:
         return False
-    number = _new_session(connection, run_id, session) if place.session is None else place.session
-    first_step, last_step = min(batch.steps), max(batch.steps)
-    _count(connection, run_id, kind, place, len(batch), first_step, last_step)
-    _merge(connection, run_id, kind, number, sequence, summaries)
-    block = Block(
-        run_id, kind, number, sequence, sequence, 0, len(batch), len(batch.values), first_step, last_step, data
+    kind = _counted(connection, batch, place)
+    session = place.session
+    if session is None:
+        session = arrivals.count_sessions(connection, batch.run_id)
+        if session >= MAX_METRIC_SESSIONS:
+            raise conflict(f"a run has at most {MAX_METRIC_SESSIONS} sessions", hint="make another run")
+    _merge(connection, batch, session, known, rows)  # the last that may refuse
+    if place.session is None:
+        rows.sessions.append({"node_id": batch.run_id, "session": batch.session, "number": session})
+    (rows.types if place.points is None else rows.changed_types).append(kind)
+    rows.blocks.append(
+        {
+            "id": new_id(),
+            "node_id": batch.run_id,
+            "type": batch.kind,
+            "session": session,
+            "first_sequence": batch.sequence,
+            "last_sequence": batch.sequence,
+            "level": 0,
+            "points": batch.points,
+            "names": batch.names,
+            "first_step": batch.first_step,
+            "last_step": batch.last_step,
+            "batch": batch.data,
+        }
     )
-    metrics.add_block(connection, block)
     return True
 
 
-def _new_session(connection: metrics.Connection, run_id: str, session: str) -> int:
-    number = metrics.add_session(connection, run_id, session)
-    if number >= MAX_METRIC_SESSIONS:
-        raise conflict(f"a run has at most {MAX_METRIC_SESSIONS} sessions", hint="make another run")
-    return number
-
-
-def _count(
-    connection: metrics.Connection, run_id: str, kind: str, before: Any, points: int, first_step: int, last_step: int
-) -> None:
-    """Adds a batch to what is known of its type."""
+def _counted(connection: arrivals.Connection, batch: Arrival, before: Any) -> dict[str, Any]:
+    """The row of the batch's type, with the batch."""
+    points, first_step, last_step = batch.points, batch.first_step, batch.last_step
     if before.points is None:
-        if metrics.count_types(connection, run_id) >= MAX_METRIC_TYPES:
+        if arrivals.count_types(connection, batch.run_id) >= MAX_METRIC_TYPES:
             raise conflict(f"a run has at most {MAX_METRIC_TYPES} types of metrics")
-        metrics.add_type(connection, run_id, kind, points, first_step, last_step)
-        return
-    points += before.points
+    else:
+        points += before.points
+        first_step, last_step = min(first_step, before.first_step), max(last_step, before.last_step)
     if points > MAX_METRIC_POINTS:
         raise conflict(f"a type has at most {MAX_METRIC_POINTS} points", hint="log less often")
-    first_step, last_step = min(first_step, before.first_step), max(last_step, before.last_step)
-    metrics.update_type(connection, run_id, kind, points, first_step, last_step)
+    row = {"node_id": batch.run_id, "type": batch.kind}
+    return row | {"points": points, "first_step": first_step, "last_step": last_step}
 
 
 def _merge(
-    connection: metrics.Connection, run_id: str, kind: str, session: int, sequence: int, summaries: dict[str, Summary]
+    connection: arrivals.Connection,
+    batch: Arrival,
+    session: int,
+    known: Mapping[arrivals.Series, Any],
+    rows: arrivals.Rows,
 ) -> None:
     """Adds what a batch says of its metrics to what is known of them."""
-    known = metrics.series_of(connection, run_id, kind, list(summaries))
-    next_number = 0
-    if len(known) < len(summaries):
-        next_number = metrics.count_series(connection, run_id, kind)
-        if next_number + len(summaries) - len(known) > MAX_METRIC_NAMES:
+    next_number, new = 0, sum(key not in known for key in batch.series)
+    if new:
+        next_number = arrivals.count_series(connection, batch.run_id, batch.kind)
+        if next_number + new > MAX_METRIC_NAMES:
             raise conflict(f"a type has at most {MAX_METRIC_NAMES} metrics")
-    added, changed = [], []
-    for name, summary in summaries.items():
-        row: dict[str, Any] = {"node_id": run_id, "type": kind, "name": name}
+    for (name, summary), key in zip(batch.summaries.items(), batch.series, strict=True):
+        row: dict[str, Any] = {"node_id": batch.run_id, "type": batch.kind, "name": name}
         last = {"last": summary.last, "last_step": summary.last_step}
-        last |= {"last_session": session, "last_sequence": sequence}
-        if name not in known:
-            added.append(
-                {**row, "number": next_number, "logged": summary.logged, **last, "min": summary.min, "max": summary.max}
-            )
+        last |= {"last_session": session, "last_sequence": batch.sequence}
+        before = known.get(key)
+        if before is None:
+            row |= {"number": next_number, "logged": summary.logged, **last, "min": summary.min, "max": summary.max}
+            rows.series.append(row)
             next_number += 1
             continue
-        before = known[name]
-        if (before.last_session, before.last_sequence) > (session, sequence):
-            last = {key: getattr(before, key) for key in last}
+        if (before.last_session, before.last_sequence) > (session, batch.sequence):
+            last = {field: getattr(before, field) for field in last}
         row |= {"logged": before.logged + summary.logged, **last}
         row |= {"min": least(min, before.min, summary.min), "max": least(max, before.max, summary.max)}
-        changed.append(row)
-    metrics.write_series(connection, added, changed)
+        rows.changed_series.append(row)
 
 
 def least(choose: Callable[[float, float], float], first: float | None, second: float | None) -> float | None:

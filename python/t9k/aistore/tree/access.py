@@ -33,8 +33,9 @@ class Access(IntEnum):
 
 
 def access_to(connection: nodes.Connection, caller: Caller, node_id: str) -> Access:
-    """What the caller may do to a node: two queries. Whether it is in the trash does not matter here."""
-    return _access(connection, caller, nodes.ancestors(connection, node_id))
+    """What the caller may do to a node. Whether it is in the trash does not matter here."""
+    sight = nodes.sight(connection, node_id, caller.user_id, caller.groups)
+    return Access.NONE if sight is None else access_of(caller, sight)
 
 
 def node_for(
@@ -53,10 +54,17 @@ def node_for(
         Refusal: It is not there, lies in the trash, or the caller may not see it (`not_found`), or may not do that
             (`auth`).
     """
-    node = nodes.by_id(connection, node_id)
-    if node is None:
+    return sight_for(connection, caller, node_id, need, trashed=trashed).node
+
+
+def sight_for(
+    connection: nodes.Connection, caller: Caller, node_id: str, need: Access = Access.VIEW, *, trashed: bool = False
+) -> nodes.Sight:
+    """The node as `node_for` finds it, with the way up from it: one query."""
+    sight = nodes.sight(connection, node_id, caller.user_id, caller.groups)
+    if sight is None:
         raise not_found(f"there is no node {node_id[:40]}")
-    return _checked(connection, caller, node, need, f"node {node_id}", trashed)
+    return _checked(caller, sight, need, f"node {node_id}", trashed)
 
 
 def node_at(
@@ -69,61 +77,74 @@ def node_at(
     Raises:
         Refusal: As `node_for`.
     """
-    node, missing = walk(connection, caller, path)
-    if follow and node is not None:
-        node = target_of(connection, caller, node)
-    if node is None or missing:
+    return sight_at(connection, caller, path, need, follow=follow).node
+
+
+def sight_at(
+    connection: nodes.Connection, caller: Caller, path: str, need: Access = Access.VIEW, *, follow: bool = False
+) -> nodes.Sight:
+    """The node as `node_at` finds it, with the way up from it: two queries, and two more for each shortcut."""
+    sight, missing = walk(connection, caller, path)
+    if follow and sight is not None:
+        sight = target_of(connection, caller, sight)
+    if sight is None or missing:
         raise not_found(f"there is nothing at {path}")
-    return check_access(connection, caller, node, need, path)
+    return check_access(caller, sight, need, path)
 
 
-def walk(connection: nodes.Connection, caller: Caller, path: str) -> tuple[Node | None, list[str]]:
+def walk(connection: nodes.Connection, caller: Caller, path: str) -> tuple[nodes.Sight | None, list[str]]:
     """The last node on a path that is there, and the names of those that are missing after it.
 
     Only shortcuts on the way are looked at with the caller's rights: check those to the node. None is a user who is
     not there, or a shortcut that leads nowhere.
     """
-    names = split_path(path)
-    node = nodes.root_of(connection, names[0])
-    if node is None:
-        return None, names
-    for index, name in enumerate(names[1:], 1):
-        folder = target_of(connection, caller, node)
-        below = None if folder is None else nodes.child(connection, folder, name)
-        if below is None:
-            return folder, names[index:]
-        node = below
-    return node, []
+    user_name, *missing = split_path(path)
+    steps = nodes.descend(connection, missing, user_name=user_name)
+    if not steps:
+        return None, [user_name, *missing]
+    while True:
+        missing = missing[len(steps) - 1 :]
+        sight = nodes.sight(connection, steps[-1].id, caller.user_id, caller.groups)
+        if not missing or sight is None or sight.node.kind != "Shortcut":
+            return sight, missing
+        folder = target_of(connection, caller, sight)
+        if folder is None:
+            return None, missing
+        steps = nodes.descend(connection, missing, node_id=folder.node.id)
+        if len(steps) == 1:
+            return folder, missing
 
 
-def target_of(connection: nodes.Connection, caller: Caller, node: Node) -> Node | None:
+def target_of(connection: nodes.Connection, caller: Caller, sight: nodes.Sight) -> nodes.Sight | None:
     """What a node stands for: itself, or what the shortcut leads to if the caller may see both, else None."""
-    if node.kind != "Shortcut":
-        return node
-    target = nodes.by_id(connection, node.target_id)
-    is_seen = target is not None and all(_is_seen(connection, caller, one.id) for one in (node, target))
-    return target if is_seen else None
+    if sight.node.kind != "Shortcut":
+        return sight
+    target = nodes.sight(connection, sight.node.target_id, caller.user_id, caller.groups)
+    return target if target is not None and _is_seen(caller, sight) and _is_seen(caller, target) else None
 
 
-def _is_seen(connection: nodes.Connection, caller: Caller, node_id: str) -> bool:
-    chain = nodes.ancestors(connection, node_id)
-    return _access(connection, caller, chain) >= Access.VIEW and all(row.trashed_us is None for row in chain)
+def _is_seen(caller: Caller, sight: nodes.Sight) -> bool:
+    return access_of(caller, sight) >= Access.VIEW and all(link.trashed_us is None for link in sight.chain)
 
 
-def check_access(connection: nodes.Connection, caller: Caller, node: Node, need: Access, what: str) -> Node:
-    """The node, if it is not in the trash and the caller may do what they need.
+def check_access(caller: Caller, sight: nodes.Sight, need: Access, what: str) -> nodes.Sight:
+    """The same, if the node is not in the trash and the caller may do what they need.
 
     Raises:
         Refusal: As `node_for`; `what` names it in the message.
     """
-    return _checked(connection, caller, node, need, what, False)
+    return _checked(caller, sight, need, what, False)
 
 
-def _checked(connection: nodes.Connection, caller: Caller, node: Node, need: Access, what: str, trashed: bool) -> Node:
-    chain = nodes.ancestors(connection, node.id)
-    access = _access(connection, caller, chain)
-    was_deleted = node.trashed_us is not None and node.trashed_us > ENDED_US
-    is_here = was_deleted if trashed else all(row.trashed_us is None for row in chain)
+def access_of(caller: Caller, sight: nodes.Sight) -> Access:
+    """What the caller may do to a node that was looked at."""
+    return granted(caller, sight.chain, sight.shares)
+
+
+def _checked(caller: Caller, sight: nodes.Sight, need: Access, what: str, trashed: bool) -> nodes.Sight:
+    access, deleted_us = access_of(caller, sight), sight.node.trashed_us
+    was_deleted = deleted_us is not None and deleted_us > ENDED_US
+    is_here = was_deleted if trashed else all(link.trashed_us is None for link in sight.chain)
     if access == Access.NONE or not is_here:
         raise not_found(f"there is nothing at {what}" if what.startswith("/") else f"there is no {what}")
     if access < need:
@@ -132,11 +153,7 @@ def _checked(connection: nodes.Connection, caller: Caller, node: Node, need: Acc
         raise forbidden(
             f"you may not change {what}" if need == Access.EDIT else f"only its owner may do that to {what}"
         )
-    return node
-
-
-def _access(connection: nodes.Connection, caller: Caller, chain: list[Any]) -> Access:
-    return granted(caller, chain, nodes.shares_of(connection, [row.id for row in chain]))
+    return sight
 
 
 def granted(caller: Caller, chain: Sequence[Any], shares: Iterable[Any]) -> Access:

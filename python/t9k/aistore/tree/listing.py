@@ -11,7 +11,7 @@ from typing import Any
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import listing, nodes
 from t9k.aistore.errors import conflict, invalid
-from t9k.aistore.tree.access import node_for, target_of
+from t9k.aistore.tree.access import sight_for, target_of
 from t9k.aistore.tree.query import parse_filter
 from t9k.aistore.tree.views import NodeView, views
 from t9k.protocol import MAX_PAGE
@@ -51,9 +51,10 @@ def children(
         raise invalid(f"{sort[:40]!r} is no order", hint=f"use one of {', '.join(SORTS)}")
     if not 1 <= limit <= MAX_PAGE:
         raise invalid(f"a page has 1 to {MAX_PAGE} nodes")
-    folder = target_of(connection, caller, node_for(connection, caller, folder_id))
-    if folder is None:
+    sight = target_of(connection, caller, sight_for(connection, caller, folder_id))
+    if sight is None:
         raise conflict("the shortcut leads nowhere, or to what you may not see")
+    folder = sight.node
     if folder.kind != "Folder":
         raise conflict(f"{folder.name} is a {folder.kind}, not a Folder")
     listed = f"{sort}{'-' if descending else ''}"

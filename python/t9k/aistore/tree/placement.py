@@ -89,11 +89,11 @@ def folder_at(connection: nodes.Connection, caller: Caller, path: str, *, make: 
     Raises:
         Refusal: As `place`.
     """
-    node, missing = walk(connection, caller, path)
-    node = node and target_of(connection, caller, node)
-    if node is None:
+    sight, missing = walk(connection, caller, path)
+    sight = sight and target_of(connection, caller, sight)
+    if sight is None:
         raise not_found(f"there is no folder {path}")
-    check_access(connection, caller, node, Access.VIEW if missing and not make else Access.EDIT, path)
+    node: Node = check_access(caller, sight, Access.VIEW if missing and not make else Access.EDIT, path).node
     if missing and not make:
         raise not_found(f"there is no folder {path}", hint="make it first, or ask for it to be made")
     if node.kind != "Folder":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import nodes
 from t9k.aistore.errors import invalid, not_found
-from t9k.aistore.tree.access import Node, node_for, target_of
+from t9k.aistore.tree.access import Node, sight_for, target_of
 from t9k.aistore.tree.names import join_path, split_path
 from t9k.aistore.tree.placement import Placement, place
 
@@ -30,8 +30,8 @@ def followed(connection: nodes.Connection, caller: Caller, node_id: str) -> Node
     Raises:
         Refusal: The shortcut or its target is not there, or not for the caller to see (`not_found`).
     """
-    node = node_for(connection, caller, node_id)
-    target = target_of(connection, caller, node)
+    sight = sight_for(connection, caller, node_id)
+    target = target_of(connection, caller, sight)
     if target is None:
-        raise not_found(f"the shortcut {node.name} leads nowhere, or to what you may not see")
-    return target
+        raise not_found(f"the shortcut {sight.node.name} leads nowhere, or to what you may not see")
+    return target.node

@@ -8,7 +8,7 @@ from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import nodes
-from t9k.aistore.tree.access import Access, Node, granted
+from t9k.aistore.tree.access import Access, Node, access_of, granted
 from t9k.aistore.tree.names import join_path
 
 
@@ -55,16 +55,18 @@ def views(connection: nodes.Connection, caller: Caller, seen: Sequence[Node]) ->
     return found
 
 
-def view(connection: nodes.Connection, caller: Caller, node: Node) -> NodeView:
+def view(connection: nodes.Connection, caller: Caller, sight: nodes.Sight) -> NodeView:
     """A node that the caller may see."""
-    return views(connection, caller, [node])[0]
+    names = [link.name for link in reversed(sight.chain)]
+    labels = nodes.labels_of(connection, [sight.node.id]).get(sight.node.id, [])
+    return _view(sight.node, names, access_of(caller, sight), labels)
 
 
 def view_of(connection: nodes.Connection, caller: Caller, node_id: str) -> NodeView:
-    """The node of an id that the caller may see, as it is now."""
-    node = nodes.by_id(connection, node_id)
-    assert node is not None
-    return view(connection, caller, node)
+    """A node that the caller may see, as it is now."""
+    sight = nodes.sight(connection, node_id, caller.user_id, caller.groups)
+    assert sight is not None
+    return view(connection, caller, sight)
 
 
 def _view(node: Node, names: list[str], access: Access, labels: list[str]) -> NodeView:
