@@ -6,9 +6,15 @@ uvicorn bounds what it buffers of a body, but neither the head of a request nor 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from t9k.aistore.body_receiver import EXTENSION, BodyReceiver
 
 MAX_HEAD_BYTES = 64 << 10
 """Request line and headers."""
@@ -71,6 +77,20 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             raise _TooLargeError  # ends the parser's work on this connection
         super().on_headers_complete()
+        if not any(name == b"transfer-encoding" for name, _ in self.headers):
+            extensions: dict[str, Any] = {EXTENSION: partial(self._body_into, self.cycle)}
+            self.scope["extensions"] = extensions
+
+    def body_came(self, count: int) -> None:
+        """Bytes of a body have come past the parser."""
+        self._received += count
+        self._unset_keepalive_if_required()
+
+    def body_is_whole(self) -> None:
+        """Takes the connection back from a `BodyReceiver`. The parser, which waits for that body, is replaced."""
+        self._read_with(self)
+        self.parser = httptools.HttpRequestParser(self)
+        self.on_message_complete()
 
     def on_message_complete(self) -> None:
         """A request is complete; the next head begins with the next byte."""
@@ -81,6 +101,30 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answers what is not HTTP, unless the connection was refused already."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
+
+    async def _body_into(self, cycle: RequestResponseCycle, memory: memoryview, arrived: Callable[[int], None]) -> None:
+        """Of `t9k.aistore.body_receiver`."""
+        if cycle.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            cycle.waiting_for_100_continue = False
+        begun, cycle.body = cycle.body, bytearray()
+        memory[: len(begun)] = begun
+        if begun:
+            arrived(len(begun))
+        if cycle.disconnected or not cycle.more_body:
+            return
+        receiver = BodyReceiver(self, memory[len(begun) :], arrived)
+        self._read_with(receiver)
+        try:
+            await receiver.ended
+        finally:
+            receiver.abandon()
+
+    def _read_with(self, protocol: asyncio.BaseProtocol) -> None:
+        """Makes this the transport's protocol. Between two reads: a transport looks only then what kind it is."""
+        self.flow.pause_reading()
+        self.transport.set_protocol(protocol)
+        self.flow.resume_reading()
 
     def _refuse(self, status: HTTPStatus) -> None:
         if self.transport.is_closing():

@@ -6,7 +6,9 @@ Stores are opened in processes of their own where they are killed, so that a dea
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -76,6 +78,21 @@ def test_parts_are_one_blob_that_nobody_sees_before_it_is_finished(store: BlobSt
     assert writer.finish()
     writer.abandon()
     assert store.get("ab/parts") == BODY + b"end"
+
+
+@pytest.mark.parametrize("lengths", [(4 << 20,), (2 << 20, (1 << 20) + 5), ((1 << 20) + 5, 2 << 20), (3, 2 << 20, 7)])
+@pytest.mark.parametrize("start", [0, 512, 1])
+def test_long_parts_are_what_was_written_wherever_their_memory_begins(
+    store: BlobStore, lengths: tuple[int, ...], start: int
+) -> None:
+    memory = memoryview(mmap.mmap(-1, start + sum(lengths)))
+    memory[:] = random.Random(0).randbytes(len(memory))
+    writer, at = store.writer("a"), start
+    for length in lengths:
+        writer.write(memory[at : at + length])
+        at += length
+    assert writer.finish()
+    assert store.get("a") == memory[start:]
 
 
 def test_blob_that_was_abandoned_leaves_nothing(store: BlobStore, tmp_path: Path) -> None:
