@@ -26,6 +26,9 @@ CHECK_THREADS = min(4, os.cpu_count() or 1)
 BLOCK_BYTES = 1 << 20
 """What is read at once of a pack that is given out."""
 
+AHEAD_BYTES = 4 << 20
+"""The disk reads so much ahead of what is sent: packs are written past the page cache."""
+
 
 def blob_key(kind: str) -> str:
     """A key that was never used: two uploads of the same bytes never share a blob, nor does a late delete hit one."""
@@ -84,7 +87,7 @@ class Intake:
                 pack_id = pack.id
                 packs.acquit(connection, pack_id, now_us())
             packs.put_chunks(connection, domain, pack_id, records)
-            lease_rows.protect(connection, held, [pack_id])
+            lease_rows.put(connection, held, pack_id)
             return pack is None, held
 
         try:
@@ -203,7 +206,8 @@ def read_blocks(
         behind = min(first + BLOCK_BYTES, end)
         shown = [(max(a, first), min(b, behind)) for a, b in spans if a < behind and b > first]
         if shown == [(first, behind)]:
-            yield _exactly(blobs.get(view.blob_key, first, behind - first), behind - first, view)
+            more = min(end - behind, AHEAD_BYTES)
+            yield _exactly(blobs.get(view.blob_key, first, behind - first, more), behind - first, view)
             continue
         block = bytearray(behind - first)
         for a, b in shown:

@@ -50,9 +50,11 @@ class LocalBlobStore:
         self._make_parents(path.parent)
         return LocalBlobWriter(path)
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, more: int = 0) -> bytes:
         """See `BlobStore`."""
         with open(self._path(key), "rb", buffering=0) as file:
+            if more and length is not None and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), offset, length + more, os.POSIX_FADV_WILLNEED)
             left = os.fstat(file.fileno()).st_size - offset
             if length is not None:
                 left = min(left, length)

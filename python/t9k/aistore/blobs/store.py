@@ -40,8 +40,10 @@ class BlobStore(Protocol):
     def writer(self, key: str) -> BlobWriter:
         """Begins a blob whose bytes are not all there yet."""
 
-    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+    def get(self, key: str, offset: int = 0, length: int | None = None, more: int = 0) -> bytes:
         """Bytes of a blob from `offset` on, `length` or to its end; fewer where it ends.
+
+        The `more` bytes behind them will be asked for soon, which may be begun already.
 
         Raises:
             FileNotFoundError: There is no such blob.

@@ -42,6 +42,12 @@ def renew(connection: Connection, lease_id: str, domain: int, user_id: str, expi
     return connection.execute(statement.values(expires_us=expires_us)).rowcount > 0
 
 
+def put(connection: Connection, lease_id: str, pack_id: int) -> None:
+    """Puts a pack under a lease that was just made or acquitted."""
+    row = {"lease_id": lease_id, "pack_id": pack_id}
+    connection.execute(bulk.insert(connection, lease_packs).values(row).on_conflict_do_nothing())
+
+
 def protect(connection: Connection, lease_id: str, pack_ids: Iterable[int]) -> set[int]:
     """Puts packs under a lease; answers those that are there and not condemned, which now stay."""
     wanted = sorted(pack_ids)
