@@ -21,7 +21,7 @@ from harness import Serving, run_server  # noqa: E402
 from t9k import em  # noqa: E402
 from t9k.em.client.connection import connected  # noqa: E402
 from t9k.em.client.placement import Target  # noqa: E402
-from t9k.em.client.session import Session  # noqa: E402
+from t9k.em.client.session import Body, Session  # noqa: E402
 from t9k.em.transfer.progress import Report  # noqa: E402
 from t9k.em.transfer.upload import upload_artifact  # noqa: E402
 
@@ -100,7 +100,7 @@ class Counted:
         def counting(session: Session, method: str, path: str, params, body, *rest):  # type: ignore[no-untyped-def]
             self.requests += 1
             if body is not None:
-                self.sent_bytes += len(body) if isinstance(body, bytes) else body.seek(0, 2)
+                self.sent_bytes += len(body) if isinstance(body, bytes | Body) else body.seek(0, 2)
             answer = send(session, method, path, params, body, *rest)
             self.received_bytes += len(answer.body)
             return answer

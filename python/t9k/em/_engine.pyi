@@ -232,8 +232,8 @@ class PackPlan:
     `wanted` are objects and offset, digest and length of chunks of each, as their tables say. No pack has more than
     `limit_bytes` (2 MiB and a little to 64 MiB), even if nothing compresses; above 32 MiB the C library gives memory
     back after each pack, and touching it anew doubles the time. Which chunk is in which pack is decided here, so
-    building one again gives the same bytes. Memory is twice the pack for each thread that builds one. Hold a `Lease`
-    until the last is built.
+    building one again gives the same bytes. Memory is the pack for each thread that builds one. Hold a `Lease` until
+    the last is built.
     """
 
     def __new__(
@@ -243,7 +243,7 @@ class PackPlan:
         limit_bytes: int = 16777216,
     ) -> Self: ...
     def __len__(self) -> int: ...
-    def build(self, index: int) -> tuple[bytes, bytes, int]:
+    def build(self, index: int) -> tuple[memoryview, bytes, int]:
         """Build one pack: its bytes, the digests of its chunks, and how many bytes these have.
 
         Every chunk is hashed from the buffer that is packed. An object that is wrong is moved to `trash/`, and the

@@ -10,6 +10,7 @@
 
 pub mod add;
 pub mod artifact;
+mod buffer;
 pub mod cancel;
 pub mod chunk;
 pub mod diff;

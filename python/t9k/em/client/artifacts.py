@@ -131,7 +131,9 @@ def missing(session: Session, chunks: Sequence[bytes], lease: str | None, *, cla
     return Missing(lease, absent, busy)
 
 
-def put_pack(session: Session, digest: bytes, pack: bytes, lease: str | None, passed: Callable[[int], None]) -> str:
+def put_pack(
+    session: Session, digest: bytes, pack: memoryview, lease: str | None, passed: Callable[[int], None]
+) -> str:
     """Sends a pack; when this returns it is stored for good. Answers the lease that keeps it: a new one without one.
 
     `passed` is told how much of it has gone.

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -99,19 +99,24 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **kwargs)
 
 
-class Body(io.BytesIO):
-    """The body of a request that tells how much of it was read."""
+class Body:
+    """The body of a request in blocks that are not copied, each of which tells how much has gone before it."""
 
-    def __init__(self, data: bytes, passed: Callable[[int], None]) -> None:
-        """At its beginning."""
-        super().__init__(data)
+    def __init__(self, data: memoryview, passed: Callable[[int], None]) -> None:
+        """Of these bytes, which must stay as they are."""
+        self._data = data
         self._passed = passed
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Raises what `passed` raises, which ends the request."""
-        data = super().read(size)
-        self._passed(self.tell())
-        return data
+    def __len__(self) -> int:
+        """Its bytes."""
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """All blocks from the first on. Raises what `passed` raises, which ends the request."""
+        for start in range(0, len(self._data), SEND_BYTES):
+            self._passed(start)
+            yield self._data[start : start + SEND_BYTES]
+        self._passed(len(self._data))
 
 
 @dataclass
@@ -173,7 +178,7 @@ class Session:
         *,
         params: Mapping[str, str | int] | None = None,
         json: Mapping[str, Any] | None = None,
-        body: bytes | IO[bytes] | None = None,
+        body: bytes | IO[bytes] | Body | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool | None = None,
         accept: Collection[int] = (),
@@ -190,7 +195,7 @@ class Session:
             what: What cannot be done if this fails, for the error: ``cannot upload …``.
             params: The query.
             json: A body, or
-            body: bytes, or a file that can seek.
+            body: bytes, a file that can seek, or a `Body`.
             headers: More headers.
             repeat: Whether the request may be sent twice; by default GET, PUT and DELETE may.
             accept: Statuses that the caller handles, besides those of success.
@@ -252,7 +257,7 @@ class Session:
         method: str,
         path: str,
         params: Mapping[str, str | int] | None,
-        body: bytes | IO[bytes] | None,
+        body: bytes | IO[bytes] | Body | None,
         headers: Mapping[str, str],
         max_bytes: int,
         read_timeout_s: float | None,
@@ -260,17 +265,17 @@ class Session:
         into: IO[bytes] | None,
     ) -> Answer:
         if isinstance(body, bytes):
-            stream: IO[bytes] | None = io.BytesIO(body)
+            stream: IO[bytes] | Body | None = io.BytesIO(body)
         else:
             stream = body
-            if stream is not None:
+            if stream is not None and not isinstance(stream, Body):
                 stream.seek(0)
         more = {HISTORY_HEADER: self.history} if self.history else {}
         with self._connections().request(
             method,
             self.url + API_PREFIX + path,
             params=dict(params) if params else None,
-            data=stream,
+            data=cast(Any, stream),
             headers={**headers, **more},
             timeout=(CONNECT_TIMEOUT_S, max(self.read_timeout_s, read_timeout_s or 0)),
             allow_redirects=False,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from typing import IO, Any, ClassVar
 
 from t9k.em.client import nodes
-from t9k.em.client.session import Answer, Session
+from t9k.em.client.session import Answer, Body, Session
 from t9k.protocol import CLAIM_HEADER, DIGEST_BYTES, LEASE_BYTES
 
 _QUESTIONS = ("/artifacts/plan", "/artifacts/missing")
@@ -50,7 +50,7 @@ class DrySession(Session):
         method: str,
         path: str,
         params: Mapping[str, str | int] | None,
-        body: bytes | IO[bytes] | None,
+        body: bytes | IO[bytes] | Body | None,
         headers: Mapping[str, str],
         max_bytes: int,
         read_timeout_s: float | None,
@@ -111,7 +111,9 @@ class DrySession(Session):
         return self.taken.nodes.setdefault(path, node)
 
 
-def _read(body: bytes | IO[bytes] | None) -> bytes:
+def _read(body: bytes | IO[bytes] | Body | None) -> bytes:
+    if isinstance(body, Body):
+        return b"".join(body)
     if body is None or isinstance(body, bytes):
         return body or b""
     body.seek(0)

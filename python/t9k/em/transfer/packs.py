@@ -232,7 +232,7 @@ class Sender:
         self.lease = found.lease
         return {chunks[index] for index in found.absent}, {chunks[index] for index in found.busy}
 
-    def _put(self, pack: bytes, raw_bytes: int) -> None:
+    def _put(self, pack: memoryview, raw_bytes: int) -> None:
         digest = _engine.pack_digest(pack)
         with Travelling(self._progress, raw_bytes, len(pack)) as passed:
             for _ in range(SENDINGS - 1):
@@ -241,7 +241,7 @@ class Sender:
                     return
             self._put_once(digest, pack, passed)
 
-    def _put_once(self, digest: bytes, pack: bytes, passed: Callable[[int], None]) -> None:
+    def _put_once(self, digest: bytes, pack: memoryview, passed: Callable[[int], None]) -> None:
         try:
             artifacts.put_pack(self.session, digest, pack, self.lease, passed)
         except ConflictError:  # an hour's pause ended the lease: the commit tells what went with it

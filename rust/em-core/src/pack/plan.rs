@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Digest, Error, Kind, Result,
+    buffer::Buffer,
     cancel::Progress,
     chunk::{MAX_CHUNK_BYTES, WHOLE_BYTES, format},
     store::Store,
@@ -19,6 +20,9 @@ use crate::{
 
 /// What a record takes besides its stored bytes, here and in the footer.
 const OVERHEAD_BYTES: u64 = 2 * RECORD_BYTES;
+
+/// A codec that saves nothing makes a little more than the chunk before that is seen.
+const ENCODER_SLACK_BYTES: usize = 64;
 
 /// The smallest limit of a plan: a pack that holds any one chunk.
 pub const MIN_LIMIT_BYTES: u64 = HEADER_BYTES + MAX_CHUNK_BYTES as u64 + OVERHEAD_BYTES + TAIL_BYTES;
@@ -99,22 +103,31 @@ impl PackPlan {
     /// Builds pack number `index`. Every chunk is hashed from the buffer that is packed. An object that is wrong is
     /// moved to `trash/`; it is an `Integrity` error that names it, and so is a chunk table that is wrong.
     pub fn build(&self, store: &Store, index: usize) -> Result<Built> {
+        self.build_in(Vec::new(), store, index)
+    }
+
+    /// Builds a pack in the memory of another.
+    pub fn build_in(&self, mut memory: Vec<u8>, store: &Store, index: usize) -> Result<Built> {
         let parts = self.packs.get(index).ok_or_else(|| Error::invalid(format!("there is no pack {index}")))?;
         let raw_bytes: u64 = parts.iter().map(|part| u64::from(part.bytes)).sum();
-        let mut writer = PackWriter::new(Vec::with_capacity(raw_bytes as usize + 1024))?;
-        let (mut open, mut buffer): (Option<(Digest, File)>, _) = (None, Vec::new());
+        let most = HEADER_BYTES + raw_bytes + OVERHEAD_BYTES * parts.len() as u64 + TAIL_BYTES;
+        memory.clear();
+        memory.reserve(most as usize + ENCODER_SLACK_BYTES);
+        let mut writer = PackWriter::new(memory)?;
+        let mut open: Option<(Digest, File)> = None;
+        let mut buffer = Buffer::take();
         for part in parts {
             let file = match &open {
                 Some((object, file)) if *object == part.object => file,
                 _ => &open.insert((part.object, store.open_object(part.object)?)).1,
             };
-            buffer.resize(part.bytes as usize, 0);
-            let read = file.read_exact_at(&mut buffer, part.offset);
+            let chunk = buffer.part(part.bytes as usize);
+            let read = file.read_exact_at(chunk, part.offset);
             match read {
                 Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => {
                     return Err(Error::io("read", &store.object_path(part.object), error));
                 }
-                Ok(()) if Digest::of(&buffer) == part.digest => writer.push(part.digest, part.layout, &buffer)?,
+                Ok(()) if Digest::of(chunk) == part.digest => writer.push(part.digest, part.layout, chunk)?,
                 _ => return Err(wrong(store, part.object)?),
             }
         }

@@ -1,6 +1,6 @@
 //! Writing a pack from front to back.
 
-use std::{collections::HashSet, io::Write};
+use std::collections::HashSet;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -10,36 +10,32 @@ use super::{
 };
 use crate::{Digest, Error, Result, chunk::MAX_CHUNK_BYTES};
 
-/// Writes a pack to `W` as its chunks come. Holds one chunk, an [`Encoder`] and 73 bytes for each record; `W` gets
-/// each record in one piece. The same chunks with the same layouts give the same bytes, with the same zstd.
-pub struct PackWriter<W> {
-    sink: W,
+/// Appends a pack to a buffer as its chunks come. Holds an [`Encoder`] and 73 bytes for each record. The same chunks with the
+/// same layouts give the same bytes, with the same zstd.
+pub struct PackWriter {
+    pack: Vec<u8>,
     encoder: Encoder,
-    record: Vec<u8>,
     footer: Vec<u8>,
     digests: HashSet<Digest>,
     checksum: Xxh3,
-    bytes: u64,
     raw_bytes: u64,
 }
 
-impl<W: Write> PackWriter<W> {
-    /// Begins a pack.
-    pub fn new(sink: W) -> Result<Self> {
+impl PackWriter {
+    /// Begins a pack in an empty buffer, which best has room for all of it.
+    pub fn new(pack: Vec<u8>) -> Result<Self> {
         let mut writer = Self {
-            sink,
+            pack,
             encoder: Encoder::new()?,
-            record: Vec::new(),
             footer: Vec::new(),
             digests: HashSet::new(),
             checksum: Xxh3::new(),
-            bytes: 0,
             raw_bytes: 0,
         };
         let mut header = [0; HEADER_BYTES as usize];
         header[..8].copy_from_slice(MAGIC);
         header[8..].copy_from_slice(&VERSION.to_le_bytes());
-        writer.write(&header)?;
+        writer.write(&header);
         Ok(writer)
     }
 
@@ -47,7 +43,7 @@ impl<W: Write> PackWriter<W> {
     pub fn fits(&self, raw_bytes: u32) -> bool {
         let raw_bytes = u64::from(raw_bytes);
         let footer = self.footer.len() as u64 + RECORD_BYTES + TAIL_BYTES;
-        self.bytes + RECORD_BYTES + raw_bytes + footer <= MAX_PACK_BYTES
+        self.pack.len() as u64 + RECORD_BYTES + raw_bytes + footer <= MAX_PACK_BYTES
             && self.raw_bytes + raw_bytes <= MAX_RAW_BYTES
             && self.digests.len() < MAX_RECORDS
     }
@@ -65,37 +61,35 @@ impl<W: Write> PackWriter<W> {
         if !self.digests.insert(digest) {
             return Ok(());
         }
-        let mut bytes = std::mem::take(&mut self.record);
-        bytes.clear();
-        bytes.resize(RECORD_BYTES as usize, 0);
-        let codec = self.encoder.encode(chunk, layout, &mut bytes);
+        let start = self.pack.len();
+        self.pack.resize(start + RECORD_BYTES as usize, 0);
+        let codec = self.encoder.encode(chunk, layout, &mut self.pack);
+        let bytes = &mut self.pack[start..];
         let stored_bytes = bytes.len() as u32 - RECORD_BYTES as u32;
         let record = Record { codec, stored_bytes, raw_bytes, digest }.encode();
         bytes[..RECORD_BYTES as usize].copy_from_slice(&record);
+        self.checksum.update(bytes);
         self.footer.extend_from_slice(&record);
         self.raw_bytes += u64::from(raw_bytes);
-        let written = self.write(&bytes);
-        self.record = bytes;
-        written
+        Ok(())
     }
 
-    /// Writes the footer and hands the sink back. A pack without a chunk is an error.
-    pub fn finish(mut self) -> Result<W> {
+    /// Writes the footer and hands the buffer back. A pack without a chunk is an error.
+    pub fn finish(mut self) -> Result<Vec<u8>> {
         if self.digests.is_empty() {
             return Err(Error::invalid("a pack without a chunk"));
         }
         let mut footer = std::mem::take(&mut self.footer);
         footer.extend_from_slice(&(self.digests.len() as u32).to_le_bytes());
         footer.extend_from_slice(&xxh3_64(&footer).to_le_bytes());
-        self.write(&footer)?;
+        self.write(&footer);
         let checksum = self.checksum.digest();
-        self.write(&checksum.to_le_bytes())?;
-        Ok(self.sink)
+        self.write(&checksum.to_le_bytes());
+        Ok(self.pack)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+    fn write(&mut self, bytes: &[u8]) {
         self.checksum.update(bytes);
-        self.bytes += bytes.len() as u64;
-        self.sink.write_all(bytes).map_err(|error| Error::io("write", "a pack".as_ref(), error))
+        self.pack.extend_from_slice(bytes);
     }
 }

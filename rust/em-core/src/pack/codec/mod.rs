@@ -13,6 +13,7 @@ use ::zstd::bulk::Decompressor;
 
 use crate::{
     Error, Result,
+    buffer::Buffer,
     chunk::{MAX_CHUNK_BYTES, format::Dtype},
 };
 use probe::{Choice, Probe};
@@ -67,13 +68,13 @@ impl Layout {
 pub struct Encoder {
     probe: Probe,
     frames: zstd::Frames,
-    planes: Vec<u8>,
+    planes: Buffer,
 }
 
 impl Encoder {
     /// An encoder.
     pub fn new() -> Result<Self> {
-        Ok(Self { probe: Probe::new(), frames: zstd::Frames::new()?, planes: Vec::new() })
+        Ok(Self { probe: Probe::new(), frames: zstd::Frames::new()?, planes: Buffer::take() })
     }
 
     /// Appends the stored bytes of `chunk` to `out`. The same chunk and layout give the same bytes with the same
@@ -104,15 +105,15 @@ impl Encoder {
 /// Reads the stored bytes of chunks. Holds at most two chunks and zstd's tables; one for each thread.
 pub struct Decoder {
     context: Decompressor<'static>,
-    raw: Vec<u8>,
-    planes: Vec<u8>,
+    raw: Buffer,
+    planes: Buffer,
 }
 
 impl Decoder {
     /// A decoder.
     pub fn new() -> Result<Self> {
         let context = Decompressor::new().map_err(zstd::unavailable)?;
-        Ok(Self { context, raw: Vec::new(), planes: Vec::new() })
+        Ok(Self { context, raw: Buffer::take(), planes: Buffer::take() })
     }
 
     /// The chunk of `raw_bytes` bytes that `stored` holds; its digest is for the caller to check. A raw chunk is
@@ -128,8 +129,7 @@ impl Decoder {
                 false => Err(Error::integrity("a raw chunk has another length than its record says")),
             };
         }
-        self.raw.resize(self.raw.len().max(length), 0);
-        let raw = &mut self.raw[..length];
+        let raw = self.raw.part(length);
         match codec {
             Codec::Planes => planes::decode(&mut self.context, stored, &mut self.planes, raw)?,
             _ => zstd::decompress(&mut self.context, stored, raw)?,

@@ -9,7 +9,7 @@ use super::{
     split::{Element, Isa, merge, split},
     zstd::{Frames, decompress},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, buffer::Buffer};
 
 const WIDTH_BITS: u8 = 0b11;
 const ROTATED_BIT: u8 = 0b100;
@@ -21,15 +21,14 @@ pub(super) fn encode(
     chunk: &[u8],
     probe: &Probe,
     frames: &mut Frames,
-    planes: &mut Vec<u8>,
+    planes: &mut Buffer,
     out: &mut Vec<u8>,
 ) {
     let Layout { element, phase } = layout;
     let (head, rest) = chunk.split_at(phase.min(chunk.len()));
     let count = rest.len() / element.width;
     let (elements, tail) = rest.split_at(count * element.width);
-    planes.resize(planes.len().max(elements.len()), 0);
-    let planes = &mut planes[..elements.len()];
+    let planes = planes.part(elements.len());
     split(Isa::best(), element, elements, planes);
 
     let start = out.len();
@@ -52,7 +51,7 @@ pub(super) fn encode(
 pub(super) fn decode(
     context: &mut Decompressor<'_>,
     stored: &[u8],
-    scratch: &mut Vec<u8>,
+    scratch: &mut Buffer,
     raw: &mut [u8],
 ) -> Result<()> {
     let damaged = || Error::integrity("not planes: the lengths do not fit");
@@ -70,10 +69,9 @@ pub(super) fn decode(
         return Err(damaged());
     }
 
-    scratch.resize(scratch.len().max(raw.len()), 0);
     let mut planes: [&[u8]; 8] = [&[]; 8];
-    let buffers = scratch.chunks_exact_mut(count);
-    for ((plane, length), buffer) in planes.iter_mut().zip(lengths.as_chunks::<4>().0).zip(buffers) {
+    let scratch = scratch.part(raw.len()).chunks_exact_mut(count);
+    for ((plane, length), buffer) in planes.iter_mut().zip(lengths.as_chunks::<4>().0).zip(scratch) {
         let bytes;
         (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(damaged)?;
         *plane = if bytes.len() == count {

@@ -5,7 +5,7 @@ use zstd::{
     zstd_safe::{CParameter, ParamSwitch, find_frame_compressed_size, get_frame_content_size, min_c_level},
 };
 
-use crate::{Error, Kind, Result};
+use crate::{Error, Kind, Result, buffer::Buffer};
 
 /// Level of [`Method::Search`]; benches/README.md has 1 and 3 beside it.
 pub const SEARCH_LEVEL: i32 = 3;
@@ -24,7 +24,7 @@ pub enum Method {
 pub struct Frames {
     entropy: Compressor<'static>,
     search: Compressor<'static>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl Frames {
@@ -32,20 +32,17 @@ impl Frames {
     pub fn new() -> Result<Self> {
         let mut entropy = Compressor::new(min_c_level()).map_err(unavailable)?;
         entropy.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Enable)).map_err(unavailable)?;
-        Ok(Self { entropy, search: Compressor::new(SEARCH_LEVEL).map_err(unavailable)?, buffer: Vec::new() })
+        Ok(Self { entropy, search: Compressor::new(SEARCH_LEVEL).map_err(unavailable)?, buffer: Buffer::take() })
     }
 
     /// The frame of `bytes`, if it has at most `limit` bytes.
     pub fn compress(&mut self, method: Method, bytes: &[u8], limit: usize) -> Option<&[u8]> {
-        if self.buffer.len() < limit {
-            self.buffer.resize(limit, 0);
-        }
         let compressor = match method {
             Method::Entropy => &mut self.entropy,
             Method::Search => &mut self.search,
         };
-        let length = compressor.compress_to_buffer(bytes, &mut self.buffer[..limit]).ok()?;
-        Some(&self.buffer[..length])
+        let length = compressor.compress_to_buffer(bytes, self.buffer.part(limit)).ok()?;
+        Some(&self.buffer.part(limit)[..length])
     }
 }
 

@@ -1,0 +1,39 @@
+//! Buffers of the length of a chunk that are kept for the next one who needs some: touching fresh memory can take longer
+//! than decoding into it.
+
+use std::sync::{Mutex, PoisonError};
+
+/// So many are kept: what four threads use at once.
+const KEPT: usize = 16;
+
+/// A longer one is not kept.
+const MAX_BYTES: usize = 4 << 20;
+
+static SPARE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+/// A buffer with anything in it, which is kept for another when it is dropped.
+pub struct Buffer(Vec<u8>);
+
+impl Buffer {
+    /// One that was kept, or an empty one.
+    pub fn take() -> Self {
+        Self(SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default())
+    }
+
+    /// Its first `length` bytes, with anything in them. It grows where it has fewer.
+    pub fn part(&mut self, length: usize) -> &mut [u8] {
+        if self.0.len() < length {
+            self.0.resize(length, 0);
+        }
+        &mut self.0[..length]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.capacity() <= MAX_BYTES && spare.len() < KEPT {
+            spare.push(std::mem::take(&mut self.0));
+        }
+    }
+}
