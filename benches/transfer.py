@@ -137,13 +137,21 @@ def curl(server: Serving, path: str, packs: list[str]) -> float | None:
     return seconds
 
 
+def be_alike(size_bytes: int) -> None:
+    """Before what is compared: nothing of others waits for the disk, and as much memory is mapped."""
+    os.sync()
+    touch(size_bytes)
+
+
 def uploads(turn: int, server: Serving, peers: str, changed_bytes: int, counted: Counted, rows: Rows) -> list[str]:
     """All rows of uploads, and hf_xet's upload before them; answers the packs of A."""
     size_bytes = size_of(Path("A"))
+    be_alike(size_bytes)
     other = hf_xet(peers, f"xet-{turn}")
     go_home(f"home-{turn}")
+    be_alike(size_bytes)
     artifact, add_s = add("A", Path("A"))
-    touch(size_bytes)
+    be_alike(size_bytes)
     report, upload_s = upload(artifact, "new")
     if other is not None:
         rows.note("upload A, new: time to hf_xet", upload_s / other)

@@ -206,7 +206,8 @@ def read_blocks(
         behind = min(first + BLOCK_BYTES, end)
         shown = [(max(a, first), min(b, behind)) for a, b in spans if a < behind and b > first]
         if shown == [(first, behind)]:
-            more = min(end - behind, AHEAD_BYTES)
+            # Who reads much goes on with the next range.
+            more = min((view.size_bytes if end - start >= AHEAD_BYTES else end) - behind, AHEAD_BYTES)
             yield _exactly(blobs.get(view.blob_key, first, behind - first, more), behind - first, view)
             continue
         block = bytearray(behind - first)
