@@ -111,7 +111,7 @@ class LimitedProtocol(HttpToolsProtocol):
         memory[: len(begun)] = begun
         if begun:
             arrived(len(begun))
-        if cycle.disconnected or not cycle.more_body:
+        if cycle.disconnected or self.transport.is_closing() or not cycle.more_body:
             return
         receiver = BodyReceiver(self, memory[len(begun) :], arrived)
         self._read_with(receiver)
