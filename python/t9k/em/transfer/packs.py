@@ -218,6 +218,7 @@ class Sender:
             self._put(pack, raw_bytes)
             self._local_lease.renew()
             self._progress.moved(raw_bytes, len(pack))
+            del pack  # its memory is the next one's
 
     def _claim(self, chunks: list[bytes]) -> tuple[set[bytes], set[bytes]]:
         return self._missing(chunks, claim=True)
