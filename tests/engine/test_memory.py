@@ -55,7 +55,7 @@ def test_index_of_long_names(source: Path) -> None:
 
 
 def test_memory_of_many_files_is_small_for_each() -> None:
-    """Every call stays below 8 MiB and 110 bytes for each file, and below 64 MiB however many they are."""
+    """Every call stays below 8 MiB and 110 bytes for each file, and below 96 MiB however many they are."""
     files = int(os.environ.get("EM_MEMORY_FILES", "20000"))
     bench = Path(__file__).parents[2] / "benches" / "memory.py"
     command = [sys.executable, str(bench), "--only-calls", "--files", str(files), "--json"]
@@ -64,7 +64,7 @@ def test_memory_of_many_files_is_small_for_each() -> None:
     figures = json.loads(run.stdout)["mib_above_import"]
     assert len(figures) == 11
     for mib in figures.values():
-        assert 0 < mib * MIB <= min(8 * MIB + 110 * files, 64 * MIB), figures
+        assert 0 < mib * MIB <= min(8 * MIB + 110 * files, 96 * MIB), figures
 
 
 TABLE_SCRIPT = """

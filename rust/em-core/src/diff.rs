@@ -123,7 +123,7 @@ pub fn usage(
     manifest: impl Fn(usize) -> Result<Manifest<'static>>,
     progress: &Progress,
 ) -> Result<(Vec<Usage>, Usage)> {
-    let (mut all, mut several) = (Tally::new(store.room()), Tally::new(store.room()));
+    let mut several = Tally::new(store.room());
     let (mut each, mut total) = (Vec::new(), Usage::default());
     for index in 0..count {
         let (objects, apparent_bytes) = objects(store, &manifest(index)?, progress)?;
@@ -132,24 +132,24 @@ pub fn usage(
             progress.check()?;
             let counted = counted?;
             stored_bytes += counted.bytes;
-            all.push(counted)?;
             several.push(counted)?;
         }
         each.push(Usage { apparent_bytes, stored_bytes, unique_bytes: 0 });
         total.apparent_bytes += apparent_bytes;
     }
-    for counted in all.sorted(1)?.iter() {
+    let mut several = several.sorted(2)?;
+    for counted in several.iter() {
         total.stored_bytes += counted?.bytes;
     }
-    total.unique_bytes = total.stored_bytes;
-    let mut several = several.sorted(2)?;
     for (index, usage) in each.iter_mut().enumerate() {
         for counted in objects(store, &manifest(index)?, progress)?.0.iter() {
             progress.check()?;
             let Counted { half, bytes } = counted?;
             usage.unique_bytes += if several.has_half(half)? { 0 } else { bytes };
         }
+        total.stored_bytes += usage.unique_bytes;
     }
+    total.unique_bytes = total.stored_bytes;
     Ok((each, total))
 }
 

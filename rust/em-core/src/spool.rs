@@ -21,8 +21,8 @@ use std::{
 
 use crate::{Error, store::temp_name};
 
-/// Bytes of the largest list that a call holds: 260,000 files with names of eight bytes.
-const HELD_BYTES: usize = 16 << 20;
+/// Bytes of the largest list that a call holds: 150,000 files with names of eight bytes.
+const HELD_BYTES: usize = 8 << 20;
 
 /// Bytes of a spool in memory, of its largest list.
 const SPOOL_PART: usize = 4;
