@@ -2,7 +2,10 @@
 
 use std::{
     ffi::c_int,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use em_core::{Digest, Error, pack, store::Store};
@@ -66,32 +69,36 @@ impl PackPlan {
 /// kept as long as there is a plan.
 struct Spares;
 
-static PLANS_AND_SPARES: Mutex<(usize, Vec<Vec<u8>>)> = Mutex::new((0, Vec::new()));
+static PLANS: AtomicUsize = AtomicUsize::new(0);
+
+/// Never waited for: in a child that was forked while another thread held it, that would not end.
+static SPARES: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 impl Spares {
     fn hold() -> Self {
-        PLANS_AND_SPARES.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        PLANS.fetch_add(1, Relaxed);
         Self
     }
 
     fn take() -> Vec<u8> {
-        PLANS_AND_SPARES.lock().unwrap_or_else(PoisonError::into_inner).1.pop().unwrap_or_default()
+        SPARES.try_lock().ok().and_then(|mut spares| spares.pop()).unwrap_or_default()
     }
 
     fn give_back(memory: Vec<u8>) {
-        let mut held = PLANS_AND_SPARES.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.1.len() < held.0 {
-            held.1.push(memory);
+        if let Ok(mut spares) = SPARES.try_lock()
+            && spares.len() < PLANS.load(Relaxed)
+        {
+            spares.push(memory);
         }
     }
 }
 
 impl Drop for Spares {
     fn drop(&mut self) {
-        let mut held = PLANS_AND_SPARES.lock().unwrap_or_else(PoisonError::into_inner);
-        held.0 -= 1;
-        let most = held.0;
-        held.1.truncate(most);
+        let most = PLANS.fetch_sub(1, Relaxed) - 1;
+        if let Ok(mut spares) = SPARES.try_lock() {
+            spares.truncate(most);
+        }
     }
 }
 
