@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 import time
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -13,6 +16,7 @@ from starlette.requests import Request
 from t9k.aistore.api import bodies
 from t9k.aistore.api.bodies import Room, body
 from t9k.aistore.errors import Refusal
+from t9k.protocol import MAX_PACK_BYTES
 
 
 class _App:
@@ -55,6 +59,27 @@ def test_room_is_given_in_the_order_of_asking_and_back_after_a_cancel() -> None:
             pass
 
     asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_buffers_that_are_kept_never_hold_more_than_the_room() -> None:
+    """Short bodies at once leave many buffers, each of which a long body could fill in its turn."""
+    short, block = 2 << 20, bytes(MAX_PACK_BYTES)
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async def main() -> None:
+        room = Room(2 * MAX_PACK_BYTES)
+        before = resident()
+        for count in (8, *range(8)):
+            with ExitStack() as stack:
+                for _ in range(count):
+                    stack.enter_context(room.buffer(short))[:] = block[:short]
+                if count < 8:
+                    stack.enter_context(room.buffer(MAX_PACK_BYTES))[:] = block
+                assert resident() - before < 2 * MAX_PACK_BYTES + (32 << 20)
+
+    asyncio.run(main())
 
 
 def test_slow_body_goes_on_alone_and_gives_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,19 +38,26 @@ WAIT_S = 60.0
 PIECE_BYTES = 4 << 20
 """What is handed on of a body at least, while the rest of it arrives."""
 
+LARGE_PAGE_BYTES = 2 << 20
+
 KEPT_S = 10.0
 """So long a buffer is kept for the next pack: touching 64 MiB of fresh memory takes longer than checking a pack."""
 
 
 class Room:
-    """Bytes of bodies that a process may hold at once, and buffers for them. Used on one event loop."""
+    """Bytes of bodies that a process may hold at once, and buffers for them. Used on one event loop.
+
+    Buffers that are kept for the next body never make it more.
+    """
 
     def __init__(self, size_bytes: int) -> None:
         """Has this many bytes."""
         self._size = size_bytes
         self._free = size_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._buffers: list[mmap.mmap] = []
+        self._used = 0
+        self._kept: list[tuple[mmap.mmap, int]] = []
+        """Buffers, and how much of each was touched."""
 
     @property
     def is_wanted(self) -> bool:
@@ -81,15 +88,27 @@ class Room:
         if size_bytes > MAX_PACK_BYTES:  # memory that counts only as far as bytes have come
             yield memoryview(mmap.mmap(-1, size_bytes))
             return
-        memory = self._buffers.pop() if self._buffers else _pages(MAX_PACK_BYTES)
+        memory, before = self._kept.pop() if self._kept else (_pages(MAX_PACK_BYTES), 0)
+        touched = -(-size_bytes // LARGE_PAGE_BYTES) * LARGE_PAGE_BYTES
+        if before > touched:
+            memory.madvise(mmap.MADV_DONTNEED, touched, before - touched)
+        self._used += touched
+        self._fit()
         try:
             yield memoryview(memory)[:size_bytes]
         finally:
-            self._buffers.append(memory)
+            self._used -= touched
+            self._kept.append((memory, touched))
+            self._fit()
             asyncio.get_running_loop().call_later(KEPT_S, self._drop, memory)
 
+    def _fit(self) -> None:
+        """Lets go of the buffers that nobody has used for longest, until all that were touched fit."""
+        while self._kept and self._used + sum(touched for _, touched in self._kept) > self._size:
+            del self._kept[0]
+
     def _drop(self, memory: mmap.mmap) -> None:
-        self._buffers = [kept for kept in self._buffers if kept is not memory]
+        self._kept = [kept for kept in self._kept if kept[0] is not memory]
 
     async def _take(self, wanted: int) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
