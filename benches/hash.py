@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from alternate import ROUNDS, alternate, report, workplace
+from alternate import ROUNDS, alternate, compile_package, report, workplace
 
 
 def run(arguments: argparse.Namespace) -> None:
     peers = Path(__file__).parents[1] / "target/peers/bin"
     b3sum = shutil.which("b3sum", path=f"{peers}{os.pathsep}{os.environ['PATH']}")
+    compile_package()
     with workplace():
         with open("file", "wb") as file:
             for _ in range(max(1, arguments.size >> 20)):
