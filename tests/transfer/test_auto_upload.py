@@ -68,6 +68,9 @@ def test_killed_script_loses_nothing_that_log_returned_for(server: Serving, star
         """
         for step in range(5000):
             run.log("train", {"x": step}, step=step)
+        from t9k.em.sync.lock import is_held
+        while not is_held(run.local):  # 5,000 calls take less time than a process needs to begin
+            time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
         """,
     )
