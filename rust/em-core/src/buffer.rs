@@ -24,7 +24,8 @@ impl Buffer {
     /// Its first `length` bytes, with anything in them. It grows where it has fewer.
     pub fn part(&mut self, length: usize) -> &mut [u8] {
         if self.0.len() < length {
-            self.0.resize(length, 0);
+            self.0 = Vec::new(); // what is in it need not be copied, nor held beside the longer one
+            self.0 = vec![0; length];
         }
         &mut self.0[..length]
     }
