@@ -13,14 +13,7 @@ from t9k.em.client.connection import connected
 from t9k.em.client.placement import Target
 from t9k.em.transfer.in_flight import InFlight
 from t9k.em.transfer.upload import upload_artifact
-
-
-def artifact_of(name: str, *files: bytes) -> em.Artifact:
-    made = em.create_artifact(name)
-    for number, content in enumerate(files):
-        Path(f"{name}-{number}").write_bytes(content)
-        made.add_file(f"{name}-{number}")
-    return made
+from trees import artifact_of
 
 
 def test_uploads_at_once_send_shared_chunks_once(server: Serving, home: Path) -> None:

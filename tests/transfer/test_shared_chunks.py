@@ -19,6 +19,7 @@ from t9k.em.client.connection import connected
 from t9k.em.client.placement import Target
 from t9k.em.transfer import packs
 from t9k.em.transfer.upload import upload_artifact
+from trees import artifact_of
 
 UPLOADING = """
 import sys
@@ -26,14 +27,6 @@ from t9k import em
 em.login(*sys.argv[1:3])
 em.load_artifact(sys.argv[3]).upload("claims", make_folder=True)
 """
-
-
-def artifact_of(name: str, *files: bytes) -> em.Artifact:
-    made = em.create_artifact(name)
-    for number, content in enumerate(files):
-        Path(f"{name}-{number}").write_bytes(content)
-        made.add_file(f"{name}-{number}")
-    return made
 
 
 @pytest.fixture

@@ -45,3 +45,12 @@ def make_artifact(tree: Path, name: str = "things") -> em.Artifact:
     for path in sorted(tree.iterdir()):
         (artifact.add_dir if path.is_dir() else artifact.add_file)(str(path))
     return artifact
+
+
+def artifact_of(name: str, *files: bytes) -> em.Artifact:
+    """An artifact of files with these contents, in the working directory."""
+    made = em.create_artifact(name)
+    for number, content in enumerate(files):
+        Path(f"{name}-{number}").write_bytes(content)
+        made.add_file(f"{name}-{number}")
+    return made
