@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 import sqlalchemy as sa
 from harness import Account, Serving
 from starlette.testclient import TestClient
+from t9k.aistore.artifacts.commit import Wish, commit
 from t9k.aistore.artifacts.gc import collect
 from t9k.aistore.artifacts.verification import check_objects
 from t9k.aistore.db.tables import artifacts as tables
 from t9k.aistore.db.tables import tree
+from t9k.aistore.errors import Refusal
 from t9k.aistore.services import Services
 from t9k.aistore.tree.trash import expire
 from t9k.protocol import MAX_MANIFEST_ENTRIES
@@ -439,6 +442,13 @@ SIZED = struct.pack("<Q", len(M)) + M
         _commit_body(WISH, bytes(8), b"rest"),
         _commit_body(WISH[:-1] + b', "more": 1}', SIZED),
         _commit_body(WISH[:-1] + b', "metadata": {"labels": [3]}}', SIZED),
+        _commit_body(WISH[:-1] + b', "metadata": {"labels": ["a\\u0000"]}}', SIZED),
+        _commit_body(WISH[:-1] + b', "metadata": {"labels": [""]}}', SIZED),
+        _commit_body(WISH[:-1] + b', "metadata": {"description": "\\u0000"}}', SIZED),
+        _commit_body(WISH[:-1] + b', "metadata": {"x": NaN}}', SIZED),
+        _commit_body(WISH[:-1] + b', "metadata": {"x": [1e999]}}', SIZED),
+        _commit_body(WISH[:-1] + b', "metadata": {"x": %s}}' % (b"[" * 100 + b"]" * 100), SIZED),
+        _commit_body(WISH[:-1] + b', "metadata": {"x": "\\ud800"}}', SIZED),
         _commit_body(WISH[:-1] + b', "aliases": ["latest"]}', SIZED),
     ],
 )
@@ -449,6 +459,18 @@ def test_malformed_commit_is_refused(uploader: Uploader, services: Services, bod
     assert response.json()["kind"] in ("invalid_input", "integrity")
     assert count(services, tables.versions) == 0
     assert list(services.blobs.list("manifests")) == []
+
+
+def test_more_chunk_tables_than_objects_are_refused_before_they_are_held(services: Services, ada: Account) -> None:
+    many = (digest(b"x") + bytes(8)) * 100_000
+    wish = Wish(placement=None, artifact_id="a", manifest_digest=digest(M), key="k")
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refusal, match="more chunk tables"):
+            commit(services.database, services.blobs, ada.caller, wish, memoryview(SIZED + many), 60)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(many)  # the body is one
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

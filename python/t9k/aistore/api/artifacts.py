@@ -26,10 +26,7 @@ from t9k.protocol import (
     DIGEST_BYTES,
     IDEMPOTENCY_HEADER,
     MAX_COMMIT_BYTES,
-    MAX_DESCRIPTION_BYTES,
     MAX_JSON_BYTES,
-    MAX_LABEL_BYTES,
-    MAX_LABELS,
     MAX_LOCATE_CHUNKS,
     MAX_MISSING_CHUNKS,
     MAX_PAGE,
@@ -114,7 +111,7 @@ class Pin(Strict):
     pinned: bool
 
 
-_LABELS = TypeAdapter(list[Annotated[str, Field(max_length=MAX_LABEL_BYTES)]])
+_LABELS = TypeAdapter(list[str])
 _BYTES = {"requestBody": {"required": True, **binary(BINARY_TYPE)}}
 
 
@@ -223,8 +220,6 @@ def _wish(data: memoryview, key: str, lease: str | None) -> tuple[commit.Wish, m
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][:8])
         raise invalid(f"{where}: {first['msg']}"[:500]) from None
-    if len(labels) > MAX_LABELS or len(description.encode(errors="replace")) > MAX_DESCRIPTION_BYTES:
-        raise invalid(f"an artifact has at most {MAX_LABELS} labels and {MAX_DESCRIPTION_BYTES} bytes of description")
     wish = commit.Wish(
         placement=asked.placement.placement() if asked.placement else None,
         artifact_id=asked.artifact_id,
@@ -232,7 +227,7 @@ def _wish(data: memoryview, key: str, lease: str | None) -> tuple[commit.Wish, m
         key=key,
         lease=lease,
         metadata=asked.metadata,
-        labels=list(dict.fromkeys(labels)),
+        labels=labels,
         description=description,
         aliases=asked.aliases,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from t9k.aistore import engine
@@ -18,8 +19,10 @@ from t9k.aistore.clock import now_us
 from t9k.aistore.db import Database, bulk, nodes, objects, versions
 from t9k.aistore.db import leases as lease_rows
 from t9k.aistore.db.nodes import Connection
+from t9k.aistore.documents import check_document
 from t9k.aistore.errors import Refusal, conflict, integrity, invalid
 from t9k.aistore.tree.access import Access
+from t9k.aistore.tree.names import check_description, check_labels
 from t9k.aistore.tree.placement import Placement, place
 from t9k.protocol import DIGEST_BYTES, MAX_MANIFEST_ENTRIES
 from t9k.protocol.manifests import entry_count
@@ -127,10 +130,9 @@ def commit(
 
     Raises:
         MissingError: Something that the manifest needs is not there.
-        Refusal: The body is not as it should be; the caller may not; the name is taken.
+        Refusal: The wish or the body is not as it should be; the caller may not; the name is taken.
     """
-    for alias in wish.aliases:
-        check_alias(alias)
+    wish = _checked(wish)
     content = _parse(body, wish.manifest_digest)
     key: str | None = None
 
@@ -174,6 +176,18 @@ def commit(
     return committed
 
 
+def _checked(wish: Wish) -> Wish:
+    """The same with its labels as a node has them.
+
+    Raises:
+        Refusal: A node or a version cannot have that (`invalid_input`).
+    """
+    for alias in wish.aliases:
+        check_alias(alias)
+    check_document(wish.metadata, "metadata")
+    return replace(wish, labels=check_labels(wish.labels), description=check_description(wish.description))
+
+
 def _parse(body: memoryview, manifest_digest: bytes) -> _Content | None:
     """The manifest and tables of a commit; None if they were left out."""
     check_start(body)
@@ -189,7 +203,10 @@ def _parse(body: memoryview, manifest_digest: bytes) -> _Content | None:
         size_bytes = sum(size for (size,) in struct.iter_unpack("<Q", sizes))
         if size_bytes > MAX_SIZE_BYTES:
             raise invalid(f"the objects of the manifest have more than {MAX_SIZE_BYTES} bytes")
-        given = list(_tables(rest))
+        count = len(sizes) // 8
+        given = list(itertools.islice(_tables(rest), count + 1))
+        if len(given) > count:
+            raise invalid(f"there are more chunk tables than the {count} objects of the manifest")
         described = {digest for digest, _ in given}
         rows = (row for part in _parts(names, sizes) for row in zip(*part, strict=True))
         size_of = {digest: size for digest, size in rows if digest in described}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import lineage
 from t9k.aistore.db.lineage import Edge
+from t9k.aistore.documents import check_text
 from t9k.aistore.errors import invalid
-from t9k.aistore.runs.documents import check_text
 from t9k.aistore.runs.records import check_run
 from t9k.aistore.tree.access import Access, node_at, node_for
 from t9k.protocol.runs import MAX_EDGES, MAX_EXTERNAL_NAME_BYTES

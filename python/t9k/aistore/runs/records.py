@@ -10,8 +10,9 @@ from typing import Any
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.clock import now_us
 from t9k.aistore.db import Database, nodes, runs
+from t9k.aistore.documents import check_document
 from t9k.aistore.errors import Refusal, conflict, invalid, not_found
-from t9k.aistore.runs.documents import check_document, leaves
+from t9k.aistore.runs.params import leaves
 from t9k.aistore.tree.access import Access, Node, node_at, node_for
 from t9k.aistore.tree.names import check_description, check_labels
 from t9k.aistore.tree.placement import Placed, Placement, place
