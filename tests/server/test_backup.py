@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -54,6 +55,34 @@ def test_restored_server_knows_keys_and_blobs(saved: Path, services: Services, a
     )
     assert ours | {"api_keys": theirs["api_keys"]} == theirs  # the last use of a key is noted meanwhile
     restored.close()
+
+
+def test_each_name_of_a_backup_is_on_the_disk_before_it_counts(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name is there after a power cut if its directory was synced since it was given."""
+    services.blobs.put_if_absent("packs/0", os.urandom(1000))
+    lost: set[Path] = set()
+    sync, replace, link, mkdir = os.fsync, os.replace, os.link, os.mkdir
+
+    def synced(descriptor: int) -> None:
+        sync(descriptor)
+        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        lost.difference_update([name for name in lost if name.parent == target])
+
+    def named(give: Callable[..., None], place: int) -> Callable[..., None]:
+        def call(*arguments: Any, **options: Any) -> None:
+            give(*arguments, **options)
+            lost.add(Path(arguments[place]))
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", named(replace, 1))
+    monkeypatch.setattr(os, "link", named(link, 1))
+    monkeypatch.setattr(os, "mkdir", named(mkdir, 0))
+    backups.backup(services.database, services.blobs, tmp_path / "new" / "backup")
+    assert {name for name in lost if name.is_relative_to(tmp_path / "new")} == set()
 
 
 def test_restored_server_takes_uploads(

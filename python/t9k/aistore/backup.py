@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-from t9k.aistore.blobs.local import LocalBlobStore
+from t9k.aistore.blobs.local import LocalBlobStore, make_directory, sync_directory
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.clock import iso, now_us
 from t9k.aistore.db import Database, dump
@@ -35,7 +35,7 @@ Report = Callable[[int, int], object]
 
 
 def backup(database: Database, blobs: BlobStore, target: Path, report: Report = lambda *_: None) -> dict[str, Any]:
-    """Copies database and blobs to a new directory.
+    """Copies database and blobs to a new directory, all of it durable when this returns.
 
     Blobs that an earlier backup in the same directory has are not copied again: repeat a backup into the same directory
     to make it cheap.
@@ -50,7 +50,7 @@ def backup(database: Database, blobs: BlobStore, target: Path, report: Report = 
     if target.exists() and any(target.iterdir()) and not index.exists():
         raise conflict(f"{target} is not empty and not a backup", hint="name a new directory")
     index.unlink(missing_ok=True)  # until the end there is no backup
-    (target / "tables").mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(target / "tables")
     with dump.hold_blobs(database):
         rows: dict[str, int] = {}
 
@@ -131,6 +131,7 @@ def _write_lines(path: Path, lines: Iterator[str]) -> int:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync_directory(path.parent)
     return count
 
 

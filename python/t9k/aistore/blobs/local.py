@@ -29,7 +29,7 @@ class LocalBlobStore:
     def __init__(self, root: Path) -> None:
         """Makes the directory if there is none."""
         self._root = root
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(root)
 
     def put_if_absent(self, key: str, data: bytes | bytearray | memoryview) -> bool:
         """See `BlobStore`."""
@@ -47,7 +47,7 @@ class LocalBlobStore:
     def writer(self, key: str) -> LocalBlobWriter:
         """See `BlobStore`."""
         path = self._path(key)
-        self._make_parents(path.parent)
+        make_directory(path.parent)
         return LocalBlobWriter(path)
 
     def get(self, key: str, offset: int = 0, length: int | None = None, more: int = 0) -> bytes:
@@ -104,16 +104,6 @@ class LocalBlobStore:
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} is not the key of a blob")
         return self._root / key
-
-    def _make_parents(self, directory: Path) -> None:
-        """Makes the directory and those above it; each gets its name on the disk."""
-        missing = []
-        while not directory.exists():
-            missing.append(directory)
-            directory = directory.parent
-        for path in reversed(missing):
-            path.mkdir(exist_ok=True, mode=0o700)
-            sync_directory(path.parent)
 
 
 class LocalBlobWriter:
@@ -183,6 +173,17 @@ def _write_directly(descriptor: int, data: memoryview) -> memoryview:
     finally:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
     return data
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a directory and those above it, for its owner only; each has its name on the disk when this returns."""
+    missing = []
+    while not directory.exists():
+        missing.append(directory)
+        directory = directory.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True, mode=0o700)
+        sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:
