@@ -9,6 +9,7 @@ import json
 import os
 import random
 import threading
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import fsspec
 import numpy as np
 import pytest
 import safetensors.numpy
+import urllib3
 from harness import Serving
 from proxy import Proxy, proxied
 from t9k import em
@@ -246,10 +248,14 @@ class _Files(http.server.BaseHTTPRequestHandler):
         body = self.server.files.get(self.path)  # type: ignore[attr-defined]
         self.server.seen.append(dict(self.headers))  # type: ignore[attr-defined]
         self.send_response(200 if body is not None else 404)
-        self.send_header("Content-Length", str(len(body or b"")))
+        cut_off = self.path == "/cut-off"
+        self.send_header("Content-Length", str(len(body or b"") + cut_off))
         self.send_header("ETag", '"v2"')
         self.end_headers()
-        self.wfile.write(body or b"")
+        try:
+            self.wfile.write(body or b"")
+        except OSError:
+            self.server.seen.append({"left": self.path})  # type: ignore[attr-defined]
 
     def log_message(self, *_: object) -> None:
         pass
@@ -258,7 +264,8 @@ class _Files(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def web() -> Iterator[http.server.ThreadingHTTPServer]:
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Files)
-    listening.files = {"/data.tar": b"the data"}  # type: ignore[attr-defined]
+    files = {"/data.tar": b"the data", "/cut-off": b"the dat", "/long": bytes(64 << 20)}
+    listening.files = files  # type: ignore[attr-defined]
     listening.seen = []  # type: ignore[attr-defined]
     thread = threading.Thread(target=listening.serve_forever)
     thread.start()
@@ -333,6 +340,32 @@ def test_reference_that_is_not_what_was_recorded_is_refused(
     with pytest.raises(IntegrityError):
         loaded.fetch_references("got")
     assert os.listdir("got") == []
+
+
+def test_reference_that_is_cut_off_or_too_long_is_refused(
+    home: Path, web: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = urllib3.HTTPResponse.__init__
+
+    def as_urllib3_1_26(response: Any, *arguments: Any, **options: Any) -> None:
+        made(response, *arguments, **options)
+        response.enforce_content_length = False
+
+    monkeypatch.setattr(urllib3.HTTPResponse, "__init__", as_urllib3_1_26)
+    url = f"http://127.0.0.1:{web.server_port}"
+    artifact = em.create_artifact("unreliable")
+    artifact.add_reference(f"{url}/cut-off", "cut-off")
+    artifact.add_reference(f"{url}/long", "long", size=8)
+    with pytest.raises(TransferError, match="cut-off"):
+        artifact.fetch_references("got", paths=["cut-off"])
+    with pytest.raises(IntegrityError, match="more bytes than the 8"):
+        artifact.fetch_references("got", paths=["long"])
+    assert os.listdir("got") == []
+    # No more of it is read than tells that it is wrong.
+    deadline = time.monotonic() + 30
+    while web.seen[-1] != {"left": "/long"}:  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_reference_of_impossible_content_is_refused(home: Path) -> None:

@@ -329,6 +329,7 @@ def _blocks(response: requests.Response, max_bytes: int, on_read: Callable[[int]
     if declared.isdecimal() and int(declared) > max_bytes:
         raise TransferError(f"the server answers with {declared} bytes where at most {max_bytes} are expected")
     read_bytes = 0
+    response.raw.enforce_content_length = True  # urllib3 1.26 takes a body that is cut off for whole
     for block in response.iter_content(_READ_BYTES):
         read_bytes += len(block)
         if on_read is not None:

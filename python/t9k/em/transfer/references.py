@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import unquote, urlsplit
@@ -37,10 +36,7 @@ def _fetch(entry: dict[str, Any], target: str) -> str:
     temporary = f"{target}.tmp-{os.urandom(8).hex()}"
     try:
         with open(temporary, "xb") as file, _opened(uri, entry.get("etag")) as source:
-            shutil.copyfileobj(source, file, _BLOCK_BYTES)
-        found = os.path.getsize(temporary)
-        if size is not None and found != size:
-            raise IntegrityError(f"{uri} has {found} bytes, and {size} were recorded")
+            _copy(source, file, uri, size)
         with translated():
             if digest and _engine.hash_file(temporary) != digest:
                 raise IntegrityError(f"{uri} has not the digest that was recorded, {digest}")
@@ -53,6 +49,16 @@ def _fetch(entry: dict[str, Any], target: str) -> str:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return target
+
+
+def _copy(source: IO[bytes], target: IO[bytes], uri: str, size: int | None) -> None:
+    """At most a block more than was recorded: what is at a URI today may never end."""
+    found = 0
+    while (size is None or found <= size) and (block := source.read(_BLOCK_BYTES)):
+        found += target.write(block)
+    if size is not None and found != size:
+        than = "more" if found > size else "fewer"
+        raise IntegrityError(f"{uri} has {than} bytes than the {size} that were recorded")
 
 
 @contextlib.contextmanager
@@ -77,6 +83,7 @@ def _opened(uri: str, etag: str | None) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _http(uri: str, etag: str | None) -> Iterator[IO[bytes]]:
     import requests
+    import urllib3
 
     try:
         # A request of its own: the key of the server goes nowhere else.
@@ -88,8 +95,9 @@ def _http(uri: str, etag: str | None) -> Iterator[IO[bytes]]:
             found = response.headers.get("ETag")
             if etag and found and found.removeprefix("W/") != etag.removeprefix("W/"):
                 raise IntegrityError(f"{uri} has the ETag {found}, and {etag} was recorded: it has changed")
+            response.raw.enforce_content_length = True  # urllib3 1.26 takes a body that is cut off for whole
             yield cast(IO[bytes], response.raw)
-    except requests.RequestException as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
         raise TransferError(f"cannot fetch {uri}: {error}") from None
 
 
