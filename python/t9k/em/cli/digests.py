@@ -37,4 +37,6 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
             continue
         for directory, directories, names in os.walk(path):
             directories.sort()
-            yield from (os.path.join(directory, name) for name in sorted(names))
+            found = (os.path.join(directory, name) for name in sorted(names))
+            # A pipe would be waited for; a link that leads nowhere is an error.
+            yield from (name for name in found if os.path.isfile(name) or not os.path.exists(name))
