@@ -8,8 +8,8 @@ import shutil
 import click
 
 from t9k.em.cli.console import echo_json, is_terminal
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 
 NOTHING_MADE = "no artifact was made. What was stored meanwhile makes the next try fast; `em gc` reclaims it"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from t9k.em.cli.console import clip, count_text, echo_json, echo_table, is_terminal, number_text, width
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.runs.comparison import Comparison

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import click
 
-from t9k.em.cli.escape import printable
+from t9k.em.escape import printable
 from t9k.em.runs.values import json_value, to_float
 
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from t9k.em import _engine
-from t9k.em.cli.escape import printable
 from t9k.em.errors import translated
+from t9k.em.escape import printable
 from t9k.em.progress import Progress
 
 

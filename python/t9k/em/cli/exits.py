@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from t9k.em.cli.escape import printable
 from t9k.em.errors import EmError
+from t9k.em.escape import printable
 
 ERROR = 1
 INTERRUPTED = 130

@@ -9,9 +9,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from t9k.em.cli.escape import printable
 from t9k.em.cli.output_file import replaced
 from t9k.em.cli.verb import Verb
+from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.runs.selection import Selection

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from t9k.em.cli.escape import printable
 from t9k.em.cli.exits import INTERRUPTED, exit_code
+from t9k.em.escape import printable
 
 SECTIONS: dict[str, dict[str, str]] = {
     "Runs": {

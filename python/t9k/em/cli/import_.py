@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from t9k.em.cli.console import count_text, echo_json
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.progress import Progress

@@ -7,8 +7,8 @@ import os
 import click
 
 from t9k.em.cli.console import echo_json
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import RESUMABLE, Verb, json_option
+from t9k.em.escape import printable
 
 
 @click.command(

@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb
+from t9k.em.escape import printable
 
 MAX_STDIN_BYTES = 1 << 16
 

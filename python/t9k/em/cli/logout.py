@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb
+from t9k.em.escape import printable
 
 
 @click.command("logout", cls=Verb, examples=["em logout"])

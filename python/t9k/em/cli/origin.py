@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t9k.em.cli.console import echo_json, moment_text
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.origins import Origin

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from t9k.em.cli.console import is_drawable, number_text
-from t9k.em.cli.escape import printable
 from t9k.em.cli.output_file import replaced
 from t9k.em.cli.verb import Verb
+from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.runs.curves import Curve

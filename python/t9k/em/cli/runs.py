@@ -16,8 +16,8 @@ from t9k.em.cli.console import (
     moment_text,
     number_text,
 )
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.runs.record import RunRecord

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from t9k.em.cli.console import echo_json
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 
 
 @click.command(

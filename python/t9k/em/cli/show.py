@@ -18,8 +18,8 @@ from t9k.em.cli.console import (
     moment_text,
     number_text,
 )
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 from t9k.em.progress import size_text
 
 if TYPE_CHECKING:

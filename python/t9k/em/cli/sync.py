@@ -8,8 +8,8 @@ import sys
 import click
 
 from t9k.em.cli.console import count_text, echo_json
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import RESUMABLE, Verb, json_option
+from t9k.em.escape import printable
 
 
 @click.command(

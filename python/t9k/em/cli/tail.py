@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t9k.em.cli.console import STATUS_COLORS, duration_text, echo_json, number_text
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import Verb, json_option
+from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.runs.follow import GrowingFile

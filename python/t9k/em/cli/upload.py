@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t9k.em.cli.console import echo_json, exact_size_text
-from t9k.em.cli.escape import printable
 from t9k.em.cli.verb import RESUMABLE, Verb, json_option
+from t9k.em.escape import printable
 from t9k.em.progress import size_text
 from t9k.em.transfer.progress import Report
 from t9k.protocol import CONFLICT_STRATEGIES

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Sequence
 
 from t9k.em.errors import InvalidInputError
+from t9k.em.escape import printable
 from t9k.em.runs.curves import Curve, thinned
 from t9k.em.runs.plot_svg import COLORS
 
@@ -30,8 +31,7 @@ def plot_png(curves: Sequence[Curve], x_label: str, path: str, *, is_log: bool) 
         handles = []
         for index, curve in enumerate(curves):
             color = COLORS[index % len(COLORS)]
-            label = "".join(char if char.isprintable() else repr(char)[1:-1] for char in curve.label)
-            handles.append((artists.Line2D([], [], color=color), label))
+            handles.append((artists.Line2D([], [], color=color), printable(curve.label)))
             for line in thinned(curve, 2000, False):
                 xs, ys = zip(*line, strict=True)
                 axes.plot(xs, ys, color=color, linewidth=1.2, marker="." if len(line) == 1 else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from t9k.em.escape import printable
 from t9k.em.runs.curves import Curve, Line, View, thinned, tick_text, ticks, view_of
 
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#17becf")
@@ -72,4 +73,4 @@ def _axes(view: View, x_label: str) -> list[str]:
 
 
 def _text(text: str) -> str:
-    return escape("".join(char if char.isprintable() else repr(char)[1:-1] for char in text))
+    return escape(printable(text))

@@ -1,4 +1,4 @@
-"""Foreign text for terminals."""
+"""Foreign text for terminals and pictures."""
 
 
 def printable(text: str) -> str:
