@@ -107,7 +107,7 @@ def test_patch_with_the_etag_of_another_version_changes_nothing(api: TestClient,
     run_id = new_run(api, ada, hparams={"a": 1})
     etag = api.get(f"/api/v1/runs/{run_id}", headers=ada.headers).headers["etag"]
     for expected, value in ((200, 2), (412, 3)):
-        headers = ada.headers | {"If-Match": etag}
+        headers = ada.headers | {"If-Match": f'{etag}, "7"'}
         response = api.patch(f"/api/v1/runs/{run_id}", json={"hparams": {"a": value}}, headers=headers)
         assert response.status_code == expected
     assert get(api, ada, run_id)["hparams"] == {"a": 2}

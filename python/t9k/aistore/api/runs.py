@@ -15,7 +15,7 @@ from starlette.responses import StreamingResponse
 
 from t9k.aistore.api.bodies import body
 from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
-from t9k.aistore.api.nodes import Node, NodeId, NodePath, PlacementBody, node_model
+from t9k.aistore.api.nodes import IfMatch, Node, NodeId, NodePath, PlacementBody, node_model
 from t9k.aistore.api.problems import responses
 from t9k.aistore.clock import iso
 from t9k.aistore.errors import invalid
@@ -146,19 +146,6 @@ def _answer(response: Response, seen: NodeView, run: records.Run) -> Run:
     )
 
 
-def if_match(value: str | None) -> int | None:
-    """The version in an `If-Match` header; None for none, and for any."""
-    if value is None or value == "*":
-        return None
-    found = re.fullmatch(r'"(\d{1,9})"', value)
-    if found is None:
-        raise invalid("If-Match has one ETag of this server")
-    return int(found[1])
-
-
-IfMatch = Annotated[str | None, Header(alias="If-Match", max_length=64, description="ETag of the node.")]
-
-
 @router.post("/runs", status_code=201, responses={200: {"model": PlacedRun}, **responses(409)})
 def post_run(caller: Writer, services: ServicesDep, response: Response, run: NewRun) -> PlacedRun:
     """Make a run."""
@@ -202,14 +189,14 @@ def patch_run(
     services: ServicesDep,
     response: Response,
     node_id: NodeId,
+    if_match: IfMatch,
     changed: RunParts,
-    match: IfMatch = None,
 ) -> Run:
     """Change parts of a run."""
-    parts, version = changed.parts(), if_match(match)
+    parts = changed.parts()
 
     def work(connection: Connection) -> tuple[NodeView, records.Run]:
-        records.change(connection, caller, node_id, parts, version)
+        records.change(connection, caller, node_id, parts, if_match)
         run = records.read(connection, caller, node_id)
         return view_of(connection, caller, run.node.id), run
 

@@ -14,6 +14,7 @@ from t9k.aistore.documents import check_document
 from t9k.aistore.errors import Refusal, conflict, invalid, not_found
 from t9k.aistore.runs.params import leaves
 from t9k.aistore.tree.access import Access, Node, node_at, node_for
+from t9k.aistore.tree.changes import check_version
 from t9k.aistore.tree.names import check_description, check_labels
 from t9k.aistore.tree.placement import Placed, Placement, place
 from t9k.protocol.runs import MAX_CLIENT_ID_CHARS, RUN_STATES
@@ -117,7 +118,9 @@ def check_run(connection: runs.Connection, caller: Caller, run_id: str, need: Ac
     return row
 
 
-def change(connection: runs.Connection, caller: Caller, run_id: str, parts: Parts, version: int | None = None) -> None:
+def change(
+    connection: runs.Connection, caller: Caller, run_id: str, parts: Parts, if_match: frozenset[int] | None
+) -> None:
     """Writes the parts that are said.
 
     Args:
@@ -125,7 +128,7 @@ def change(connection: runs.Connection, caller: Caller, run_id: str, parts: Part
         caller: Who asks.
         run_id: Of the run.
         parts: What to write.
-        version: Of the node; if it has another one, nothing is written.
+        if_match: Versions of the node; if it has none of them, nothing is written. None is any.
 
     Raises:
         Refusal: As `check_run`; a part cannot be stored (`invalid_input`); the version is another one (`conflict`).
@@ -134,8 +137,7 @@ def change(connection: runs.Connection, caller: Caller, run_id: str, parts: Part
     row = check_run(connection, caller, run_id, Access.EDIT)
     node = nodes.by_id(connection, run_id)
     assert node is not None
-    if version is not None and node.version != version:
-        raise Refusal("conflict", "the run has changed since", hint="read it again", status=412)
+    check_version(node, if_match)
     now = now_us()
     columns = _columns(parts, parts.state or row.state, now)
     if parts.state == "Running":
