@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import uvicorn
+from harness import Account
 from starlette.testclient import TestClient
 from t9k.aistore import http_protocol
 from t9k.aistore.api.app import make_app
 from t9k.aistore.http_protocol import LimitedProtocol
 from t9k.aistore.services import Services
+from t9k.protocol import MAX_JSON_BYTES
 
 
 @pytest.fixture
@@ -23,7 +27,9 @@ def address(services: Services, monkeypatch: pytest.MonkeyPatch) -> Iterator[tup
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.3)
     monkeypatch.setattr(http_protocol, "WATCH_EVERY_S", 0.2)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(make_app(services), http=LimitedProtocol, ws="none", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        make_app(services), http=LimitedProtocol, ws="none", log_config=None, access_log=False, timeout_keep_alive=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
@@ -54,6 +60,7 @@ def status(response: bytes) -> int:
     return int(response.split(b" ", 2)[1]) if response else 0
 
 
+JSON = {"Content-Type": "application/json"}
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 
 
@@ -119,17 +126,43 @@ def test_slow_client_is_cut_off(address: tuple[str, int], parts: list[bytes]) ->
     assert status(answer(address, GET + b"\r\n")) == 200
 
 
+def test_connection_that_stays_idle_is_closed(address: tuple[str, int]) -> None:
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        received = b""
+        while block := connection.recv(65536):
+            received += block
+    assert status(received) == 200
+
+
 def test_half_closed_socket_is_answered(address: tuple[str, int]) -> None:
     assert status(answer(address, GET + b"\r\n", half_close=True)) in (200, 0)
     assert status(answer(address, GET + b"\r\n")) == 200
 
 
-def test_body_of_json_route_is_capped(api: TestClient) -> None:
+@pytest.mark.parametrize("url", ["/folders", "/runs", "/keys"])
+def test_body_of_json_route_is_capped(api: TestClient, ada: Account, url: str) -> None:
     """Whether the length is declared or not."""
-    whole = api.post("/api/v1/session", content=b"a" * 2_000_000)
-    endless = api.post("/api/v1/session", content=(b"a" * 1000 for _ in range(10_000)))
-    assert whole.status_code in (405, 413)
-    assert endless.status_code in (405, 413)
+    for content in (b" " * (MAX_JSON_BYTES + 1), iter([b" " * MAX_JSON_BYTES, b" "])):
+        answer = api.post(f"/api/v1{url}", content=content, headers=ada.headers | JSON)
+        assert (answer.status_code, answer.json()["kind"]) == (413, "invalid_input")
+    fits = api.post("/api/v1/folders", content=b'{"path": "/ada/x"}'.ljust(MAX_JSON_BYTES), headers=ada.headers | JSON)
+    assert fits.status_code == 201
+
+
+def test_chunked_body_without_an_end_is_refused_at_the_cap(address: tuple[str, int], ada: Account) -> None:
+    head = f"POST /api/v1/folders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ada.key}\r\n"
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    received, sent = b"", 0
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(f"{head}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        with suppress(ConnectionResetError, BrokenPipeError):
+            while not select.select([connection], [], [], 0)[0] and sent < 100 << 20:
+                connection.sendall(chunk)
+                sent += len(chunk)
+        received = connection.recv(65536)
+    assert status(received) == 413
+    assert sent < 100 << 20
 
 
 def test_other_protocol_version_is_told_which(api: TestClient) -> None:

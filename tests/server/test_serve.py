@@ -272,6 +272,32 @@ def test_sigterm_ends_the_process_in_bounded_time_whatever_is_in_flight(tmp_path
         connection.close()
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["first request", "kept connection"])
+def test_request_that_came_while_the_server_stood_still_is_answered(tmp_path: Path, is_kept: bool) -> None:
+    """All its timers are due then, before it has read what came in time."""
+    program = (
+        "from t9k.aistore import http_protocol, serve; http_protocol.HEAD_TIMEOUT_S = http_protocol.WATCH_EVERY_S = 1; "
+        "serve.KEEP_ALIVE_S = 1; from t9k.aistore.cli import main; main()"
+    )
+    ready = tmp_path / "ready.json"
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    options = ("--data", str(tmp_path / "data"), "--port", "0", "--ready-file", str(ready))
+    with started(*options, program=program) as process:
+        host, _, port = wait_for(ready)["url"].removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            if is_kept:
+                connection.sendall(request)
+                received = b""
+                while not received.endswith(b"}"):
+                    received += connection.recv(65536)
+            time.sleep(0.2)  # it waits for more now
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(4)
+            connection.sendall(request)
+            process.send_signal(signal.SIGCONT)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
 def test_log_is_json_with_request_ids_and_without_secrets(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with run_server(tmp_path / "served", None, "--log-level", "info", log=log) as serving:

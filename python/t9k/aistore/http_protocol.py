@@ -28,6 +28,12 @@ WATCH_EVERY_S = 10.0
 MIN_BYTES_PER_WATCH = 16 << 10
 """A body must come, and a response must go, at least this fast: 1.6 kB/s."""
 
+LATE_S = 1.0
+"""A watch that comes so late tells of a process that stood still. What clients sent meanwhile has not been read yet."""
+
+LOOK_AGAIN_S = 0.1
+"""So long after its time an idle connection is looked at once more: timers come before what has arrived."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. A client that breaks a limit is answered if possible, and cut off."""
@@ -39,12 +45,17 @@ class LimitedProtocol(HttpToolsProtocol):
     _received_at_watch: int | None = None
     _unsent_at_watch = 0
     _watch_task: asyncio.TimerHandle | None = None
+    _watch_due = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to watch."""
         super().connection_made(transport)
         self._head_deadline = self.loop.time() + HEAD_TIMEOUT_S
-        self._watch_task = self.loop.call_later(WATCH_EVERY_S, self._watch)
+        self._watch_later()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection that is idle, unless a request has come while this process stood still."""
+        self.timeout_keep_alive_task = self.loop.call_later(LOOK_AGAIN_S, super().timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops watching."""
@@ -133,10 +144,20 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(answer.encode())
         self.transport.close()
 
+    def _watch_later(self) -> None:
+        self._watch_due = self.loop.time() + WATCH_EVERY_S
+        self._watch_task = self.loop.call_later(WATCH_EVERY_S, self._watch)
+
     def _watch(self) -> None:
         if self.transport.is_closing():
             return
-        self._watch_task = self.loop.call_later(WATCH_EVERY_S, self._watch)
+        is_late = self.loop.time() > self._watch_due + LATE_S
+        self._watch_later()
+        if is_late:
+            if self._head_deadline is not None:
+                self._head_deadline = self.loop.time() + HEAD_TIMEOUT_S
+            self._received_at_watch, self._unsent_at_watch = None, 0
+            return
         if self._head_deadline is not None and self.loop.time() > self._head_deadline and self._is_between():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
             return

@@ -35,6 +35,9 @@ SETTINGS_VARIABLE = "_AISTORE_WORKER_SETTINGS"
 
 MAX_CONNECTIONS = 2000
 
+KEEP_ALIVE_S = 75
+"""So long a connection may be idle."""
+
 
 def serve(settings: Settings, ready_file: Path | None = None, user: str = "admin") -> None:
     """Serves until SIGTERM or SIGINT: what is in flight then finishes, and new requests are refused.
@@ -71,7 +74,7 @@ def serve(settings: Settings, ready_file: Path | None = None, user: str = "admin
         server_header=False,
         proxy_headers=settings.behind_proxy,
         forwarded_allow_ips="*" if settings.behind_proxy else None,
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
         limit_concurrency=MAX_CONNECTIONS,
         lifespan="on",
