@@ -43,8 +43,10 @@ class Cli:
 
 @pytest.fixture
 def cli(tmp_path: Path, database_url: str | None) -> Cli:
-    """A server that was never started."""
-    return Cli(tmp_path / "data", database_url)
+    """A server that was never started, and has its tables."""
+    cli = Cli(tmp_path / "data", database_url)
+    cli.run("migrate")
+    return cli
 
 
 def test_users_are_added_listed_disabled_and_enabled(cli: Cli) -> None:
@@ -94,6 +96,42 @@ def test_groups_are_added_listed_and_revoked(cli: Cli) -> None:
     assert cli.json("groups", "list")[0]["members"] == ["bob"]
     cli.run("groups", "revoke", "vision")
     assert cli.json("groups", "list") == []
+
+
+OFFLINE = [("users", "list"), ("users", "add", "ada"), ("keys", "list"), ("groups", "list"), ("check",), ("gc",)]
+
+
+@pytest.mark.parametrize("words", OFFLINE, ids=" ".join)
+def test_place_without_a_server_is_told_so_and_stays_empty(
+    tmp_path: Path, database_url: str | None, words: tuple[str, ...]
+) -> None:
+    """Else an administrator under another name makes keys that work nowhere."""
+    cli = Cli(tmp_path / "data", database_url)
+    for _ in range(2):
+        output = cli.run(*words, code=1).output
+        assert "there are no data of a server" in output
+        assert "--data" in output
+    if database_url is None:
+        assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://ada:secret@127.0.0.1:1/x", "cannot use the database: connection failed"),
+        ("mysql://ada:secret@127.0.0.1/x", "'mysql'"),
+        ("ada:secret@127.0.0.1/x", "no URL"),
+        ("postgresql://ada:secret@127.0.0.1:port/x", "no URL"),
+    ],
+)
+@pytest.mark.parametrize("words", [("users", "list"), ("migrate",), ("serve", "--port", "0")], ids=" ".join)
+def test_database_that_cannot_be_used_is_one_line_without_the_password(
+    tmp_path: Path, url: str, says: str, words: tuple[str, ...]
+) -> None:
+    output = Cli(tmp_path / "data", url).run(*words, code=1).output
+    assert says in output
+    assert len(output.splitlines()) == 1
+    assert "secret" not in output
 
 
 @pytest.mark.parametrize("verb", ["users", "keys", "groups"])

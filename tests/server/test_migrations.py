@@ -13,6 +13,7 @@ from t9k.aistore import backup as backups
 from t9k.aistore.accounts.caller import authenticate
 from t9k.aistore.db import Database, dump, tables
 from t9k.aistore.db.schema import current, upgrade
+from t9k.aistore.errors import Refusal
 from t9k.aistore.services import open_services
 from t9k.aistore.settings import Settings
 
@@ -79,6 +80,13 @@ def test_released_revision_is_brought_to_the_newest(
     key = (tmp_path / "old" / "key.txt").read_text()
     assert authenticate(services.database, key).name == "ada"
     services.close()
+
+
+def test_schema_of_a_newer_release_is_refused_and_left_alone(database: Database) -> None:
+    database.write(lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Refusal, match="schema 9999 of a newer release"):
+        upgrade(database)
+    assert current(database) == "9999"
 
 
 def test_upgrade_again_changes_nothing(database: Database) -> None:

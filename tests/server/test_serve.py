@@ -104,6 +104,19 @@ def test_ready_file_that_cannot_be_written_is_an_error_before_anything_is_made(t
     assert not data.exists()
 
 
+def test_data_are_for_nobody_else_to_read_whatever_the_directory_lets(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    with run_server(data) as serving:
+        headers = {"Authorization": f"Bearer {serving.api_key}"}
+        pack = pack_of([noise(1, 1000)])
+        url = f"{serving.url}/api/v1/packs/{pack_name(pack).hex()}"
+        assert requests.put(url, data=pack, headers=headers, timeout=60).status_code == 201
+        found = {path.name: path for path in data.iterdir()}
+        assert {"aistore.sqlite3", "aistore.sqlite3-wal", "blobs"} <= set(found)
+        assert {path.stat().st_mode & 0o077 for path in found.values()} == {0}
+
+
 VALUES: dict[str, tuple[Any, Any, Any]] = {
     "host": ("::1", "127.0.0.2", "127.0.0.3"),
     "port": (1, 2, 3),

@@ -49,7 +49,11 @@ def serve(settings: Settings, ready_file: Path | None = None, user: str = "admin
     """
     if ready_file is not None:
         _prepare(ready_file)
-    listener = _listen(settings)
+    with _listen(settings) as listener:
+        _serve_on(listener, settings, ready_file, user)
+
+
+def _serve_on(listener: socket.socket, settings: Settings, ready_file: Path | None, user: str) -> None:
     services = open_services(settings)
     api_key = _first_key(services.database, user)
     services.close()
@@ -116,8 +120,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
     except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
         raise OSError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}; "
+            f"cannot listen on {settings.host} port {settings.port}: {reason}; "
             "is another server running? --port 0 takes any that is free"
         ) from None
     listener.set_inheritable(True)

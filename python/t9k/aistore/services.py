@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from t9k.aistore.accounts.failures import FailureLimits
@@ -36,6 +37,8 @@ def open_services(settings: Settings, *, schema: bool = True) -> Services:
     from t9k.aistore.db.schema import upgrade
 
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if settings.sqlite_file is not None:  # SQLite gives the files beside it the mode that it has
+        os.close(os.open(settings.sqlite_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     database = Database(settings.url_of_database)
     if schema:
         upgrade(database)

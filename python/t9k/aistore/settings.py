@@ -46,9 +46,14 @@ class Settings:
     gc_grace_s: int = 86_400
 
     @property
+    def sqlite_file(self) -> Path | None:
+        """The database, if it is not another one."""
+        return self.data_dir / "aistore.sqlite3" if self.database_url is None else None
+
+    @property
     def url_of_database(self) -> str:
         """What SQLAlchemy opens."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'aistore.sqlite3'}"
+        return self.database_url or f"sqlite:///{self.sqlite_file}"
 
     def to_json(self) -> str:
         """For a worker process; see `from_json`."""

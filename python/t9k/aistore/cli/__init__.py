@@ -58,6 +58,12 @@ class _Group(click.Group):
             raise click.ClickException(f"{refusal.message}{hint}") from None
         except OSError as error:
             raise click.ClickException(str(error)) from None
+        except Exception as error:  # the command's edge: a database that is away or full is no bug
+            from sqlalchemy.exc import OperationalError
+
+            if not isinstance(error, OperationalError):
+                raise
+            raise click.ClickException(f"cannot use the database: {' '.join(str(error.orig).split())}") from None
 
 
 @click.group(
@@ -129,13 +135,28 @@ class Place:
         """Database and blobs, to be used beside a running server.
 
         Args:
-            schema: Whether the database is brought to the newest schema first.
+            schema: Whether there must be a server's database, which is brought to the newest schema first.
+
+        Raises:
+            Refusal: There is none (`not_found`): most likely the server's data are elsewhere.
         """
+        from t9k.aistore.db.schema import current, upgrade
+        from t9k.aistore.errors import not_found
         from t9k.aistore.services import open_services
         from t9k.aistore.settings import Settings
 
-        services = open_services(Settings(data_dir=self.data, database_url=self.database_url), schema=schema)
+        settings = Settings(data_dir=self.data, database_url=self.database_url)
+        place = self.data if self.database_url is None else "the database"
+        hint = "name those of the server with --data or --database-url; `aistore serve` and `aistore migrate` make new"
+        nothing = not_found(f"there are no data of a server in {place}", hint=hint)
+        if schema and settings.sqlite_file is not None and not settings.sqlite_file.exists():
+            raise nothing
+        services = open_services(settings, schema=False)
         try:
+            if schema:
+                if current(services.database) is None:
+                    raise nothing
+                upgrade(services.database)
             yield services
         finally:
             services.close()

@@ -20,16 +20,12 @@ def command(place: Place, restored: bool) -> None:
 
     Example: aistore --database-url postgresql://aistore@/aistore migrate
     """
-    from t9k.aistore.db import Database, history
+    from t9k.aistore.db import history
     from t9k.aistore.db.schema import current, upgrade
-    from t9k.aistore.settings import Settings
 
-    settings = Settings(data_dir=place.data, database_url=place.database_url)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = Database(settings.url_of_database)
-    before = current(database)
-    upgrade(database)
-    if restored:
-        database.write(history.renew)
-    click.echo(f"schema {before or 'none'} → {current(database)}")
-    database.close()
+    with place.opened(schema=False) as services:
+        before = current(services.database)
+        upgrade(services.database)
+        if restored:
+            services.database.write(history.renew)
+        click.echo(f"schema {before or 'none'} → {current(services.database)}")

@@ -29,6 +29,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from t9k.aistore.db import runs
 from t9k.aistore.db.group_commit import GroupCommit, Work
+from t9k.aistore.errors import invalid
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -63,8 +64,11 @@ class Database:
         Args:
             url: As SQLAlchemy takes it: ``sqlite:////path/to/file`` or ``postgresql://user:password@host/name``.
             pool_size: Connections that may be open at once.
+
+        Raises:
+            Refusal: It is no URL of such a database (`invalid_input`).
         """
-        self.url = sa.make_url(url)
+        self.url = _parsed(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = threading.Lock()
         self.engine = self._sqlite(pool_size) if self.is_sqlite else self._postgresql(pool_size)
@@ -209,6 +213,17 @@ class Database:
     def _postgresql(self, pool_size: int) -> Engine:
         url = self.url.set(drivername="postgresql+psycopg")
         return sa.create_engine(url, pool_size=pool_size, max_overflow=0)
+
+
+def _parsed(url: str) -> sa.URL:
+    hint = "use postgresql://user:password@host/name"
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        raise invalid("what names the database is no URL", hint=hint) from None  # and may have a password
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise invalid(f"the database is {parsed.get_backend_name()[:40]!r}, which this server cannot use", hint=hint)
+    return parsed
 
 
 def _set_journal_mode(cursor: Any, mode: str) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 from t9k.aistore.db.database import Database
+from t9k.aistore.errors import conflict
 
 
 def config(database: Database) -> Config:
@@ -20,8 +22,16 @@ def config(database: Database) -> Config:
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Runs the migrations that are missing, in one transaction. Two processes that start at once do it once."""
-    command.upgrade(config(database), revision)
+    """Runs the migrations that are missing, in one transaction. Two processes that start at once do it once.
+
+    Raises:
+        Refusal: A newer release has made its tables (`conflict`).
+    """
+    found, made = current(database), config(database)
+    known = {script.revision for script in ScriptDirectory.from_config(made).walk_revisions()}
+    if found is not None and found not in known:
+        raise conflict(f"the database has the schema {found[:40]} of a newer release", hint="upgrade t9k")
+    command.upgrade(made, revision)
 
 
 def current(database: Database) -> str | None:
