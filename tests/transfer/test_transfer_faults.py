@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import Serving, run_server
-from proxy import Faults, Proxy, proxied
+from proxy import NETWORKS, Faults, Proxy, proxied
 from t9k import em
-from t9k.em.client import connection
+from t9k.em.client import connection, nodes, runs
 from t9k.em.errors import EmError, IntegrityError, StoreError, TransferError
 from trees import contents, make_artifact, make_tree
 
@@ -68,7 +68,7 @@ def test_random_faults_end_right_or_with_a_typed_error(
 ) -> None:
     rng = random.Random(SEED)
     em.login(proxy.url, server.api_key)
-    outcomes = {"right": 0, "refused": 0}
+    outcomes = {"right": 0, "refused": 0, "faulted": 0, "duplicated": 0}
     for number in range(ROUNDS):
         go_to(home, monkeypatch)
         shutil.rmtree(home / "tree", ignore_errors=True)
@@ -80,6 +80,7 @@ def test_random_faults_end_right_or_with_a_typed_error(
             corrupt=rng.choice((0, 0.002, 0.01)),
             delay=rng.choice((0, 0.05)),
             bytes_per_s=rng.choice((0, 0, 40 << 20)),
+            duplicate=rng.choice((0, 0.1, 0.5)),
             random=random.Random(rng.random()),
         )
         try:
@@ -91,7 +92,7 @@ def test_random_faults_end_right_or_with_a_typed_error(
         if not is_up:
             proxy.faults = Faults()
             artifact.upload("faults", make_folder=True, conflict_strategy="replace")
-            proxy.faults = Faults(cut=0.01, random=random.Random(rng.random()))
+            proxy.faults = Faults(cut=0.01, duplicate=0.1, random=random.Random(rng.random()))
         there = go_to(home.parent / f"other{number}", monkeypatch)
         try:
             loaded = em.load_artifact(f"faults/f{number}")
@@ -103,8 +104,62 @@ def test_random_faults_end_right_or_with_a_typed_error(
         assert contents(loaded.local) == contents(artifact.local)
         outcomes["right"] += 1
         proxy.faults = Faults()
+        outcomes["faulted"] += proxy.faulted
+        outcomes["duplicated"] += proxy.duplicated
+        proxy.reset()
         shutil.rmtree(there)
+    print(f"{ROUNDS} uploads and loads: {outcomes}")
     assert outcomes["right"] == ROUNDS
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bad_network_takes_its_time_and_nothing_else(
+    home: Path, proxy: Proxy, server: Serving, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    em.login(proxy.url, server.api_key)
+    artifact = make_artifact(make_tree(home / "tree", seed=len(name), large_bytes=600_000), name)
+    proxy.faults = NETWORKS[name]
+    proxy.reset()
+    artifact.upload("networks", make_folder=True)
+    sent_bytes, requests = proxy.sent_bytes, [request.partition("?")[0] for request in proxy.requests]
+    assert len(set(requests)) == len(requests) <= 6  # nothing was given up and asked again
+    go_to(home.parent / "other", monkeypatch)
+    loaded = em.load_artifact(f"networks/{name}")
+    assert contents(loaded.local) == contents(artifact.local)
+    assert sent_bytes < 1.01 * sum(len(data[0]) for data in contents(artifact.local).values() if data) + 10_000
+
+
+def test_request_that_arrives_twice_counts_once(home: Path, proxy: Proxy, server: Serving) -> None:
+    """Of the uploads of artifacts and runs, and of what changes these later."""
+    em.login(proxy.url, server.api_key)
+    session = connection.connected()
+    proxy.faults = Faults(duplicate=1.0)
+    for number in range(4):
+        folder = f"twice{number}"
+        made = make_artifact(make_tree(home / folder, seed=141 + number, large_bytes=1 << 20), "made")
+        run = em.create_run(name="run")
+        run.mark_output(made)
+        for step in range(300):
+            run.log("train", {"x": step}, step)
+            if step == 200:
+                run.upload(folder, make_folder=True)
+        Path(run.local, "stdout.log").write_bytes(b"a line\n" * 100)
+        run.finish()
+        run.upload(folder)
+        made.upload(folder, conflict_strategy="replace")
+        time.sleep(0.2)  # the last ones are on their way
+        there = nodes.find(session, f"/{server.user}/{folder}")
+        assert there is not None
+        assert sorted(node.path for node in nodes.children(session, there)) == [
+            f"{there.path}/made",
+            f"{there.path}/run",
+        ]
+        record = runs.find(session, f"{there.path}/run")
+        assert record is not None
+        assert (record["state"], record["log_bytes"]) == ("Complete", 700)
+        assert runs.metric_counts(session, record["node"]["id"], "x") == {"train": 300}
+        assert em.Artifact.at(f"{folder}/made").objects == made.objects
+    assert proxy.duplicated > 40, proxy.requests
 
 
 def test_flipped_bit_in_every_answer_is_an_integrity_error_with_nothing_on_disk(
