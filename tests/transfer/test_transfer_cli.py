@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,12 +110,18 @@ def test_progress_shows_bytes_rate_time_and_savings_after_two_seconds(
     monkeypatch.setattr("t9k.em.progress.LINE_EVERY_S", 0.0)
     artifact = make_artifact(make_tree(configured / "tree", seed=51))
     artifact.upload("progress", make_folder=True)
+    capsys.readouterr()
+    (configured / "more.bin").write_bytes(os.urandom(1 << 20))
+    artifact.add_file("more.bin")
+    artifact.upload("progress", conflict_strategy="replace")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("upload: ")]
-    assert lines
-    assert "/s" in lines[-1]
-    assert "need not travel" in lines[-1]
+    assert re.fullmatch(r"upload: checking 4\.\d MiB", lines[0])
+    sizes, left = r"[\d.]+ (B|KiB|MiB)", r"(\d+ s left|no time known)"
+    shown = re.compile(rf"upload: {sizes} of 1\.0 MiB, {sizes}/s, {left}; 3\.\d MiB need not travel")
+    assert lines[1:]
+    assert all(shown.fullmatch(line) for line in lines[1:]), lines
     monkeypatch.setenv("EM_QUIET", "1")
-    artifact.upload("progress")
+    artifact.upload("progress", conflict_strategy="replace")
     assert capsys.readouterr().err == ""
 
 

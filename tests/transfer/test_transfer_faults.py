@@ -28,6 +28,7 @@ import pytest
 from harness import Serving, run_server
 from proxy import NETWORKS, Faults, Proxy, proxied
 from t9k import em
+from t9k.em import _engine
 from t9k.em.client import connection, nodes, runs
 from t9k.em.errors import EmError, IntegrityError, StoreError, TransferError
 from trees import contents, make_artifact, make_tree
@@ -37,6 +38,8 @@ KILLS = int(os.environ.get("EM_TEST_KILLS", "3"))
 KILLS_EACH = 3
 PACKS_IN_FLIGHT = 4 * (16 << 20) + (1 << 20)
 """Bytes that may have to be sent again."""
+RANGES_IN_FLIGHT = 4 * (8 << 20) + (1 << 20)
+"""Bytes that may have to be received again."""
 RACES = int(os.environ.get("EM_TEST_RACES", "1"))
 SEED = int(os.environ.get("EM_TEST_SEED", "1"))
 
@@ -59,8 +62,13 @@ def go_to(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def leftovers(home: Path) -> list[str]:
-    """What an interrupted load left in the store or beside the artifacts."""
-    return [str(path) for path in (home / ".em").rglob(".tmp-*")]
+    """What an interrupted load left in the store or beside the artifacts, parts of objects excepted."""
+    return [str(path) for path in (home / ".em").rglob(".tmp-*") if path.parent.name != "parts"]
+
+
+def parts(home: Path) -> list[Path]:
+    """Files of objects that a load has begun."""
+    return list((home / ".em" / "store" / "parts").glob("*"))
 
 
 def test_random_faults_end_right_or_with_a_typed_error(
@@ -185,9 +193,12 @@ def test_flipped_bit_in_every_answer_is_an_integrity_error_with_nothing_on_disk(
     assert not list((there / ".em").glob("artifacts/*"))
     assert leftovers(there) == []
     for path in (there / ".em" / "store" / "objects").glob("*/*"):  # what was complete is right
-        from t9k.em import _engine
-
         assert _engine.hash_file(str(path)) == path.parent.name + path.name
+    files = {_engine.hash_file(str(path)): path for path in (home / "tree").rglob("*") if path.is_file()}
+    assert parts(there)
+    for path in parts(there):  # and so is what has come of others
+        whole, found = (np.fromfile(one, np.uint8) for one in (files[path.name.split("-")[1]], path))
+        assert ((found == whole) | (found == 0)).all()
     once = [True]
 
     def flip_once(*arguments: object) -> bytes:
@@ -301,6 +312,7 @@ def test_killed_load_is_never_visible_and_goes_on(
     while all_kills < KILLS:
         number, kills = number + 1, 0
         there = go_to(home.parent / f"other{number}", monkeypatch)
+        proxy.reset()
         while True:
             at = proxy.received_bytes + rng.uniform(0, size) if kills < KILLS_EACH else math.inf
             process = client(proxy.url, server.api_key, "load", "killed/to-load")
@@ -311,6 +323,8 @@ def test_killed_load_is_never_visible_and_goes_on(
             assert all(contents(path) == contents(artifact.local) for path in visible)  # killed after its end
         (loaded,) = (path for path in (there / ".em").glob("artifacts/*") if not path.name.startswith("."))
         assert contents(loaded) == contents(artifact.local)
+        assert proxy.received_bytes < size * 1.02 + kills * RANGES_IN_FLIGHT
+        assert parts(there) == []
         all_kills += kills
         shutil.rmtree(there)
 
@@ -478,6 +492,7 @@ def test_full_disk_while_loading_is_a_store_error_and_leaves_nothing_half(
     assert "write" in str(found["error"]) or "File too large" in str(found["error"])
     assert not [path for path in (there / ".em").glob("artifacts/*") if not path.name.startswith(".")]
     assert leftovers(there) == []
+    assert parts(there) == []
     assert contents(em.load_artifact("faults/no-room").local) == contents(artifact.local)
 
 

@@ -256,7 +256,8 @@ class Assembly:
 
     Holds a lease, which every call renews, about 150 bytes for each chunk that is missing, and open files of each
     object that has a chunk table or was begun. Of large objects only so many chunks are missing at once as take 10 MB.
-    Objects appear in the store whole and verified, their chunk tables first. Whether `gc` took
+    Objects appear in the store whole and verified, their chunk tables first. What one of many chunks has got is kept for
+    the next assembly that is asked for it, unless a write has failed, until `gc` removes it. Whether `gc` took
     one away again after a pause of more than an hour is seen by `materialize`.
     """
 
@@ -276,6 +277,9 @@ class Assembly:
     def take_from(self, digest: bytes) -> int:
         """Take what chunks of an object of the store are wanted; answers their bytes."""
 
+    def take_left(self) -> int:
+        """Take the wanted chunks that an assembly before this one has got of the same objects; answers their bytes."""
+
     def take_records(self, data: Buffer) -> None:
         """Take what chunks of a run of whole records of a pack are wanted.
 
@@ -290,7 +294,7 @@ class Assembly:
         """Say that the download goes on, at least every few minutes without another call."""
 
     def close(self) -> None:
-        """End it: what is not complete leaves nothing behind. Once more does nothing."""
+        """End it: of what is not complete only parts of large objects stay. Once more does nothing."""
 
     def __enter__(self) -> Self: ...
     def __exit__(

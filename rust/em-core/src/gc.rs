@@ -301,6 +301,7 @@ fn changed_at(metadata: &fs::Metadata) -> SystemTime {
 fn remove_leftovers(store: &Store, artifacts: &[ArtifactDir], now: SystemTime, grace: Duration) -> Result<()> {
     let mut directories: Vec<PathBuf> = artifacts.iter().map(ArtifactDir::inner).collect();
     directories.extend(["", "leases", "roots"].map(|name| store.root().join(name)));
+    directories.push(store.parts_path());
     for name in ["objects", "chunks"] {
         directories.extend(list(&store.root().join(name))?);
     }

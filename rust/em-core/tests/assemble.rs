@@ -4,8 +4,9 @@
 use std::{
     fs,
     os::unix::fs::{FileExt, MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use em_core::{
@@ -13,6 +14,7 @@ use em_core::{
     add::Add,
     artifact::ArtifactDir,
     cancel::Progress,
+    gc::gc,
     pack::{
         assemble::Assembly,
         plan::{MIN_LIMIT_BYTES, PackPlan},
@@ -111,11 +113,30 @@ impl Place {
         assert!(verify::store(&self.to, &Progress::default()).unwrap().problems.is_empty());
     }
 
-    /// Files below `objects/` and `chunks/` of the store being filled.
+    /// Files below `objects/` and `chunks/` of the store being filled, and parts.
     fn left(&self) -> usize {
         let count = |name: &str| walk(&self.directory.path().join("to").join(name));
-        count("objects") + count("chunks")
+        count("objects") + count("chunks") + self.parts().len()
     }
+
+    /// Objects of the store being filled that have some of their chunks.
+    fn parts(&self) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(self.to.root().join("parts")) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// An assembly that is asked for all files.
+    fn assembly(&self) -> Assembly {
+        let assembly = Assembly::new(Arc::clone(&self.to)).unwrap();
+        for file in &self.files {
+            self.ask(&assembly, file);
+        }
+        assembly
+    }
+}
+
+fn wanted(assembly: &Assembly) -> u64 {
+    assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum()
 }
 
 fn walk(path: &Path) -> usize {
@@ -241,13 +262,105 @@ fn impossible_objects_are_refused_at_once() {
 }
 
 #[test]
-fn what_is_dropped_incomplete_leaves_no_file() {
-    let place = Place::new(files());
+fn an_assembly_goes_on_with_what_those_before_have_got() {
+    let zeros = files().pop().unwrap();
+    let (place, at_once) = (Place::new(files()[..4].to_vec()), Place::new(files()[..4].to_vec()));
+    let all = at_once.assembly();
+    for run in place.runs() {
+        let assembly = place.assembly();
+        let before = wanted(&assembly);
+        assert_eq!(before - assembly.take_left(2).unwrap(), wanted(&all));
+        assert_eq!(wanted(&assembly), wanted(&all));
+        assert_eq!(assembly.take_left(2).unwrap(), 0, "each is looked for once");
+        assembly.take_records(&run, 2).unwrap();
+        all.take_records(&run, 2).unwrap();
+    }
+    place.assert_complete();
+    assert!(place.parts().is_empty());
+    // Of zeros nothing was written: they are wanted again.
+    let place = Place::new(vec![zeros]);
+    let runs = place.runs();
+    drop(begun(&place));
+    let assembly = place.assembly();
+    assembly.take_left(1).unwrap();
+    runs.iter().for_each(|run| assembly.take_records(run, 1).unwrap());
+    place.assert_complete();
+}
+
+#[test]
+fn what_of_a_part_is_not_as_it_was_is_wanted_again() {
+    let place = Place::new(files()[4..].to_vec());
+    let file = &place.files[0];
+    let runs = place.runs();
+    for damaged in [
+        [&vec![7; file.len()][..], b"longer"].concat(),
+        [&file[..50_000], &[1; 1000], &file[51_000..]].concat(),
+        file[..120_000].to_vec(),
+        [&file[..200_000], &random(9, 1 << 20), &file[200_000 + (1 << 20)..]].concat(),
+        Vec::new(),
+    ] {
+        drop(begun(&place));
+        fs::write(place.parts().pop().unwrap(), damaged).unwrap();
+        let assembly = place.assembly();
+        assembly.take_left(1).unwrap();
+        runs.iter().for_each(|run| assembly.take_records(run, 1).unwrap());
+        place.assert_complete();
+        fs::remove_file(place.to.object_path(Digest::of(file))).unwrap();
+    }
+}
+
+/// An assembly that has the first chunk of each of the files that have a table.
+fn begun(place: &Place) -> Assembly {
+    let assembly = place.assembly();
+    for file in &place.files {
+        let (chunk, bytes) = place.from.chunks(Digest::of(file)).unwrap()[0];
+        let mut writer = em_core::pack::writer::PackWriter::new(Vec::new()).unwrap();
+        writer.push(chunk, None, &file[..bytes as usize]).unwrap();
+        let pack = writer.finish().unwrap();
+        let entry = Pack::open(&pack).unwrap().index.entries[0];
+        assembly.take_records(&pack[12..(entry.offset + entry.record.length()) as usize], 1).unwrap();
+    }
+    assembly
+}
+
+#[test]
+fn a_part_belongs_to_one_assembly_as_long_as_that_lives() {
+    let place = Place::new(vec![random(1, 3 << 20)]);
+    let (first, second) = (begun(&place), place.assembly());
+    assert_eq!((second.take_left(1).unwrap(), place.parts().len()), (0, 1));
+    drop(first);
+    let (third, fourth) = (place.assembly(), place.assembly());
+    assert!(third.take_left(1).unwrap() > 0);
+    assert_eq!((fourth.take_left(1).unwrap(), place.parts().len()), (0, 1));
+    for assembly in [fourth, third, second] {
+        place.runs().iter().for_each(|run| assembly.take_records(run, 1).unwrap());
+    }
+    place.assert_complete();
+    assert!(place.parts().is_empty());
+}
+
+#[test]
+fn parts_that_nobody_goes_on_with_are_garbage() {
+    let place = Place::new(vec![random(1, 3 << 20)]);
+    let assembly = begun(&place);
+    let collect = |grace| gc(&place.to, Duration::from_secs(grace), false, &Progress::default()).map(|_| ()).unwrap();
+    collect(0);
+    assert_eq!(place.parts().len(), 1, "its assembly lives");
+    drop(assembly);
+    collect(3600);
+    assert_eq!(place.parts().len(), 1, "somebody may go on with it");
+    assert!(verify::store(&place.to, &Progress::default()).unwrap().problems.is_empty());
+    std::thread::sleep(Duration::from_millis(20));
+    collect(0);
+    assert!(place.parts().is_empty());
+}
+
+#[test]
+fn an_object_of_one_chunk_that_is_dropped_incomplete_leaves_no_file() {
+    let place = Place::new(vec![b"small".to_vec(), random(1, 300_000)]);
     let before = place.left();
-    let assembly = Assembly::new(Arc::clone(&place.to)).unwrap();
-    place.ask(&assembly, &place.files[0]);
-    assembly.take_records(&place.runs()[0], 1).unwrap();
-    assert_eq!(place.left(), before + 2, "the object and its table");
+    let assembly = place.assembly();
+    assert_eq!(place.left(), before + 1, "a table");
     drop(assembly);
     assert_eq!(place.left(), before);
 }

@@ -183,6 +183,12 @@ impl Assembly {
         detached(py, || open.take_from(digest.0, threads()?))
     }
 
+    /// Take the wanted chunks that an assembly before this one has got of the same objects; answers their bytes.
+    fn take_left(&self, py: Python<'_>) -> PyResult<u64> {
+        let open = self.open(py)?;
+        detached(py, || open.take_left(threads()?))
+    }
+
     /// Take what chunks of a run of whole records of a pack are wanted.
     fn take_records(&self, py: Python<'_>, data: Buffer) -> PyResult<()> {
         let open = self.open(py)?;
@@ -201,7 +207,7 @@ impl Assembly {
         Ok(())
     }
 
-    /// End it: what is not complete leaves nothing behind. Once more does nothing.
+    /// End it: of what is not complete only parts of large objects stay. Once more does nothing.
     fn close(&self, py: Python<'_>) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
         py.detach(|| drop(open));

@@ -1,11 +1,11 @@
 """Objects of a version into the store, from chunks that are there and ranges of the server's packs.
 
 ```text
-objects ─ skip what is here ─ chunk tables ─ chunks of other objects here ─ locate ─ ranges, several at once ─ verify
+objects ─ skip what is here ─ chunk tables ─ chunks that are here ─ locate ─ ranges, several at once ─ verify
 ```
 
-Every chunk is verified before it is written, every object before it appears in the store. What is complete stays when a
-call is interrupted, and the next one goes on from it.
+Every chunk is verified before it is written, every object before it appears in the store. When a call is interrupted the
+objects that are complete stay, and of large ones the chunks that have come: the next call goes on from there.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class _Download:
 
     def _receive_all(self, assembly: _engine.Assembly) -> bool:
         """Gets what chunks are missing now, from the store or the server; whether all of them came."""
+        assembly.take_left()
         take_local(assembly, self._store)
         digests, lengths = assembly.wanted()
         self._progress.plan(sum(memoryview(lengths).cast("I")))

@@ -105,11 +105,16 @@ class TransferProgress(Progress):
         moved = self.report.new_bytes + self._travelling_bytes
         self(0, min(moved, self._to_move_bytes), 0, self._to_move_bytes)
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"{size_text(self.report.total_bytes - self._to_move_bytes)} saved", refresh=False
-            )
+            saved = f"{size_text(self.report.total_bytes - self._to_move_bytes)} saved"
+            self._bar.set_postfix_str(saved if self._moving_since else self._checking(), refresh=False)
+
+    def _checking(self) -> str:
+        """What is told before the other side has said what it lacks."""
+        return f"checking {size_text(self.report.total_bytes)}"
 
     def _line(self, files: int, size_bytes: int, total_files: int, total_bytes: int) -> str:
+        if not self._moving_since:
+            return self._checking()
         rate = size_bytes / max(1e-3, time.monotonic() - self._moving_since)
         left = f"{(total_bytes - size_bytes) / rate:.0f} s left" if rate else "no time known"
         saved = size_text(self.report.total_bytes - total_bytes)

@@ -5,6 +5,10 @@
 //! reads it once more for its digest, and only then does it appear, its chunk table first: who sent the table
 //! need not be trusted. Tables wait in files of the store, and chunks are asked for in windows, so that memory does not
 //! grow with an object.
+//!
+//! What an object of many chunks has got when the assembly ends is kept. The next assembly that is asked for the object,
+//! in any process, goes on with that file: it looks for each chunk at its place, and takes what has the right digest.
+//! So nothing is written down of what has come, and nothing that is found is trusted.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -13,10 +17,12 @@ use std::{
     os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::UNIX_EPOCH,
 };
+
+use rustix::{fs::SeekFrom, io::Errno};
 
 use super::{
     codec::Decoder,
@@ -40,7 +46,8 @@ const WINDOW_PLACES: usize = 1 << 19;
 const BLOCK_CHUNKS: u64 = 1 << 12;
 
 /// Objects that are being put together. Holds about 150 bytes for each chunk that is missing, and open files of
-/// each object that has a chunk table or was begun. What is not complete when it is dropped leaves nothing behind.
+/// each object that has a chunk table or was begun. What is not complete when it is dropped leaves nothing behind but
+/// parts of objects that have a table, and not even these once a write has failed: the disk may be full.
 #[derive(Debug)]
 pub struct Assembly {
     store: Arc<Store>,
@@ -48,6 +55,9 @@ pub struct Assembly {
     /// Keeps `gc` away from objects that no manifest names yet.
     lease: Lease,
     window_chunks: usize,
+    /// Parts that others have left when this began.
+    parts: HashMap<Digest, String>,
+    has_failed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +68,8 @@ struct State {
     wanted: HashMap<Digest, Wanted>,
     /// Objects of whose chunks not all were wanted yet, in the order of asking.
     waiting: VecDeque<Waiting>,
+    /// Chunks that were wanted since they were last looked for in the files that others have left.
+    left: Vec<(Arc<Object>, u64, (Digest, u32))>,
     /// Completed, and no call answered it yet.
     done: Vec<Digest>,
 }
@@ -83,8 +95,9 @@ struct Object {
     size_bytes: u64,
     /// Its chunk table, if it has more than one chunk.
     table: Option<(Temp<Arc<Store>>, TableReader)>,
-    /// Begun with its first chunk.
+    /// Begun with its first chunk, or by an assembly before this one: `left` reads what that has written.
     file: Mutex<Option<Arc<Temp<Arc<Store>>>>>,
+    left: Option<File>,
     /// Places that no chunk was written to yet.
     missing: AtomicU64,
 }
@@ -101,7 +114,8 @@ impl Assembly {
 
     /// [`new`](Self::new) with another window than [`WINDOW_CHUNKS`].
     pub fn with_window(store: Arc<Store>, window_chunks: usize) -> Result<Self> {
-        Ok(Self { lease: Lease::take(&store)?, store, state: Mutex::default(), window_chunks })
+        let (lease, parts) = (Lease::take(&store)?, store.left_parts());
+        Ok(Self { store, state: Mutex::default(), lease, window_chunks, parts, has_failed: AtomicBool::new(false) })
     }
 
     /// Takes the next bytes of the chunk table of an object that will be asked for.
@@ -137,8 +151,19 @@ impl Assembly {
             None if size_bytes <= WHOLE_BYTES => 1,
             _ => return Err(Error::integrity(format!("the chunk table of object {digest} is of another size"))),
         };
-        let object =
-            Arc::new(Object { digest, size_bytes, table, file: Mutex::new(None), missing: AtomicU64::new(count) });
+        let part = match (&table, self.parts.get(&digest)) {
+            (Some(_), Some(name)) => self.store.adopt_part(name, digest, &self.lease),
+            _ => None,
+        };
+        let (file, left) = match part {
+            Some((file, left)) => {
+                self.set_size(&file, digest, size_bytes)?;
+                (Some(Arc::new(file)), Some(left))
+            }
+            None => (None, None),
+        };
+        let (file, missing) = (Mutex::new(file), AtomicU64::new(count));
+        let object = Arc::new(Object { digest, size_bytes, table, file, left, missing });
         if count == 0 {
             self.finish(&object, 1)?;
             lock(&self.state).done.push(digest);
@@ -178,7 +203,7 @@ impl Assembly {
             let size_bytes = self.store.size(object)?;
             let whole = u32::try_from(size_bytes).ok().filter(|&bytes| u64::from(bytes) <= WHOLE_BYTES);
             let mut buffer = Vec::new();
-            return whole.map_or(Ok(0), |bytes| self.take_chunk(&file, 0, (object, bytes), &mut buffer, threads));
+            return whole.map_or(Ok(0), |bytes| self.take_chunk(&file, 0, (object, bytes), &mut buffer, None, threads));
         };
         let (mut first, mut offset, mut taken, mut buffer) = (0, 0, 0, Vec::new());
         while first < reader.count {
@@ -186,19 +211,32 @@ impl Assembly {
             let chunks = reader.chunks(&table, first, BLOCK_CHUNKS)?;
             first += chunks.len() as u64;
             for chunk in chunks {
-                taken += self.take_chunk(&file, offset, chunk, &mut buffer, threads)?;
+                taken += self.take_chunk(&file, offset, chunk, &mut buffer, None, threads)?;
                 offset += u64::from(chunk.1);
             }
         }
         Ok(taken)
     }
 
+    /// Takes the chunks that an assembly before this one has left in its files; answers their bytes.
+    pub fn take_left(&self, threads: usize) -> Result<u64> {
+        let left = std::mem::take(&mut lock(&self.state).left);
+        let (mut taken, mut buffer) = (0, Vec::new());
+        for (object, offset, chunk) in left {
+            let Some(file) = object.left.as_ref().filter(|file| has_data(file, offset, chunk.1)) else { continue };
+            taken += self.take_chunk(file, offset, chunk, &mut buffer, Some(&object), threads)?;
+        }
+        Ok(taken)
+    }
+
+    /// Takes a chunk at its place in a file, which is the part of `part` if that is given.
     fn take_chunk(
         &self,
         file: &File,
         offset: u64,
         (digest, bytes): (Digest, u32),
         buffer: &mut Vec<u8>,
+        part: Option<&Arc<Object>>,
         threads: usize,
     ) -> Result<u64> {
         let Some(wanted) = self.claim(digest) else { return Ok(0) };
@@ -209,7 +247,7 @@ impl Assembly {
             self.give_back(digest, wanted);
             return Ok(0);
         }
-        self.place(digest, wanted, buffer, threads)?;
+        self.place(digest, wanted, buffer, part.map(|part| (part, offset)), threads)?;
         Ok(u64::from(bytes))
     }
 
@@ -226,7 +264,7 @@ impl Assembly {
                     false => Err(Error::integrity(format!("chunk {} has another length", record.digest))),
                 });
             match chunk {
-                Ok(chunk) => self.place(record.digest, wanted, chunk, threads)?,
+                Ok(chunk) => self.place(record.digest, wanted, chunk, None, threads)?,
                 Err(error) => {
                     self.give_back(record.digest, wanted);
                     return Err(error);
@@ -262,17 +300,28 @@ impl Assembly {
         }
     }
 
-    /// Writes a chunk to all its places and finishes the objects that lack no other. The error is the first of several:
-    /// one wrong table does not keep other objects from being completed.
-    fn place(&self, digest: Digest, wanted: Wanted, chunk: &[u8], threads: usize) -> Result<()> {
+    /// Writes a chunk to all its places but the one where it was found, and finishes the objects that lack no other. The
+    /// error is the first of several: one wrong table does not keep other objects from being completed.
+    fn place(
+        &self,
+        digest: Digest,
+        wanted: Wanted,
+        chunk: &[u8],
+        found: Option<(&Arc<Object>, u64)>,
+        threads: usize,
+    ) -> Result<()> {
         let zeros = chunk.iter().all(|&byte| byte == 0);
-        let written = wanted.places.iter().try_for_each(|(object, offset)| {
+        let is_there = |object, at: u64| found.is_some_and(|(part, offset)| Arc::ptr_eq(part, object) && offset == at);
+        let mut places = wanted.places.iter().filter(|(object, offset)| !is_there(object, *offset));
+        let written = places.try_for_each(|(object, offset)| {
             let file = self.begun(object)?;
             // What was never written is a hole, and reads as zeros.
-            let written = if zeros { Ok(()) } else { file.file().write_all_at(chunk, *offset) };
+            let is_hole = || object.left.as_ref().is_none_or(|left| !has_data(left, *offset, chunk.len() as u32));
+            let written = if zeros && is_hole() { Ok(()) } else { file.file().write_all_at(chunk, *offset) };
             written.map_err(|error| Error::io("write", &self.store.object_path(object.digest), error))
         });
         if let Err(error) = written {
+            self.has_failed.store(true, Ordering::Relaxed);
             self.give_back(digest, wanted);
             return Err(error);
         }
@@ -297,10 +346,19 @@ impl Assembly {
         if let Some(file) = &*file {
             return Ok(Arc::clone(file));
         }
-        let temp = self.store.new_object_in(object.digest)?;
-        rustix::fs::ftruncate(temp.file(), object.size_bytes)
-            .map_err(|error| Error::io("write", &self.store.object_path(object.digest), error))?;
+        let temp = match object.table {
+            Some(_) => self.store.new_part(object.digest, &self.lease)?,
+            None => self.store.new_object_in(object.digest)?,
+        };
+        self.set_size(&temp, object.digest, object.size_bytes)?;
         Ok(Arc::clone(file.insert(Arc::new(temp))))
+    }
+
+    fn set_size(&self, temp: &Temp<Arc<Store>>, digest: Digest, size_bytes: u64) -> Result<()> {
+        rustix::fs::ftruncate(temp.file(), size_bytes).map_err(|error| {
+            temp.discard();
+            Error::io("write", &self.store.object_path(digest), error)
+        })
     }
 
     /// Every chunk is written: publishes the object if they are what its digest says.
@@ -309,6 +367,7 @@ impl Assembly {
         let path = self.store.object_path(object.digest);
         if let Some((table, _)) = &object.table {
             if hash_open_file(file.file(), &path, threads, &Progress::default())? != object.digest {
+                file.discard();
                 let message =
                     format!("the chunks of object {} are not its bytes: its chunk table is wrong", object.digest);
                 return Err(Error::integrity(message));
@@ -322,6 +381,26 @@ impl Assembly {
         // Closes it, and with that the last name of an object that somebody else published first.
         lock(&object.file).take();
         Ok(())
+    }
+}
+
+impl Drop for Assembly {
+    fn drop(&mut self) {
+        if self.has_failed.load(Ordering::Relaxed) {
+            for object in lock(&self.state).objects.values() {
+                if let Some(file) = &*lock(&object.file) {
+                    file.discard();
+                }
+            }
+        }
+    }
+}
+
+/// Whether one of the bytes was ever written, as far as the file system tells.
+fn has_data(file: &File, offset: u64, bytes: u32) -> bool {
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data < offset + u64::from(bytes),
+        Err(error) => error != Errno::NXIO,
     }
 }
 
@@ -352,6 +431,9 @@ impl State {
             for (chunk, bytes) in &chunks {
                 let wanted = self.wanted.entry(*chunk).or_insert(Wanted { bytes: *bytes, places: Vec::new() });
                 wanted.places.push((Arc::clone(&object), offset));
+                if object.left.is_some() {
+                    self.left.push((Arc::clone(&object), offset, (*chunk, *bytes)));
+                }
                 offset += u64::from(*bytes);
             }
             places += chunks.len();

@@ -49,6 +49,11 @@ impl Lease {
         }
     }
 
+    /// Of its file: 32 random hex digits.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// Whether nobody took it for stale.
     pub fn is_held(&self) -> bool {
         self.path.exists()
@@ -83,6 +88,18 @@ pub(crate) fn any(store: &Store, now: SystemTime) -> Result<bool> {
         }
     }
     Ok(any)
+}
+
+/// Whether the lease of this name is no more, or its process is known to be gone. Of one on another host that cannot be
+/// known before `gc` has taken it for stale.
+pub(crate) fn has_ended(store: &Store, name: &str) -> bool {
+    if name.len() != 32 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return false;
+    }
+    match fs::read_to_string(store.root().join("leases").join(name)) {
+        Ok(text) => is_alive(&text) == Some(false),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// Who is adding: host, boot, process namespace, process and its start, so that a reused process id is not taken

@@ -5,6 +5,7 @@
 //!   VERSION               format version
 //!   objects/ab/cdef…      the bytes of an object, mode 0444; being written: objects/ab/.tmp-…
 //!   chunks/ab/cdef…       its chunk table, when it has more than one chunk
+//!   parts/                objects of which a download has some chunks, as .tmp-<digest>-<lease>
 //!   roots/                one file per artifact directory outside ../artifacts
 //!   leases/               one file per add in flight
 //!   trash/                damaged objects; gc-…/ the condemned ones

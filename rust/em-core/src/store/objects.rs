@@ -13,6 +13,7 @@
 //! which is slow and safe.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read},
     ops::Deref,
@@ -32,7 +33,11 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, rename_noreplace, temp_name};
+use super::{
+    Store,
+    leases::{self, Lease},
+    rename_noreplace, temp_name,
+};
 use crate::{
     Digest, Error, Kind, Result,
     cancel::Progress,
@@ -233,6 +238,45 @@ impl Store {
     pub fn new_table_in(self: &Arc<Self>, digest: Digest) -> Result<Temp<Arc<Self>>> {
         Temp::new(Arc::clone(self), Place::Chunks, Some(digest))
     }
+
+    /// Starts an object that comes in parts. Dropped before it is published, it stays for whoever goes on with it once
+    /// the lease has ended.
+    pub fn new_part(self: &Arc<Self>, digest: Digest, lease: &Lease) -> Result<Temp<Arc<Self>>> {
+        Temp::create(Arc::clone(self), Place::Objects, PARTS, &part_name(digest, lease), 0o644, true)
+    }
+
+    /// Names of parts whose receivers are gone, by object. What cannot be read is left out.
+    pub fn left_parts(&self) -> HashMap<Digest, String> {
+        let Ok(entries) = std::fs::read_dir(self.parts_path()) else { return HashMap::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let left = names.filter_map(|name| {
+            let (digest, lease) = name.strip_prefix(".tmp-")?.split_once('-')?;
+            leases::has_ended(self, lease).then_some((digest.parse().ok()?, name))
+        });
+        left.collect()
+    }
+
+    /// Goes on with a part, and opens it once more for reading; `None` if somebody else does so, or it cannot be used.
+    pub fn adopt_part(self: &Arc<Self>, name: &str, digest: Digest, lease: &Lease) -> Option<(Temp<Arc<Self>>, File)> {
+        let (left, mine) = (format!("{PARTS}/{name}"), format!("{PARTS}/{}", part_name(digest, lease)));
+        let open = |flags| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            rustix::fs::openat(&self.objects, &left, flags, Mode::empty()).map(File::from)
+        };
+        let (file, reader) = (open(OFlags::RDWR).ok()?, open(OFlags::RDONLY).ok()?);
+        let metadata = file.metadata().ok()?;
+        if !metadata.is_file() || metadata.nlink() != 1 {
+            return None;
+        }
+        rename_noreplace(&self.objects, &left, &mine).ok()?;
+        let part = Temp { store: Arc::clone(self), place: Place::Objects, name: mine, file, stays: true.into() };
+        Some((part, reader))
+    }
+
+    /// Where parts of objects are.
+    pub(crate) fn parts_path(&self) -> PathBuf {
+        self.root().join("objects").join(PARTS)
+    }
 }
 
 /// BLAKE3 of what `reader` still has to give, in one pass of 1 MiB reads.
@@ -262,15 +306,24 @@ fn wrong_table(path: &Path, error: Error) -> Error {
     }
 }
 
-/// A file of the store that nobody sees yet. Dropped without publishing, it is removed; after a crash it
-/// stays as `.tmp-…` and is reclaimed by `gc`.
+/// Beside `objects/`, by the handle of which they are reached.
+const PARTS: &str = "../parts";
+
+/// `gc` takes it for what it is: a file that is being written.
+fn part_name(digest: Digest, lease: &Lease) -> String {
+    format!(".tmp-{digest}-{}", lease.name())
+}
+
+/// A file of the store that nobody sees yet. Dropped without publishing, it is removed, unless it is a part; after a
+/// crash it stays as `.tmp-…` and is reclaimed by `gc`.
 #[derive(Debug)]
 pub struct Temp<S: Deref<Target = Store>> {
     store: S,
     place: Place,
     name: String,
     file: File,
-    published: AtomicBool,
+    /// Dropping it removes no file.
+    stays: AtomicBool,
 }
 
 /// Which directory of the store a file is for.
@@ -291,24 +344,33 @@ impl Place {
 
 impl<S: Deref<Target = Store>> Temp<S> {
     fn new(store: S, place: Place, digest: Option<Digest>) -> Result<Self> {
-        let directory = place.directory(&store);
         let temp = temp_name();
         let fan = match digest {
             Some(digest) => digest.to_string()[..2].to_owned(),
             None => temp[5..7].to_owned(),
         };
-        let name = format!("{fan}/{temp}");
+        Self::create(store, place, &fan, &temp, 0o444, false)
+    }
+
+    fn create(store: S, place: Place, fan: &str, name: &str, mode: u32, stays: bool) -> Result<Self> {
+        let directory = place.directory(&store);
+        let name = format!("{fan}/{name}");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let open = || rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(0o444));
+        let open = || rustix::fs::openat(directory, &name, flags, Mode::from_raw_mode(mode));
         let opened = open().or_else(|error| match error {
-            Errno::NOENT => match rustix::fs::mkdirat(directory, &fan, Mode::from_raw_mode(0o777)) {
+            Errno::NOENT => match rustix::fs::mkdirat(directory, fan, Mode::from_raw_mode(0o777)) {
                 Ok(()) | Err(Errno::EXIST) => open(),
                 Err(error) => Err(error),
             },
             _ => Err(error),
         });
         let file = opened.map_err(|e| Error::io("create a file in", store.root(), e))?.into();
-        Ok(Self { store, place, name, file, published: AtomicBool::new(false) })
+        Ok(Self { store, place, name, file, stays: stays.into() })
+    }
+
+    /// Says of a part that nobody is to go on with it.
+    pub fn discard(&self) {
+        self.stays.store(false, Ordering::Relaxed);
     }
 
     /// The file, open for reading and writing.
@@ -319,6 +381,9 @@ impl<S: Deref<Target = Store>> Temp<S> {
     /// Makes it visible as the object `digest`. An object that is already there and good wins.
     pub fn publish_object(&self, digest: Digest, size_bytes: u64, mtime_s: i64) -> Result<()> {
         let fail = |error| Error::io("store", &self.store.object_path(digest), error);
+        if self.stays.swap(false, Ordering::Relaxed) {
+            rustix::fs::fchmod(&self.file, Mode::from_raw_mode(0o444)).map_err(fail)?;
+        }
         seal(&self.file, digest, mtime_s, self.store.boot.id).map_err(fail)?;
         let target = relative_path(digest);
         let mut attempts = 0;
@@ -326,7 +391,7 @@ impl<S: Deref<Target = Store>> Temp<S> {
             attempts += 1;
             match rename_noreplace(self.directory(), &self.name, &target) {
                 Ok(()) => {
-                    self.published.store(true, Ordering::Relaxed);
+                    self.stays.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(Errno::EXIST) if self.store.usable(digest, size_bytes)? => return Ok(()),
@@ -347,7 +412,7 @@ impl<S: Deref<Target = Store>> Temp<S> {
             _ => Err(error),
         });
         renamed.map_err(|e| Error::io("store the chunk table of", &self.store.object_path(digest), e))?;
-        self.published.store(true, Ordering::Relaxed);
+        self.stays.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -365,7 +430,7 @@ impl<S: Deref<Target = Store>> Temp<S> {
 
 impl<S: Deref<Target = Store>> Drop for Temp<S> {
     fn drop(&mut self) {
-        if !self.published.load(Ordering::Relaxed) {
+        if !self.stays.load(Ordering::Relaxed) {
             let _ = rustix::fs::unlinkat(self.directory(), &self.name, AtFlags::empty());
         }
     }
