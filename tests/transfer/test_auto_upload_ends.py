@@ -148,6 +148,28 @@ def test_server_that_is_away_when_a_run_is_made_gets_it_later(tmp_path: Path, st
         assert_is_there(server, directory, "Complete")
 
 
+def test_run_whose_server_is_away_takes_no_more_of_the_disk_than_any_run(
+    tmp_path: Path, home: Path, start: Start
+) -> None:
+    """What waits to be sent is the record itself, and `.sync.json` says where: so the queue needs no limit."""
+    with run_server(tmp_path / "away") as gone:
+        pass
+    config = f"current-context: c\ncontexts: [{{name: c, server: {gone.url}, prefixes: {{aistore: ''}}, "
+    Path(os.environ["T9K_CONFIG"]).write_text(config + f"auth: {{apikey: {gone.api_key}}}}}]\n")
+    script = start(gone, LOGS.replace("500", "20_000"), is_configured=True, EM_SYNC_FINISH_S="0.1")
+    assert script.process.returncode == 0, script.err.read_text()
+    assert not state_of(script.local).is_done
+    eventually(lambda: is_held(script.local))
+    os.kill(json.loads(Path(script.local, ".sync.lock").read_text())["pid"], signal.SIGKILL)
+    plain = em.create_run(name="auto", hparams={"lr": 0.1})
+    for step in range(20_000):
+        plain.log("train", {"x": step}, step=step)
+    plain.finish()
+    sizes = [{path.name: path.stat().st_size for path in Path(one).rglob("*")} for one in (script.local, plain.local)]
+    assert sizes[0].pop("train.yaml") == sizes[1].pop("train.yaml") > 1_000_000
+    assert sum(sizes[0].values()) < sum(sizes[1].values()) + 8192
+
+
 def test_forked_workers_may_have_runs_of_their_own(server: Serving, start: Start) -> None:
     script = start(
         server,

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from harness import Serving
 from proxy import Proxy, proxied
 from t9k import em
 from t9k.em.client import connection
-from t9k.em.client.session import Session
+from t9k.em.client.session import Session, _Key
 from t9k.em.errors import AuthError, ConflictError, IntegrityError, InvalidInputError, NotFoundError, TransferError
 from trees import contents, make_artifact, make_tree
 
@@ -224,6 +226,46 @@ def test_load_when_the_server_is_away_is_a_transfer_error(
         em.load_artifact("default/nothing")
 
 
+def test_load_of_what_one_may_not_see_says_that_there_is_nothing(
+    logged_in: Path, folder: str, server: Serving, move: Moving
+) -> None:
+    """The server tells nobody that something is there; a key that it does not take is another error."""
+    artifact = make_artifact(make_tree(logged_in / "tree"))
+    path = upload(artifact, folder)
+    move("other")
+    em.login(server.url, add_user(server, "eve"))
+    for load in (em.load_artifact, em.load_run, em.Artifact.at):
+        with pytest.raises(NotFoundError) as caught:
+            load(path)
+        assert isinstance(caught.value, RuntimeError)
+    connection.connected()._auth = _Key("em_pat_" + "0" * 33)
+    connection.connected().close()
+    for load in (em.load_artifact, em.load_run, em.Artifact.at):
+        with pytest.raises(AuthError, match="no valid API key"):
+            load(path)
+    assert not list(Path(".em").glob("*/*"))
+
+
+def add_user(server: Serving, name: str) -> str:
+    """Answers the new user's key."""
+    command = [sys.executable, "-m", "t9k.aistore", "--data", str(server.data), "users", "add", name, "--key", "--json"]
+    (user,) = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return str(user["api_key"])
+
+
+def test_local_directory_is_looked_for_before_the_server(logged_in: Path, folder: str, proxy: Proxy) -> None:
+    there = make_artifact(make_tree(logged_in / "there", seed=1), "there")
+    upload(there, folder)
+    here = make_artifact(make_tree(logged_in / "here", seed=2), "here")
+    Path(folder).mkdir()
+    shutil.move(here.local, f"{folder}/there")
+    proxy.reset()
+    assert em.load_artifact(f"{folder}/there").name == "here"
+    assert proxy.requests == []
+    shutil.rmtree(folder)
+    assert em.load_artifact(f"{folder}/there").name == "there"
+
+
 def test_damaged_object_is_caught_while_packing_and_named(logged_in: Path, folder: str) -> None:
     artifact = make_artifact(make_tree(logged_in / "tree", seed=10))
     digest = next(entry["digest"] for entry in artifact.objects if entry["path"] == "large.bin")
@@ -274,7 +316,6 @@ def test_expired_key_in_the_middle_is_an_auth_error_and_the_next_call_goes_on(
     logged_in: Path, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from t9k.em.client import artifacts
-    from t9k.em.client.session import _Key
 
     artifact = make_artifact(make_tree(logged_in / "tree", seed=5, large_bytes=80 << 20))
     session, put, sent = connection.connected(), artifacts.put_pack, []

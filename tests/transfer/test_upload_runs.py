@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Serving
@@ -12,6 +14,7 @@ from proxy import Proxy, proxied
 from t9k import em
 from t9k.em.client import connection, runs
 from t9k.em.errors import ConflictError, NotFoundError, TransferError
+from t9k.em.transfer import paths
 from trees import make_artifact, make_tree
 
 
@@ -100,18 +103,38 @@ def test_conflict_strategies(logged_in: Path, folder: str, server: Serving, prox
 
 
 def test_parent_directory_uploads_all_and_one_failure_stops_no_other(
-    logged_in: Path, folder: str, server: Serving
+    logged_in: Path, folder: str, server: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "t9k.em")
     made = [make_run(f"r{number}", points=2) for number in range(4)]
     Path(made[1].local, "hyperparameters.yaml").write_text("[not a mapping")
     (Path(made[0].local).parent / "something else").mkdir()
     with pytest.raises(Exception, match="1 of 4 uploads failed") as caught:
         em.upload(".em/runs", folder, make_folder=True)
     assert "r1" in str(caught.value)
+    said = [record.getMessage() for record in caplog.records if record.name == "t9k.em"]
+    assert said[-1] == "3 uploaded, 0 skipped, 1 failed"
+    assert [made[1].local in line for line in said[:-1]] == [True]
     for name in ("r0", "r2", "r3"):
         assert record(f"/{server.user}/{folder}/{name}")["state"] == "Complete"
     with pytest.raises(NotFoundError):
         em.upload(str(logged_in))
+
+
+def test_parent_directory_uploads_several_at_once(
+    logged_in: Path, folder: str, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [make_artifact(make_tree(logged_in / f"t{seed}", seed=seed, small=1), f"a{seed}") for seed in range(3)]
+    upload, all_began = paths._upload_one, threading.Barrier(3)
+
+    def meet(*given: Any) -> paths.Done:
+        all_began.wait(60)  # broken unless three are under way at once
+        return upload(*given)
+
+    monkeypatch.setattr(paths, "_upload_one", meet)
+    em.upload(".em/artifacts", folder, make_folder=True)
+    for artifact in made:
+        assert em.Artifact.at(f"{folder}/{artifact.name}").objects == artifact.objects
 
 
 def test_interrupted_upload_is_continued_under_the_same_node(

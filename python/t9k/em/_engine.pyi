@@ -256,8 +256,8 @@ class Assembly:
 
     Holds a lease, which every call renews, about 150 bytes for each chunk that is missing, and open files of each
     object that has a chunk table or was begun. Of large objects only so many chunks are missing at once as take 10 MB.
-    Objects appear in the store whole and verified, their chunk tables first. What one of many chunks has got is kept for
-    the next assembly that is asked for it, unless a write has failed, until `gc` removes it. Whether `gc` took
+    Objects appear in the store whole and verified, their chunk tables first. What one of many chunks has got is kept
+    for the next assembly that is asked for it, unless a write has failed, until `gc` removes it. Whether `gc` took
     one away again after a pause of more than an hour is seen by `materialize`.
     """
 

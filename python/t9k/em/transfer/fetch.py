@@ -4,8 +4,8 @@
 objects ─ skip what is here ─ chunk tables ─ chunks that are here ─ locate ─ ranges, several at once ─ verify
 ```
 
-Every chunk is verified before it is written, every object before it appears in the store. When a call is interrupted the
-objects that are complete stay, and of large ones the chunks that have come: the next call goes on from there.
+Every chunk is verified before it is written, every object before it appears in the store. When a call is interrupted
+the objects that are complete stay, and of large ones the chunks that have come: the next call goes on from there.
 """
 
 from __future__ import annotations
