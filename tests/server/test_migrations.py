@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from harness import Account
+from starlette.testclient import TestClient
 from t9k.aistore import backup as backups
 from t9k.aistore.accounts.caller import authenticate
-from t9k.aistore.db import Database, dump, tables
+from t9k.aistore.api.app import make_app
+from t9k.aistore.artifacts.check import check
+from t9k.aistore.db import Database, dump, migrations, tables
 from t9k.aistore.db.schema import current, upgrade
 from t9k.aistore.errors import Refusal
 from t9k.aistore.services import open_services
 from t9k.aistore.settings import Settings
+from uploads import Content, Uploader, digest
 
 RELEASED = sorted((Path(__file__).parents[1] / "fixtures").glob("aistore-*.tar.xz"))
 """A backup of each revision that was released, by its name."""
@@ -55,6 +60,13 @@ def empty(database: Database) -> None:
     database.write(work)
 
 
+def test_each_revision_before_the_newest_has_a_backup_here() -> None:
+    """`python tests/fixtures/make_aistore.py` makes one, before the next revision changes the schema."""
+    versions = Path(migrations.__file__).parent / "versions"
+    revisions = [f"aistore-{path.name[:4]}.tar.xz" for path in sorted(versions.glob("[0-9]*.py"))]
+    assert set(revisions[:-1]) <= {path.name for path in RELEASED} <= set(revisions)
+
+
 def test_migrations_make_what_the_tables_say(database: Database) -> None:
     migrated = described(database)
     empty(database)
@@ -66,7 +78,7 @@ def test_migrations_make_what_the_tables_say(database: Database) -> None:
 def test_released_revision_is_brought_to_the_newest(
     fixture: Path, tmp_path: Path, settings: Settings, database: Database
 ) -> None:
-    newest = current(database)
+    newest, schema = current(database), described(database)
     empty(database)
     with tarfile.open(fixture) as archive:
         archive.extractall(tmp_path / "old", filter="data")
@@ -75,11 +87,28 @@ def test_released_revision_is_brought_to_the_newest(
     services = open_services(settings, schema=False)
     backups.restore(tmp_path / "old", services.database, services.blobs)
     assert current(services.database) == newest
+    assert described(services.database) == schema
     rows = services.database.read(lambda connection: {name: len(list(rows)) for name, rows in dump.tables(connection)})
     assert {name: rows[name] for name in document["rows"]} == document["rows"]
     key = (tmp_path / "old" / "key.txt").read_text()
-    assert authenticate(services.database, key).name == "ada"
-    services.close()
+    ada = Account("ada", key, authenticate(services.database, key))
+    with TestClient(make_app(services)) as client:
+        uploader = Uploader(client, ada)
+        artifact = uploader.call("GET", "/artifacts", params={"path": "/ada/default/a:best"}).json()
+        assert (artifact["version"], artifact["node"]["owner"]) == (1, "ada")
+        assert uploader.download(artifact["node"]["id"]) == {digest(b"one"): b"one", digest(b""): b""}
+        run = uploader.call("GET", "/runs", params={"path": "/ada/shared/run"}).json()
+        assert run["hparams"] == {"lr": 0.1}
+        points = uploader.call("GET", f"/runs/{run['node']['id']}/metrics/train").json()
+        assert points["values"] == {"loss": [3.0, 2.0, 1.0]}
+        assert uploader.call("GET", f"/runs/{run['node']['id']}/log").content == b"a line\n"
+        lineage = uploader.call("GET", f"/nodes/{artifact['node']['id']}/lineage").json()
+        assert [link["run"] for link in lineage["links"]] == [run["node"]["id"]]
+        assert [node["name"] for node in uploader.call("GET", "/trash").json()["nodes"]] == ["gone"]
+        shares = uploader.call("GET", f"/nodes/{run['node']['id']}/shares").json()["shares"]
+        assert [(share["grantee"], share["access"]) for share in shares] == [("bob", "view")]
+        uploader.upload(Content({"new": [b"two", b"three"]}))
+        assert list(check(services.database, services.blobs, read=True)) == []
 
 
 def test_schema_of_a_newer_release_is_refused_and_left_alone(database: Database) -> None:

@@ -6,6 +6,7 @@ import http.server
 import logging
 import pickle
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -165,6 +166,46 @@ def test_netrc_does_not_replace_the_key(
     recorder.answers += [(200, {}, b'{"user": "ada"}')]  # type: ignore[attr-defined]
     em.login(_url(recorder), WRONG_KEY)
     assert recorder.seen[0]["Authorization"] == f"Bearer {WRONG_KEY}"  # type: ignore[attr-defined]
+
+
+TLS = Path(__file__).parents[1] / "fixtures" / "tls.pem"
+"""A key and a certificate for `localhost` that it has signed itself: `openssl req -x509 -newkey ec -nodes …`."""
+
+
+def test_tls_is_verified_by_the_authorities_that_the_environment_names(
+    recorder: http.server.ThreadingHTTPServer, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key goes to no server that cannot prove its name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS)
+    with context.wrap_socket(recorder.socket, server_side=True) as recorder.socket:
+        port, seen = recorder.server_port, recorder.seen  # type: ignore[attr-defined]
+        recorder.answers += [(200, {}, b'{"user": "ada"}')]  # type: ignore[attr-defined]
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+        with pytest.raises(requests.HTTPError, match=r"verify failed.*REQUESTS_CA_BUNDLE"):
+            em.login(f"https://localhost:{port}", WRONG_KEY)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(TLS))
+        with pytest.raises(requests.HTTPError, match="verify failed"):
+            em.login(f"https://127.0.0.1:{port}", WRONG_KEY)
+        assert seen == []
+        em.login(f"https://localhost:{port}", WRONG_KEY)
+        assert [headers["Authorization"] for headers in seen] == [f"Bearer {WRONG_KEY}"]
+
+
+def test_proxy_of_the_environment_is_asked_unless_the_host_is_excepted(
+    recorder: http.server.ThreadingHTTPServer, home: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", _url(recorder))
+    recorder.answers += [(200, {}, b'{"user": "ada"}')]  # type: ignore[attr-defined]
+    em.login("http://aistore.invalid", WRONG_KEY)
+    assert [headers["Host"] for headers in recorder.seen] == ["aistore.invalid"]  # type: ignore[attr-defined]
+    monkeypatch.setenv("no_proxy", "aistore.invalid")
+    with pytest.raises(requests.HTTPError, match=r"aistore\.invalid"):
+        em.login("http://aistore.invalid", WRONG_KEY)
+    assert len(recorder.seen) == 1  # type: ignore[attr-defined]
 
 
 def test_busy_server_is_asked_again_after_the_time_it_names(
