@@ -152,10 +152,18 @@ def new_run(name: str) -> dict[str, Any]:
     return {"client_id": name, "placement": {"folder": "/owner/shared", "name": name}}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One server for all requests: nothing that one caller does may change what another may."""
-    services = open_services(Settings(data_dir=tmp_path_factory.mktemp("matrix")))
+    url = None
+    if request.param == "postgresql":
+        base = request.getfixturevalue("postgresql")
+        admin = sa.create_engine(base.format("postgres").replace("postgresql:", "postgresql+psycopg:"))
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("CREATE DATABASE matrix")
+        admin.dispose()
+        url = base.format("matrix")
+    services = open_services(Settings(data_dir=tmp_path_factory.mktemp("matrix"), database_url=url))
     services.failures = FailureLimits(burst=1e9)  # 401 for every bad key, however many there were
     database = services.database
     owner = make_account(database, "owner")

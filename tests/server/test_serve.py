@@ -285,6 +285,17 @@ def test_sigterm_ends_the_process_in_bounded_time_whatever_is_in_flight(tmp_path
         connection.close()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_counters_of_all_workers_are_one(tmp_path: Path, workers: str) -> None:
+    """Each request is a connection of its own, and whichever process takes it answers for both."""
+    with run_server(tmp_path / "served", None, "--workers", workers) as serving:
+        for _ in range(30):
+            assert requests.get(f"{serving.url}/healthz", timeout=60).status_code == 200
+        for _ in range(5):
+            counted = requests.get(f"{serving.url}/metrics", timeout=60).text
+            assert 'aistore_requests_total{method="GET",route="/healthz",status="200"} 30.0' in counted
+
+
 @pytest.mark.parametrize("is_kept", [False, True], ids=["first request", "kept connection"])
 def test_request_that_came_while_the_server_stood_still_is_answered(tmp_path: Path, is_kept: bool) -> None:
     """All its timers are due then, before it has read what came in time."""
