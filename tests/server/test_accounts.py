@@ -233,6 +233,23 @@ def test_expired_key_is_refused_and_use_is_noted(api: TestClient, database: Data
     assert ask(api, key, "GET", "/session").status_code == 401
 
 
+def test_good_key_is_accepted_where_its_use_cannot_be_noted(
+    api: TestClient, database: Database, ada: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full since a minute must not end reading."""
+    never = sa.update(api_keys).where(api_keys.c.id == ada.caller.key_id).values(last_used_us=None)
+    database.write(lambda connection: connection.execute(never))
+    tried = []
+
+    def fail(*arguments: object) -> None:
+        tried.append(arguments)
+        raise sa.exc.OperationalError("UPDATE", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr("t9k.aistore.db.accounts.touch_key", fail)
+    assert ask(api, ada, "GET", "/session").status_code == 200
+    assert len(tried) == 1
+
+
 @pytest.mark.parametrize("processes", [1, 2, 4, 10])
 def test_limits_of_several_processes_are_together_those_of_one(processes: int) -> None:
     now = [0.0]

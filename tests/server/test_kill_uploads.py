@@ -5,19 +5,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 import pytest
 from harness import Account, Serving, run_server
+from run_records import batch
 from t9k.aistore.accounts.caller import Caller
+from t9k.protocol.metric_batch import encode_batch
 from uploads import Content, Uploader, digest, noise, pack_of
 
 KILLS = int(os.environ.get("AISTORE_KILLS", "5"))
@@ -141,32 +146,94 @@ def test_killed_server_has_all_that_it_acknowledged(tmp_path: Path, database_url
     assert done.chunks
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
-def test_full_disk_is_told_reading_goes_on_and_room_is_used(tmp_path: Path) -> None:
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system takes root")
     mount = tmp_path / "small"
     mount.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=False).returncode:
         pytest.skip("no tmpfs can be mounted here")
-    try:
-        with run_server(mount / "served") as serving:
-            uploader = client_of(serving, serving.api_key)
-            content = Content({"x": [noise(1, 2 << 20)]})
-            node_id = uploader.upload(content)["node"]["id"]
-            full = []
-            for number in range(2, 30):
-                response = uploader.put(pack_of([noise(number, 2 << 20)]))
-                if response.status_code == 507:
-                    full.append(response.json())
-                    if len(full) == 3:
-                        break
-                else:
-                    assert response.status_code == 201
-            assert [problem["kind"] for problem in full] == ["store"] * 3
-            assert uploader.download(node_id)
-            assert uploader.call("GET", "/session").status_code == 200
-            subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
-            assert uploader.put(pack_of([noise("more", 2 << 20)])).status_code == 201
-            uploader.client.close()
-        check(mount / "served", None)
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def enlarge(mount: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
+
+
+def test_full_disk_is_told_reading_goes_on_and_room_is_used(mount: Path) -> None:
+    with run_server(mount / "served") as serving:
+        uploader = client_of(serving, serving.api_key)
+        content = Content({"x": [noise(1, 2 << 20)]})
+        node_id = uploader.upload(content)["node"]["id"]
+        full = []
+        for number in range(2, 30):
+            response = uploader.put(pack_of([noise(number, 2 << 20)]))
+            if response.status_code == 507:
+                full.append(response.json())
+                if len(full) == 3:
+                    break
+            else:
+                assert response.status_code == 201
+        assert [problem["kind"] for problem in full] == ["store"] * 3
+        assert uploader.download(node_id)
+        assert uploader.call("GET", "/session").status_code == 200
+        enlarge(mount)
+        assert uploader.put(pack_of([noise("more", 2 << 20)])).status_code == 201
+        uploader.client.close()
+    check(mount / "served", None)
+
+
+def test_every_write_on_a_full_disk_is_507_and_all_succeed_when_there_is_room(mount: Path) -> None:
+    with run_server(mount / "served") as serving:
+        uploader = client_of(serving, serving.api_key)
+        content = Content({"x": [b"of a small artifact"]})
+        node_id = uploader.upload(content)["node"]["id"]
+        log = b"x" * 100_000
+        points = encode_batch(batch(0, 10_000, loss=[0.1] * 10_000))
+        numbers = itertools.count()
+        writes: dict[str, Callable[[int], httpx2.Response]] = {
+            "folder": lambda n: uploader.call("POST", "/folders", json={"path": f"/admin/f{n}"}),
+            "description": lambda n: uploader.call("PATCH", f"/nodes/{node_id}", json={"description": f"{n}" * 9000}),
+            "run": lambda n: uploader.call("POST", "/runs", json=new_run(n)),
+            "metrics": lambda n: uploader.call(
+                "PUT", f"/runs/{run_id}/metrics/train/{n}", params={"session": "s"}, content=points
+            ),
+            "log": lambda n: uploader.call("PUT", f"/runs/{run_id}/log", params={"offset": log_bytes()}, content=log),
+            "key": lambda n: uploader.call("POST", "/keys", json={"name": f"k{n}"}),
+            "commit": lambda n: uploader.commit(content, key=f"{n}", placement={"name": f"c{n}"}),
+            "pack": lambda n: uploader.put(pack_of([noise(n, 100_000)])),
+        }
+
+        def new_run(number: int) -> dict[str, object]:
+            return {"client_id": f"r{number}", "placement": {"folder": "/admin/default", "name": f"r{number}"}}
+
+        def log_bytes() -> int:
+            return int(uploader.call("GET", f"/runs/{run_id}").json()["log_bytes"])
+
+        run_id = uploader.call("POST", "/runs", json=new_run(next(numbers))).json()["node"]["id"]
+        with open(mount / "filler", "wb") as filler, suppress(OSError):
+            while True:
+                filler.write(bytes(1 << 16))
+                filler.flush()
+        refused = set()
+        for write in list(writes) * 60:
+            response = writes[write](next(numbers))
+            if response.status_code == 507:
+                assert response.json()["kind"] == "store", response.text
+                refused.add(write)
+            else:
+                assert response.status_code in (200, 201), (write, response.text)
+            if refused == set(writes):
+                break
+        assert refused == set(writes)
+        assert uploader.download(node_id) == {digest(b"of a small artifact"): b"of a small artifact"}
+        assert uploader.call("GET", f"/runs/{run_id}/log").content == log * (log_bytes() // len(log))
+        (mount / "filler").unlink()
+        enlarge(mount)
+        for name, write in writes.items():
+            assert write(next(numbers)).status_code in (200, 201), name
+        uploader.client.close()
+    check(mount / "served", None)

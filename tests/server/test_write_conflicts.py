@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from harness import Account
 from run_records import batch
+from starlette.testclient import TestClient
 from t9k.aistore.db import Database
 from t9k.aistore.db import database as module
 from t9k.aistore.db.tables.accounts import groups
@@ -56,6 +57,18 @@ def test_transactions_that_meet_all_succeed_and_the_unlucky_run_alone(databases:
     numbers = databases[0].read(lambda connection: list(connection.execute(sa.select(groups.c.created_us)).scalars()))
     assert sorted(numbers) == list(range(WRITERS * ROUNDS))
     assert max(tries.values()) <= module.FREE_ATTEMPTS + 1
+
+
+def test_full_disk_of_postgresql_is_507(database: Database, api: TestClient, ada: Account) -> None:
+    if database.is_sqlite:
+        pytest.skip("a real file system that is full: test_kill_uploads.py")
+    fail = """CREATE FUNCTION fail() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no room' USING ERRCODE = '53100';
+        END $$ LANGUAGE plpgsql; CREATE TRIGGER full_disk BEFORE INSERT ON nodes EXECUTE FUNCTION fail()"""
+    database.write(lambda connection: connection.exec_driver_sql(fail))
+    response = api.post("/api/v1/folders", json={"path": "/ada/x"}, headers=ada.headers)
+    assert (response.status_code, response.json()["kind"]) == (507, "store")
+    database.write(lambda connection: connection.exec_driver_sql("DROP TRIGGER full_disk ON nodes"))
+    assert api.post("/api/v1/folders", json={"path": "/ada/x"}, headers=ada.headers).status_code == 201
 
 
 def make_run(database: Database, account: Account, name: str) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hmac
+import logging
 from dataclasses import dataclass, field
+
+from sqlalchemy.exc import OperationalError
 
 from t9k.aistore.accounts import keys
 from t9k.aistore.clock import now_us
 from t9k.aistore.db import Database, accounts
 from t9k.aistore.errors import forbidden, unauthenticated
+
+log = logging.getLogger("aistore.accounts")
 
 LAST_USE_EVERY_US = 60_000_000
 """A key's last use is written at most this often."""
@@ -64,7 +69,10 @@ def authenticate(database: Database, key: str) -> Caller:
     if row.expires_us is not None and row.expires_us <= now:
         raise unauthenticated()
     if row.last_used_us is None or row.last_used_us < now - LAST_USE_EVERY_US:
-        database.write(lambda connection: accounts.touch_key(connection, row.id, now))
+        try:
+            database.write(lambda connection: accounts.touch_key(connection, row.id, now))
+        except OperationalError as error:  # a full disk: who only reads needs no room
+            log.warning("the last use of a key could not be noted: %s", error.orig)
     return Caller(
         user_id=row.user_id,
         name=row.user_name,
