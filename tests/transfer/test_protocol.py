@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from harness import Serving
 from plain_client import PlainClient
 from safetensors.numpy import save_file
-from t9k import em
+from t9k import em, protocol
 from trees import contents
 
 FILES = {
@@ -25,6 +27,19 @@ FILES = {
 @pytest.fixture
 def plain(server: Serving) -> PlainClient:
     return PlainClient(server.url, server.api_key)
+
+
+def test_page_has_every_operation_kind_and_limit() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "protocol.md").read_text()
+    for path, item in json.loads((docs / "openapi.json").read_text())["paths"].items():
+        form = re.sub(r"\\{[^}]*\\}", r"\\{[^}]*\\}", re.escape(path.removeprefix(protocol.API_PREFIX)))
+        assert re.search(form + "(?![/a-z])", page), (path, list(item))
+    for kind, status in protocol.KINDS.items():
+        assert re.search(rf"\| `{kind}` \| .*\b{status}\b", page), kind
+    numbers = [value for name, value in vars(protocol).items() if name.startswith("MAX_")]
+    for number in {n for n in numbers if n < 1 << 20 or n % 1000 == 0} | {protocol.MAX_JSON_BYTES}:
+        assert f"{number:,}" in page, number
 
 
 def place(name: str) -> dict[str, object]:
