@@ -40,6 +40,22 @@ def test_add_file_takes_every_obj_path_of_the_reference(obj_path: str | None, pa
     assert paths(artifact) == [path]
 
 
+def test_local_paths_are_text_or_path_objects() -> None:
+    artifact = em.create_artifact("x")
+    artifact.add_dir(Path("a"))
+    artifact.add_file(Path("a/1.txt"), "b/")
+    assert paths(artifact) == ["a/1.txt", "a/2.bin", "b/1.txt"]
+    assert em.load_artifact(Path(artifact.local)).to_dict() == artifact.to_dict()
+    Path("run_config.yaml").write_text("name: cnn\n")
+    run = em.create_run(config_path=Path("run_config.yaml"))
+    run.finish()
+    assert em.load_run(Path(run.local)).name == "cnn"
+    with pytest.raises(AuthError, match="not logged in"):
+        em.upload(Path(run.local))
+    with pytest.raises(InvalidInputError, match=r"text or a pathlib\.Path, not a NoneType"):
+        artifact.add_file(None)  # type: ignore[arg-type]
+
+
 def test_loaded_artifact_equals_the_created_one() -> None:
     artifact = em.create_artifact("x", labels=["l"], description="d")
     artifact.add_dir("a")

@@ -21,10 +21,11 @@ from t9k import em
 from t9k.em import errors
 
 TAIL = "folder: str = 'default', make_folder: bool = False, conflict_strategy: str = 'new'"
+LOCAL = "str | os.PathLike[str]"  # the reference says str
 SIGNATURES: dict[Callable[..., Any], str] = {
     em.Artifact: "metadata, objects = None",
-    em.Artifact.add_dir: "self, dir_path: str, obj_path: str | None = None",
-    em.Artifact.add_file: "self, file_path: str, obj_path: str | None = None",
+    em.Artifact.add_dir: f"self, dir_path: {LOCAL}, obj_path: str | None = None",
+    em.Artifact.add_file: f"self, file_path: {LOCAL}, obj_path: str | None = None",
     em.Artifact.add_reference: "self, uri: str, obj_path: str | None = None, *, size: int | None = None, "
     "etag: str | None = None, digest: str | None = None",
     em.Artifact.parse_from_dict: "self, data: dict[str, Any]",
@@ -42,13 +43,13 @@ SIGNATURES: dict[Callable[..., Any], str] = {
     em.Run.to_dict: "self",
     em.Run.upload: f"self, {TAIL}",
     em.create_artifact: "name: str, labels: Sequence[str] | None = None, description: str = ''",
-    em.create_run: "config_path: str | None = None, name: str = 'default', hparams: dict[str, Any] | None = None, "
+    em.create_run: f"config_path: {LOCAL} | None = None, name: str = 'default', hparams: dict[str, Any] | None = None, "
     f"labels: Sequence[str] | None = None, description: str = '', auto_upload: bool = False, {TAIL}",
-    em.load_artifact: "path: str",
-    em.load_run: f"path: str, auto_upload: bool = False, {TAIL}",
+    em.load_artifact: f"path: {LOCAL}",
+    em.load_run: f"path: {LOCAL}, auto_upload: bool = False, {TAIL}",
     em.login: "ais_host: str | None = None, api_key: str | None = None, timeout: int | None = None",
     em.logout: "",
-    em.upload: f"path: str, {TAIL}",
+    em.upload: f"path: {LOCAL}, {TAIL}",
 }
 HPARAMS = {
     "batch_size": 32,

@@ -173,6 +173,8 @@ def test_mistakes_that_are_made_easily_say_the_way_out(run: Run) -> None:
         run.log("train", {"loss": 0.5}, "1")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="add the files to an artifact"):
         run.mark_output("model.bin")
+    with pytest.raises(InvalidInputError, match="add the files to an artifact"):
+        run.mark_output(Path("model.bin"))
     with pytest.raises(NotFoundError, match=r"em\.load_artifact loads it"):
         load_run(artifact.local)
     with pytest.raises(NotFoundError, match=r"em\.load_run loads it"):

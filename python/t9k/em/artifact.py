@@ -11,7 +11,7 @@ from t9k.em import _engine
 from t9k.em.errors import InvalidInputError, NotFoundError, translated
 from t9k.em.fields import Fields
 from t9k.em.progress import Progress
-from t9k.em.run_files import check_name, make_run_dir, replace_file
+from t9k.em.run_files import check_name, make_run_dir, path_text, replace_file
 
 if TYPE_CHECKING:
     from t9k.em.transfer.partial import RemoteFiles
@@ -135,7 +135,7 @@ class Artifact:
         """
         return [{"path": path} | {name: str(value) for name, value in entry.items()} for path, entry in self.entries()]
 
-    def add_dir(self, dir_path: str, obj_path: str | None = None) -> None:
+    def add_dir(self, dir_path: str | os.PathLike[str], obj_path: str | None = None) -> None:
         """Adds all files under a local directory as objects of the Artifact.
 
         Symbolic links are followed. All or nothing: on an error the artifact
@@ -159,7 +159,7 @@ class Artifact:
         """
         self._add(_engine.add_dir, dir_path, obj_path)
 
-    def add_file(self, file_path: str, obj_path: str | None = None) -> None:
+    def add_file(self, file_path: str | os.PathLike[str], obj_path: str | None = None) -> None:
         """Adds a local file as an object of the Artifact; all else is as with `add_dir`.
 
         Args:
@@ -173,10 +173,11 @@ class Artifact:
         """
         self._add(_engine.add_file, file_path, obj_path)
 
-    def _add(self, add: Callable[..., dict[str, int]], path: str, obj_path: str | None) -> None:
-        target = _obj_path(path, obj_path)
+    def _add(self, add: Callable[..., dict[str, int]], path: str | os.PathLike[str], obj_path: str | None) -> None:
+        source = path_text(path)
+        target = _obj_path(source, obj_path)
         with translated(), Progress("add") as progress:
-            summary = add(store_dir(), self._directory(), os.fspath(path), target, progress)
+            summary = add(store_dir(), self._directory(), source, target, progress)
         self._warn(summary)
 
     def _warn(self, summary: dict[str, int]) -> None:
@@ -303,7 +304,9 @@ class Artifact:
             raise NotFoundError(f"there is no file {path!r} in artifact {self.alternative_name!r}")
         return open(os.path.join(self._directory(), path), "rb")
 
-    def download(self, into: str = ".", paths: Sequence[str] | None = None, glob: str | None = None) -> list[str]:
+    def download(
+        self, into: str | os.PathLike[str] = ".", paths: Sequence[str] | None = None, glob: str | None = None
+    ) -> list[str]:
         """Downloads files of an Artifact that `at` opened to a directory; they go through the local store.
 
         Args:
@@ -322,10 +325,10 @@ class Artifact:
             raise InvalidInputError(
                 f"artifact {self.name!r} is local", hint="em.Artifact.at(path) opens one that is not"
             )
-        return self._remote_files.download(into, paths, glob)
+        return self._remote_files.download(path_text(into), paths, glob)
 
     def fetch_references(
-        self, into: str = ".", paths: Sequence[str] | None = None, glob: str | None = None
+        self, into: str | os.PathLike[str] = ".", paths: Sequence[str] | None = None, glob: str | None = None
     ) -> list[str]:
         """Fetches what references of the Artifact name: ``http(s)``, ``file``, and what an installed fsspec knows.
 
@@ -346,7 +349,7 @@ class Artifact:
         """
         from t9k.em.transfer.references import fetch_references
 
-        return fetch_references(self, into, paths, glob)
+        return fetch_references(self, path_text(into), paths, glob)
 
     def remember(self, transfer: dict[str, str]) -> None:
         """Appends a line to the remote history, in the directory too.
@@ -390,7 +393,8 @@ class Artifact:
 def _obj_path(source: str, obj_path: str | None) -> str:
     """Returns the path in the artifact: the source's own name, or below a path that ends in a slash."""
     name = os.path.basename(os.path.abspath(source)) if "://" not in source else source.rstrip("/").rpartition("/")[2]
-    path = obj_path if obj_path and not obj_path.endswith("/") else (obj_path or "") + name
+    given = path_text(obj_path) if obj_path is not None else ""
+    path = given if given and not given.endswith("/") else given + name
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -433,7 +437,7 @@ def create_artifact(name: str, labels: Sequence[str] | None = None, description:
     return artifact
 
 
-def load_artifact(path: str) -> Artifact:
+def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     """Loads an Artifact from its local directory, else from the server.
 
     On the server ``name:alias`` and ``name@digest`` name a version; ``name``
@@ -462,6 +466,7 @@ def load_artifact(path: str) -> Artifact:
     """
     from t9k.em.client.connection import connected, is_configured
 
+    path = path_text(path)
     try:
         return load_local(path)
     except NotFoundError:

@@ -18,7 +18,7 @@ from t9k.em.params import Params
 from t9k.em.process import current_pid
 from t9k.em.record import HPARAMS, Recorder
 from t9k.em.run_config import read_run_config
-from t9k.em.run_files import check_name, make_run_dir, read_yaml
+from t9k.em.run_files import check_name, make_run_dir, path_text, read_yaml
 from t9k.em.warn import warn
 
 if TYPE_CHECKING:
@@ -365,8 +365,9 @@ class Run:
 
     def _mark(self, side: str, resource: Any) -> None:
         name = getattr(resource, "alternative_name", None) or getattr(resource, "name", None)
-        if not isinstance(name, str):
-            hint = "add the files to an artifact, and mark that" if isinstance(resource, str | os.PathLike) else None
+        is_path = isinstance(resource, str | os.PathLike)  # a Path has a name as well
+        if is_path or not isinstance(name, str):
+            hint = "add the files to an artifact, and mark that" if is_path else None
             kind = resource.__class__.__name__
             raise InvalidInputError(f"a {kind} cannot be an input or output of a run", hint=hint)
         self._resume()
@@ -442,7 +443,7 @@ class Run:
 
 
 def create_run(
-    config_path: str | None = None,
+    config_path: str | os.PathLike[str] | None = None,
     name: str = "default",
     hparams: dict[str, Any] | None = None,
     labels: Sequence[str] | None = None,
@@ -542,7 +543,7 @@ def create_run(
 
 
 def load_run(
-    path: str,
+    path: str | os.PathLike[str],
     auto_upload: bool = False,
     folder: str = "default",
     make_folder: bool = False,
@@ -588,7 +589,7 @@ def load_run(
         >>> loaded.hparams.to_dict() == run.hparams.to_dict()
         True
     """
-    run = _load_local(_local_path(path))
+    run = _load_local(_local_path(path_text(path)))
     if auto_upload and not run._is_guest:
         run._upload_while_it_grows(folder, make_folder, conflict_strategy)
     return run

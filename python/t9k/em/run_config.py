@@ -37,7 +37,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
 """What else must be right, beyond the type: found here, where file and line are known."""
 
 
-def read_run_config(path: str) -> dict[str, Any]:
+def read_run_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a Run config file; only the keys it has are returned.
 
     Raises:
@@ -50,6 +50,7 @@ def read_run_config(path: str) -> dict[str, Any]:
 
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"config_path must be a path, not a {type(path).__name__}", hint="hparams={…}, name=…")
+    path = os.fspath(path)
     try:
         root = read_yaml_node(path)
     except NotFoundError as error:

@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
     path::PathBuf,
     process::Command,
+    sync::atomic::Ordering,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -153,6 +154,21 @@ fn add_again_stores_nothing() {
         Summary { files: 2, bytes: (3 << 20) + 5, new_objects: 0, new_bytes: 0, reserved_on_windows: 0 }
     );
     place.assert_verifies();
+}
+
+#[test]
+fn file_that_begins_as_a_stored_one_counts_once_in_progress() {
+    let (place, size) = (Place::new(), 3 * BLOCK_BYTES);
+    let mut checkpoint = bytes(1, size as usize);
+    place.write("first.bin", &checkpoint);
+    place.add();
+    *checkpoint.last_mut().unwrap() ^= 1;
+    place.write("first.bin", &checkpoint);
+    place.with(2, |add| {
+        add.dir(&place.path("source"), "").unwrap();
+        assert_eq!(add.progress.bytes.load(Ordering::Relaxed), size);
+        assert_eq!(add.progress.files.load(Ordering::Relaxed), 1);
+    });
 }
 
 #[test]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from t9k.em.errors import EmError, NotFoundError
+from t9k.em.run_files import path_text
 
 if TYPE_CHECKING:
     from t9k.em.client.placement import Target
@@ -36,7 +37,9 @@ class Done:
     error: EmError | None = None
 
 
-def upload(path: str, folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new") -> None:
+def upload(
+    path: str | os.PathLike[str], folder: str = "default", make_folder: bool = False, conflict_strategy: str = "new"
+) -> None:
     """Uploads local Runs or Artifacts.
 
     Args:
@@ -63,7 +66,7 @@ def upload(path: str, folder: str = "default", make_folder: bool = False, confli
     from t9k.em.client.placement import Target
 
     target = Target(folder, make_folder, conflict_strategy)
-    directories = find_directories(path)
+    directories = find_directories(path_text(path))
     done = upload_directories(connected(), directories, target)
     failed = [one for one in done if one.error is not None]
     if len(done) > 1:

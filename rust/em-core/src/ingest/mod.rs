@@ -274,7 +274,9 @@ impl<'f, 's> Call<'f, 's> {
         lock(&self.queue).in_work -= 1;
     }
 
-    fn again(&self, job: Job) {
+    /// Queues a file once more; the bytes of it that were counted as done are not any more.
+    fn again(&self, job: Job, counted: u64) {
+        self.ingest.progress.bytes.fetch_sub(counted, Ordering::Relaxed);
         let mut queue = lock(&self.queue);
         queue.in_work -= 1;
         queue.retries.push_back(job);
@@ -329,7 +331,7 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     /// Whether the source is still as it was; if not, queues it once more with its new stat.
-    fn unchanged(&self, job: Job, file: &File) -> Result<Option<Job>> {
+    fn unchanged(&self, job: Job, file: &File, counted: u64) -> Result<Option<Job>> {
         let stat = Stat::of(file)?;
         if stat == job.stat {
             return Ok(Some(job));
@@ -342,7 +344,7 @@ impl<'f, 's> Call<'f, 's> {
             let message = format!("{} changed while it was read, twice", self.path(&job).display());
             return Err(Error::new(Kind::Conflict, message).hint("add it when nothing writes to it any more"));
         }
-        self.again(Job { stat, retried: true, plan: Plan::Write, ..job });
+        self.again(Job { stat, retried: true, plan: Plan::Write, ..job }, counted);
         Ok(None)
     }
 
@@ -350,7 +352,7 @@ impl<'f, 's> Call<'f, 's> {
         let size = job.stat.size as usize;
         buffer.resize(size, 0);
         let count = read_full(file, buffer, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
-        let Some(job) = self.unchanged(job, file)? else { return Ok(()) };
+        let Some(job) = self.unchanged(job, file, 0)? else { return Ok(()) };
         if count != size {
             return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", self.path(&job).display())));
         }
@@ -508,11 +510,11 @@ impl<'f, 's> Call<'f, 's> {
     /// The last block is done: join the digest, check the source, publish.
     fn complete(&self, large: &Arc<Large<'s>>) -> Result<()> {
         let digest = join(&lock(&large.subtrees));
-        let Some(job) = self.unchanged(large.job, &large.file)? else { return Ok(()) };
+        let Some(job) = self.unchanged(large.job, &large.file, large.job.stat.size)? else { return Ok(()) };
         let usable = self.usable(digest, job.stat.size)?;
         match &large.target {
             None if !usable => {
-                self.again(Job { plan: Plan::Write, ..job });
+                self.again(Job { plan: Plan::Write, ..job }, job.stat.size);
                 return Ok(());
             }
             Some(target) if !usable => {
