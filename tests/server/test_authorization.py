@@ -322,6 +322,10 @@ OPERATIONS: dict[str, tuple[str, Build]] = {
         "view",
         lambda world: ("GET", "/artifacts", {"params": {"path": artifact_path(world)}}),
     ),
+    "list_holders": (
+        "a key that reads",
+        lambda world: ("GET", f"/objects/{digest(ARTIFACT_CHUNK).hex()}/artifacts", {}),
+    ),
     "get_version": ("view", lambda world: ("GET", f"/artifacts/{world.new_artifact()}", {})),
     "list_versions": ("view", lambda world: ("GET", f"/artifacts/{world.new_artifact()}/versions", {})),
     "get_manifest": ("view", lambda world: ("GET", f"/artifacts/{world.new_artifact()}/manifest", {})),

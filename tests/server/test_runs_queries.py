@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from t9k.aistore.db import Database, lineage, metric_arrivals, metrics, run_logs, runs
+from t9k.aistore.db import Database, lineage, metric_arrivals, metrics, run_logs, runs, sharing, versions
 
 
 def plans(database: Database, work: Any) -> list[str]:
@@ -64,6 +64,13 @@ def test_hot_query_uses_an_index(database: Database, name: str) -> None:
             line.startswith("SCAN") and not line.startswith("SCAN each VIRTUAL TABLE")  # that is the parameter
             for line in plan.splitlines()
         ), plan
+
+
+def test_artifacts_with_an_object_are_found_by_its_digest(database: Database) -> None:
+    owners = sharing.seen_owners("u", ["g"])
+    (plan,) = plans(database, lambda connection: versions.holding(connection, bytes(32), owners, 10))
+    assert "ix_objects_domain_id" in plan
+    assert "SCAN objects" not in plan
 
 
 def test_compaction_looks_through_small_blocks_only(database: Database) -> None:

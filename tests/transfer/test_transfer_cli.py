@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,3 +187,37 @@ def test_newcomers_share_a_folder(configured: Path, server: Serving, tmp_path: P
     assert run(*into, **theirs).returncode == 1
     assert run("share", "both/team", "nobody").returncode == 1
     assert run("share", "both/team", "bob", "--end", "--edit").returncode == 2
+
+
+def test_origin_of_a_file_that_only_the_server_knows(configured: Path, server: Serving, tmp_path: Path) -> None:
+    em.login(server.url, server.api_key)
+    model = tmp_path / "found.bin"
+    model.write_bytes(os.urandom(70_000))
+    artifact = em.create_artifact("origin")
+    artifact.add_file(model, "weights/")
+    run_made = em.create_run(name="made-it")
+    run_made.mark_output(artifact)
+    run_made.finish()
+    em.upload(run_made.local, folder="origins", make_folder=True)
+    here = run("origin", str(model))
+    assert here.returncode == 0, here.stderr
+    assert "output of made-it_" in here.stdout
+    assert "/origins/" not in here.stdout  # a run here is known: the server is not asked
+    shutil.rmtree(".em")
+    there = run("origin", str(model))
+    assert there.returncode == 0, there.stderr
+    assert f"/{server.user}/origins/origin:1: weights/found.bin\n    output of /{server.user}/origins/made-it\n" in (
+        there.stdout
+    )
+    (found,) = json.loads(run("origin", "--json", str(model)).stdout)
+    mark = {"side": "output", "run": f"/{server.user}/origins/made-it"}
+    origin = {"artifact": f"/{server.user}/origins/origin:1", "paths": ["weights/found.bin"], "runs": [mark]}
+    assert (found["artifacts"], found["server"], found["server_has_more"]) == ([], [origin], False)
+    for arguments, environment in ((["--local"], {}), ([], {"EM_MODE": "offline"})):
+        unasked = run("origin", str(model), *arguments, **environment)
+        assert (unasked.returncode, unasked.stderr) == (1, "")
+        assert unasked.stdout.endswith("  in no local artifact\n")
+    model.write_bytes(b"another")
+    nowhere = run("origin", str(model))
+    assert nowhere.returncode == 1
+    assert "in no local artifact, and in none on the server that you may see" in nowhere.stdout

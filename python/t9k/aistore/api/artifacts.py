@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from t9k.aistore.api.bodies import body
-from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
+from t9k.aistore.api.context import AnyCaller, Reader, ServicesDep, Strict, Writer
 from t9k.aistore.api.nodes import Node, NodeId, NodePath, PlacementBody, node_model
 from t9k.aistore.api.packs import Lease, VersionQuery, begun, binary, in_threads
 from t9k.aistore.api.problems import responses
@@ -47,6 +47,7 @@ Claim = Annotated[
 ]
 Number = Annotated[int, Path(ge=1, le=2**31 - 1, description="Number of a version.")]
 Alias = Annotated[str, Path(max_length=128, description="Alias of a version.")]
+ObjectDigest = Annotated[str, Path(pattern="^[0-9a-f]{64}$", description="BLAKE3 of the object's bytes.")]
 HexDigest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -72,6 +73,20 @@ class ArtifactVersions(Strict):
 
     versions: list[Artifact]
     next: str | None
+
+
+class Holder(Strict):
+    """An artifact with an object, and its newest version that has it."""
+
+    node: Node
+    version: int
+
+
+class Holders(Strict):
+    """Artifacts with an object, the oldest first; there may be more if it is `truncated`."""
+
+    artifacts: list[Holder]
+    truncated: bool
 
 
 class Commit(Strict):
@@ -243,6 +258,21 @@ def get_artifact(caller: AnyCaller, services: ServicesDep, path: NodePath) -> Ar
         return artifact_model(found, view_of(connection, caller, found.node.id))
 
     return services.database.read(work)
+
+
+@router.get("/objects/{digest}/artifacts", responses=responses())
+def list_holders(
+    caller: Reader,
+    services: ServicesDep,
+    digest: ObjectDigest,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Most artifacts in the answer.")] = 100,
+) -> Holders:
+    """List the artifacts with an object, by the BLAKE3 of a file's bytes, as far as the caller may see."""
+    found = services.database.read(
+        lambda connection: versions.holders(connection, caller, bytes.fromhex(digest), limit)
+    )
+    artifacts = [Holder(node=node_model(seen), version=number) for seen, number in found.found]
+    return Holders(artifacts=artifacts, truncated=found.is_truncated)
 
 
 @router.get("/artifacts/{node_id}", responses=responses())

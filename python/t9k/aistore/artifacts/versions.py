@@ -10,15 +10,20 @@ from typing import Any
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import versions as rows
 from t9k.aistore.db.nodes import Connection
+from t9k.aistore.db.sharing import seen_owners
 from t9k.aistore.db.tables.artifacts import BAD, CHECKING, COMPLETE
 from t9k.aistore.errors import Refusal, conflict, invalid, not_found
 from t9k.aistore.tree.access import Access, Node, node_at, node_for
+from t9k.aistore.tree.views import NodeView, visible_views
 
 LATEST = "latest"
 """The alias that always is the highest number; nobody moves it."""
 
 MAX_ALIASES = 1000
 """Of one artifact."""
+
+MAX_HOLDERS = 1000
+"""Artifacts with one object that are looked at for one answer: of what everybody has there is no end."""
 
 MAX_BAD_NAMED = 100
 """Digests of bad objects that the description of a version has."""
@@ -115,6 +120,31 @@ def resolve(connection: Connection, caller: Caller, path: str) -> Version:
     if node.kind != "Artifact":
         raise not_found(f"there is a {node.kind} at {path}, not an artifact")
     return _described(connection, node, _version_row(connection, node, wanted), wanted[1:] or LATEST)
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Artifacts that have an object.
+
+    Attributes:
+        found: The artifact, and its newest version that has the object.
+        is_truncated: Whether there may be more.
+    """
+
+    found: list[tuple[NodeView, int]]
+    is_truncated: bool
+
+
+def holders(connection: Connection, caller: Caller, digest: bytes, limit: int) -> Holders:
+    """The artifacts with an object that the caller may see, the oldest first.
+
+    Only trees are looked at of which the caller may see something: how long others' would take tells nothing.
+    """
+    owners = seen_owners(caller.user_id, sorted(caller.groups))
+    numbers = {row.node_id: row.number for row in rows.holding(connection, digest, owners, MAX_HOLDERS + 1)}
+    seen = sorted(visible_views(connection, caller, numbers).values(), key=lambda view: view.id)
+    is_truncated = len(numbers) > MAX_HOLDERS or len(seen) > limit
+    return Holders([(view, numbers[view.id]) for view in seen[:limit]], is_truncated)
 
 
 def _parted(path: str) -> tuple[str, str, str]:

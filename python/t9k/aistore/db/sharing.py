@@ -48,6 +48,17 @@ def remove_all_of(connection: Connection, grantee_kind: str, grantee_id: str) ->
     return connection.execute(sa.delete(shares).where(*here)).rowcount
 
 
+def seen_owners(user_id: str, group_ids: Sequence[str]) -> sa.Select[Any]:
+    """Selects the owners of whose nodes a user may see some: the user, and who shares one with them or everybody."""
+    grantees = sa.or_(
+        shares.c.grantee_kind == "public",
+        sa.and_(shares.c.grantee_kind == "user", shares.c.grantee_id == user_id),
+        sa.and_(shares.c.grantee_kind == "group", shares.c.grantee_id.in_(group_ids)),
+    )
+    sharers = sa.select(nodes.c.owner_id).where(nodes.c.id.in_(sa.select(shares.c.node_id).where(grantees)))
+    return sa.select(users.c.id).where(sa.or_(users.c.id == user_id, users.c.id.in_(sharers)))
+
+
 def shared_with(
     connection: Connection, user_id: str, group_ids: Sequence[str], after: str | None, limit: int
 ) -> list[Row[Any]]:

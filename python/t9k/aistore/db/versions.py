@@ -14,12 +14,14 @@ from t9k.aistore.db.tables.artifacts import (
     aliases,
     commits,
     deleted_numbers,
+    domains,
     manifest_objects,
     manifests,
     objects,
     retentions,
     versions,
 )
+from t9k.aistore.db.tables.tree import nodes
 
 
 def complete_manifest(connection: Connection, domain: int, digest: bytes) -> Row[Any] | None:
@@ -90,6 +92,24 @@ def by_digest(connection: Connection, node_id: str, first: bytes, last: bytes) -
     )
     query = _VERSION.where(versions.c.node_id == node_id, versions.c.number.in_(newest))
     return list(connection.execute(query))
+
+
+def holding(connection: Connection, digest: bytes, owners: sa.Select[Any], limit: int) -> list[Row[Any]]:
+    """Artifacts of some owners with an object, the oldest first, and the newest version of each that has it."""
+    query = (
+        sa.select(versions.c.node_id, sa.func.max(versions.c.number).label("number"))
+        .join(manifest_objects, manifest_objects.c.manifest_id == versions.c.manifest_id)
+        .join(objects, objects.c.id == manifest_objects.c.object_id)
+        .join(nodes, nodes.c.id == versions.c.node_id)
+        .where(
+            objects.c.domain_id.in_(sa.select(domains.c.id)),  # so that the index by domain and digest is used
+            objects.c.digest == digest,
+            objects.c.state != BAD,
+            nodes.c.owner_id.in_(owners),
+        )
+        .group_by(versions.c.node_id)
+    )
+    return list(connection.execute(query.order_by(versions.c.node_id).limit(limit)))
 
 
 def by_alias(connection: Connection, node_id: str, alias: str) -> int | None:

@@ -7,14 +7,14 @@ it tells that something is there, and nothing of it, not even whether two of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
-from t9k.aistore.db import lineage, nodes
-from t9k.aistore.tree.access import Access, granted, node_for
-from t9k.aistore.tree.views import NodeView, views
+from t9k.aistore.db import lineage
+from t9k.aistore.tree.access import node_for
+from t9k.aistore.tree.views import NodeView, views, visible_views
 
 MAX_DEPTH = 16
 MAX_NODES = 500
@@ -92,7 +92,7 @@ def _step(
     """Follows one link from each node of the frontier; answers those that are reached for the first time."""
     edges = _edges(connection, frontier, own_side, other_side, MAX_LINKS + 1)
     ends = {edge.node_id if edge.side == own_side else edge.run_id for edge in edges}
-    visible = _visible(connection, caller, {end for end in ends if end is not None and end not in found.nodes})
+    visible = visible_views(connection, caller, {end for end in ends if end is not None and end not in found.nodes})
     reached = []
     for edge in edges:
         is_from_run = edge.side == own_side
@@ -130,19 +130,3 @@ def _edges(
 ) -> list[Any]:
     edges = lineage.edges_of_runs(connection, frontier, [own_side], limit)
     return edges + lineage.edges_to_nodes(connection, frontier, [other_side], limit)
-
-
-def _visible(connection: lineage.Connection, caller: Caller, node_ids: Iterable[str]) -> dict[str, NodeView]:
-    """Those of the nodes that the caller may see and that are not in the trash."""
-    wanted = sorted(node_ids)
-    chains = nodes.chains(connection, wanted)
-    shares: dict[str, list[Any]] = {}
-    for share in nodes.shares_of(connection, sorted({row.id for chain in chains.values() for row in chain})):
-        shares.setdefault(share.node_id, []).append(share)
-    seen = [
-        node_id
-        for node_id, chain in chains.items()
-        if all(row.trashed_us is None for row in chain)
-        and granted(caller, chain, [share for row in chain for share in shares.get(row.id, ())]) >= Access.VIEW
-    ]
-    return {view.id: view for view in views(connection, caller, nodes.by_ids(connection, seen))}

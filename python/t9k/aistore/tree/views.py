@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,21 @@ def views(connection: nodes.Connection, caller: Caller, seen: Sequence[Node]) ->
         access = granted(caller, chain, (share for row in chain for share in shares.get(row.id, ())))
         found.append(_view(node, [row.name for row in reversed(chain)], access, labels.get(node.id, [])))
     return found
+
+
+def visible_views(connection: nodes.Connection, caller: Caller, node_ids: Iterable[str]) -> dict[str, NodeView]:
+    """Those of some nodes that the caller may see and that are not in the trash, by id."""
+    chains = nodes.chains(connection, sorted(node_ids))
+    shares: dict[str, list[Any]] = {}
+    for share in nodes.shares_of(connection, sorted({row.id for chain in chains.values() for row in chain})):
+        shares.setdefault(share.node_id, []).append(share)
+    seen = [
+        node_id
+        for node_id, chain in chains.items()
+        if all(row.trashed_us is None for row in chain)
+        and granted(caller, chain, [share for row in chain for share in shares.get(row.id, ())]) >= Access.VIEW
+    ]
+    return {view.id: view for view in views(connection, caller, nodes.by_ids(connection, seen))}
 
 
 def view(connection: nodes.Connection, caller: Caller, sight: nodes.Sight) -> NodeView:

@@ -14,23 +14,27 @@ from t9k.em.escape import printable
 
 if TYPE_CHECKING:
     from t9k.em.origins import Origin
+    from t9k.em.transfer.origins import ServerOrigin
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_Found = tuple["list[ServerOrigin]", bool]
 
 
 @click.command(
     "origin",
     cls=Verb,
     examples=["em origin model.safetensors", "em origin checkpoints/ --json"],
-    exit_codes="0 all were found, 1 one is in no local artifact, or an error, 2 a wrong call",
+    exit_codes="0 all were found, 1 one is nowhere, or an error, 2 a wrong call",
 )
 @click.argument("files", metavar="FILE|DIGEST...", nargs=-1, required=True)
+@click.option("--local", is_flag=True, help="Do not ask the server.")
 @json_option
-def command(files: tuple[str, ...], as_json: bool) -> None:
+def command(files: tuple[str, ...], local: bool, as_json: bool) -> None:
     """Show which artifacts hold a file's bytes, and which runs made or read these artifacts.
 
     A file is known by its bytes, wherever it was copied to and however it is named now. All files below a
-    directory are looked for; a digest is what `em hash` prints.
+    directory are looked for; a digest is what `em hash` prints. For what no run here has marked the server is
+    asked as well, if you are logged in to one.
     """
     from t9k.em.cli.places import artifact_dirs
     from t9k.em.origins import find_origins
@@ -41,11 +45,13 @@ def command(files: tuple[str, ...], as_json: bool) -> None:
     for problem in problems:
         click.echo(f"Warning: {printable(problem)}", err=True)
     origins = find_origins({digest for _, digest in named}, artifact_dirs(), runs)
+    open_questions = [digest for digest, found in origins.items() if not any(origin.marks for origin in found)]
+    there = {} if local else _on_server(open_questions)
     if as_json:
-        echo_json([_as_dict(name, digest, origins[digest]) for name, digest in named])
+        echo_json([_as_dict(name, digest, origins[digest], there.get(digest)) for name, digest in named])
     for name, digest in () if as_json else named:
-        _echo(name, digest, origins[digest])
-    if not all(origins.values()):
+        _echo(name, digest, origins[digest], there.get(digest))
+    if not all(found or there.get(digest, ([], False))[0] for digest, found in origins.items()):
         raise click.exceptions.Exit(1)
 
 
@@ -65,8 +71,24 @@ def _named(files: tuple[str, ...]) -> list[tuple[str, str]]:
     return named
 
 
-def _as_dict(name: str, digest: str, origins: list[Origin]) -> dict[str, Any]:
-    return {
+def _on_server(digests: list[str]) -> dict[str, _Found]:
+    """What the server says of some objects, by digest; nothing, with a warning, if it cannot be asked."""
+    from t9k.em.client.connection import connected, is_configured
+    from t9k.em.errors import EmError
+    from t9k.em.transfer.origins import find_on_server
+
+    if not digests or not is_configured():
+        return {}
+    try:
+        session = connected()
+        return {digest: find_on_server(session, digest) for digest in digests}
+    except EmError as error:
+        click.echo(f"Warning: {printable(str(error))}", err=True)
+        return {}
+
+
+def _as_dict(name: str, digest: str, origins: list[Origin], there: _Found | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
         "name": name,
         "digest": digest,
         "artifacts": [
@@ -78,19 +100,38 @@ def _as_dict(name: str, digest: str, origins: list[Origin]) -> dict[str, Any]:
             for origin in origins
         ],
     }
+    if there is not None:
+        found["server"] = [
+            {
+                "artifact": origin.artifact,
+                "paths": origin.paths,
+                "runs": [{"side": side, "run": run} for side, run in origin.marks],
+            }
+            for origin in there[0]
+        ]
+        found["server_has_more"] = there[1]
+    return found
 
 
-def _echo(name: str, digest: str, origins: list[Origin]) -> None:
+def _echo(name: str, digest: str, origins: list[Origin], there: _Found | None) -> None:
     click.echo(
         click.style(printable(name), bold=True) + ("" if name == digest else click.style(f"  {digest}", dim=True))
     )
     for origin in origins:
-        artifact = printable(os.path.basename(origin.artifact))
-        for path in origin.paths:
-            click.echo(f"  {artifact}: {printable(path)}")
-        for mark in origin.marks:
-            click.echo(f"    {mark.side} of {printable(mark.run.name)}, {moment_text(mark.run.started_s)}")
-        if not origin.marks:
-            click.echo("    of no run here")
-    if not origins:
-        click.echo("  in no local artifact")
+        marks = [f"{mark.side} of {mark.run.name}, {moment_text(mark.run.started_s)}" for mark in origin.marks]
+        _echo_one(os.path.basename(origin.artifact), origin.paths, marks, "of no run here")
+    found, has_more = there or ([], False)
+    for origin_there in found:
+        marks = [f"{side} of {run}" for side, run in origin_there.marks]
+        _echo_one(origin_there.artifact, origin_there.paths, marks, "of no run there that you may see")
+    if has_more:
+        click.echo("  and more on the server")
+    if not origins and not found:
+        click.echo("  in no local artifact" + ("" if there is None else ", and in none on the server that you may see"))
+
+
+def _echo_one(artifact: str, paths: list[str], marks: list[str], without: str) -> None:
+    for path in paths:
+        click.echo(f"  {printable(artifact)}: {printable(path)}")
+    for mark in marks or [without]:
+        click.echo(f"    {printable(mark)}")

@@ -175,6 +175,19 @@ def resolve(session: Session, path: str) -> Version:
     return version_of(session.request("GET", "/artifacts", what, params={"path": path}).json(), what)
 
 
+def holders(session: Session, digest: str, limit: int) -> tuple[list[Version], bool]:
+    """Artifacts that have an object, each in its newest version that has it, and whether there may be more."""
+    what = f"cannot look for {digest} at {session.url}"
+    found = session.request("GET", f"/objects/{digest}/artifacts", what, params={"limit": limit}).json()
+    try:
+        named = [(_text(one["node"]["id"]), int(one["version"])) for one in found["artifacts"]]
+        is_truncated = bool(found["truncated"])
+    except (KeyError, TypeError, ValueError):
+        raise _garbage(what) from None
+    documents = (session.request("GET", f"/artifacts/{node}", what, params={"version": n}) for node, n in named)
+    return [version_of(document.json(), what) for document in documents], is_truncated
+
+
 def version_of(document: Any, what: str) -> Version:
     """The version in an answer."""
     try:

@@ -66,6 +66,18 @@ def children(session: Session, node: Node) -> Iterator[Node]:
         params["cursor"] = cursor
 
 
+def runs_of(session: Session, node: str, path: str) -> list[tuple[str, Node]]:
+    """The runs that have an artifact as an ``input`` or ``output``, as far as the caller may see."""
+    what = f"cannot look for the runs of {path!r} at {session.url}"
+    document = session.request("GET", f"/nodes/{node}/lineage", what, params={"direction": "both", "depth": 1}).json()
+    try:
+        seen = {one["key"]: one["node"] for one in document["nodes"] if one["node"] is not None}
+        links = [(str(link["side"]), seen[link["run"]]) for link in document["links"] if link["run"] in seen]
+    except (KeyError, TypeError):
+        raise TransferError(f"{what}: the server's answer has another form") from None
+    return [(side, node_of(run, what)) for side, run in links]
+
+
 def make_folder(session: Session, path: str) -> Node:
     """The folder at `/<user>/…`, made now with those above it if it is missing."""
     what = f"cannot make the folder {path!r} at {session.url}"

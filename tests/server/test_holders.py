@@ -1,0 +1,67 @@
+"""Which artifacts have an object, and who is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from harness import Account
+from starlette.testclient import TestClient
+from t9k.aistore.artifacts import versions
+from uploads import Content, Uploader, digest, noise
+
+WEIGHTS, LICENSE = noise("weights", 5000), b"license"
+
+
+@pytest.fixture
+def uploader(api: TestClient, ada: Account) -> Uploader:
+    return Uploader(api, ada)
+
+
+@pytest.fixture
+def other(api: TestClient, bob: Account) -> Uploader:
+    return Uploader(api, bob)
+
+
+def upload(uploader: Uploader, name: str, *contents: bytes) -> Any:
+    folder = f"/{uploader.account.name}/default"
+    place = {"folder": folder, "name": name, "alternative_name": None, "conflict_strategy": "error"}
+    files = {f"{number}.bin": [content] for number, content in enumerate(contents)}
+    return uploader.upload(Content(files), placement=place)["node"]
+
+
+def held(uploader: Uploader, content: bytes, **query: Any) -> tuple[list[tuple[str, int]], bool]:
+    response = uploader.call("GET", f"/objects/{digest(content).hex()}/artifacts", params=query)
+    assert response.status_code == 200, response.text
+    found = response.json()
+    return [(one["node"]["path"], one["version"]) for one in found["artifacts"]], found["truncated"]
+
+
+def test_object_is_found_in_every_artifact_with_its_newest_version(uploader: Uploader) -> None:
+    first = upload(uploader, "first", WEIGHTS, LICENSE)
+    upload(uploader, "second", WEIGHTS)
+    for content in ({"again": [WEIGHTS]}, {"else": [b"else"]}):
+        uploader.upload(Content(content), artifact_id=first["id"])
+    assert held(uploader, WEIGHTS) == ([("/ada/default/first", 2), ("/ada/default/second", 1)], False)
+    assert held(uploader, LICENSE) == ([("/ada/default/first", 1)], False)
+    assert held(uploader, b"nowhere") == ([], False)
+
+
+def test_others_are_told_of_what_they_may_see_only(uploader: Uploader, other: Uploader) -> None:
+    hidden, shown = upload(uploader, "hidden", WEIGHTS), upload(uploader, "shown", WEIGHTS, LICENSE)
+    assert held(other, WEIGHTS) == ([], False)
+    uploader.call("PUT", f"/nodes/{shown['id']}/shares/user/bob", json={"access": "view"})
+    assert held(other, WEIGHTS) == ([("/ada/default/shown", 1)], False)
+    uploader.call("DELETE", f"/nodes/{shown['id']}")
+    assert held(other, WEIGHTS) == ([], False)
+    uploader.call("PUT", f"/nodes/{hidden['id']}/shares/public/everybody", json={"access": "view"})
+    assert held(other, WEIGHTS) == ([("/ada/default/hidden", 1)], False)
+
+
+def test_an_answer_has_an_end(uploader: Uploader, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        upload(uploader, name, LICENSE)
+    assert held(uploader, LICENSE, limit=2) == ([("/ada/default/a", 1), ("/ada/default/b", 1)], True)
+    assert held(uploader, LICENSE, limit=3)[1] is False
+    monkeypatch.setattr(versions, "MAX_HOLDERS", 2)
+    assert held(uploader, LICENSE)[1] is True
