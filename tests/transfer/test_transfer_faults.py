@@ -294,6 +294,7 @@ def test_killed_client_sends_at_most_the_packs_in_flight_again(home: Path, proxy
             assert file.read() == (home / "large.bin").read_bytes()
         all_kills += kills
         shutil.rmtree(home / ".em")
+    print(f"{all_kills} kills of an upload in {number} rounds")
 
 
 def test_killed_load_is_never_visible_and_goes_on(
@@ -327,6 +328,7 @@ def test_killed_load_is_never_visible_and_goes_on(
         assert parts(there) == []
         all_kills += kills
         shutil.rmtree(there)
+    print(f"{all_kills} kills of a load in {number} rounds")
 
 
 def test_killed_server_is_waited_for_and_loses_nothing_acknowledged(

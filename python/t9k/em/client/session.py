@@ -119,6 +119,21 @@ class Body:
         self._passed(len(self._data))
 
 
+@dataclass(frozen=True)
+class Request:
+    """What one attempt of `Session.request` sends, and how it reads the answer; the fields are those of that call."""
+
+    method: str
+    path: str
+    params: Mapping[str, str | int] | None
+    body: bytes | IO[bytes] | Body | None
+    headers: Mapping[str, str]
+    max_bytes: int
+    read_timeout_s: float | None
+    on_read: Callable[[int], None] | None
+    into: IO[bytes] | None
+
+
 @dataclass
 class Session:
     """A server and who is calling. Thread-safe; a forked child opens connections of its own.
@@ -219,10 +234,8 @@ class Session:
         if repeat is None:
             repeat = method in ("GET", "HEAD", "PUT", "DELETE")
 
-        def send() -> Answer:
-            return self._send(method, path, params, body, sent_headers, max_bytes, read_timeout_s, on_read, into)
-
-        answer = self._repeated(send, what, self.attempts if repeat else 1)
+        one = Request(method, path, params, body, sent_headers, max_bytes, read_timeout_s, on_read, into)
+        answer = self._repeated(one, what, self.attempts if repeat else 1)
         if answer.status < 300 or answer.status in accept:
             return answer
         if answer.status < 400:
@@ -230,11 +243,11 @@ class Session:
             raise TransferError(f"{what}: the server at {self.url} redirects to {target!r}", hint="log in there")
         raise answer.problem().error(what)
 
-    def _repeated(self, send: Callable[[], Answer], what: str, attempts: int) -> Answer:
+    def _repeated(self, request: Request, what: str, attempts: int) -> Answer:
         for attempt in range(1, attempts + 1):
             retry_after_s = 0.0
             try:
-                answer = send()
+                answer = self._send(request)
                 if answer.status not in _RETRIED_STATUSES or attempt == attempts:
                     return answer
                 retry_after_s = _retry_after_s(answer.headers.get("Retry-After", ""))
@@ -252,18 +265,8 @@ class Session:
             time.sleep(max(pause_s, retry_after_s))
         raise AssertionError("the last attempt returns or raises")
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str | int] | None,
-        body: bytes | IO[bytes] | Body | None,
-        headers: Mapping[str, str],
-        max_bytes: int,
-        read_timeout_s: float | None,
-        on_read: Callable[[int], None] | None,
-        into: IO[bytes] | None,
-    ) -> Answer:
+    def _send(self, request: Request) -> Answer:
+        body, into = request.body, request.into
         if isinstance(body, bytes):
             stream: IO[bytes] | Body | None = io.BytesIO(body)
         else:
@@ -272,28 +275,27 @@ class Session:
                 stream.seek(0)
         more = {HISTORY_HEADER: self.history} if self.history else {}
         with self._connections().request(
-            method,
-            self.url + API_PREFIX + path,
-            params=dict(params) if params else None,
+            request.method,
+            self.url + API_PREFIX + request.path,
+            params=dict(request.params) if request.params else None,
             data=cast(Any, stream),
-            headers={**headers, **more},
-            timeout=(CONNECT_TIMEOUT_S, max(self.read_timeout_s, read_timeout_s or 0)),
+            headers={**request.headers, **more},
+            timeout=(CONNECT_TIMEOUT_S, max(self.read_timeout_s, request.read_timeout_s or 0)),
             allow_redirects=False,
             stream=True,
         ) as response:
             if _HISTORY.fullmatch(named := response.headers.get(HISTORY_HEADER, "")):
                 self.seen_history = named
-            if response.status_code >= 300:
-                body_read = b"".join(_blocks(response, MAX_JSON_BYTES, on_read))
-                return Answer(response.status_code, response.headers, body_read)
-            if into is None:
+            max_bytes = request.max_bytes if response.status_code < 300 else MAX_JSON_BYTES
+            blocks = _blocks(response, max_bytes, request.on_read)
+            if into is None or response.status_code >= 300:
                 whole = bytearray()
-                for block in _blocks(response, max_bytes, on_read):
+                for block in blocks:
                     whole += block
                 return Answer(response.status_code, response.headers, whole)
             into.seek(0)
             into.truncate()
-            into.writelines(_blocks(response, max_bytes, on_read))
+            into.writelines(blocks)
             return Answer(response.status_code, response.headers, b"")
 
     def _connections(self) -> requests.Session:

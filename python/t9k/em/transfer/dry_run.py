@@ -11,12 +11,12 @@ So nothing is estimated: packs are built, batches encoded and bodies written as 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import IO, Any, ClassVar
 
 from t9k.em.client import nodes
-from t9k.em.client.session import Answer, Body, Session
+from t9k.em.client.session import Answer, Body, Request, Session
 from t9k.protocol import CLAIM_HEADER, DIGEST_BYTES, LEASE_BYTES
 
 _QUESTIONS = ("/artifacts/plan", "/artifacts/missing")
@@ -45,30 +45,21 @@ class DrySession(Session):
         """One that asks the same server, as the same user."""
         return cls(**{one.name: getattr(session, one.name) for one in fields(Session) if one.init})
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, str | int] | None,
-        body: bytes | IO[bytes] | Body | None,
-        headers: Mapping[str, str],
-        max_bytes: int,
-        read_timeout_s: float | None,
-        on_read: Callable[[int], None] | None,
-        into: IO[bytes] | None,
-    ) -> Answer:
-        if path in ("/nodes", "/runs") and (node := self.taken.nodes.get(str((params or {}).get("path")))) is not None:
+    def _send(self, request: Request) -> Answer:
+        path, body = request.path, request.body
+        wanted = str((request.params or {}).get("path"))
+        if path in ("/nodes", "/runs") and (node := self.taken.nodes.get(wanted)) is not None:
             return _json(200, node if path == "/nodes" else {"node": node})
-        if method == "GET" or path in _QUESTIONS:
-            headers = {name: value for name, value in headers.items() if name != CLAIM_HEADER}
-            answer = super()._send(method, path, params, body, headers, max_bytes, read_timeout_s, on_read, into)
+        if request.method == "GET" or path in _QUESTIONS:
+            headers = {name: value for name, value in request.headers.items() if name != CLAIM_HEADER}
+            answer = super()._send(replace(request, headers=headers))
             if path == "/artifacts/missing" and answer.status == 200 and isinstance(body, bytes):
                 return Answer(200, answer.headers, self._without_taken(bytes(answer.body), body))
             return answer
         data = _read(body)
         if path.startswith("/packs/"):
             self.taken.chunks |= _chunks_of(data)
-            return _json(201, {"lease": headers.get("EM-Lease", "0" * LEASE_BYTES)})
+            return _json(201, {"lease": request.headers.get("EM-Lease", "0" * LEASE_BYTES)})
         if path == "/artifacts/commit":
             return self._place("Artifact", json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")]))
         return self._place("Run", json.loads(data)) if path == "/runs" else _json(200, {})
