@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from harness import Serving, run_server
-from proxy import proxied
+from proxy import Faults, proxied
 from scripts import Start, eventually, points, record, state_of
 from t9k import em
 from t9k.em.client.session import Session
@@ -146,6 +147,19 @@ def test_server_that_is_away_when_a_run_is_made_gets_it_later(tmp_path: Path, st
         directory = script.local
         eventually(lambda: state_of(directory).is_done)
         assert_is_there(server, directory, "Complete")
+
+
+def test_finish_shows_how_much_is_sent(server: Serving, start: Start) -> None:
+    at_once = "import t9k.em.progress\nt9k.em.progress.SILENT_S = t9k.em.progress.LINE_EVERY_S = 0.0\n"
+    with proxied(server.url, Faults(bytes_per_s=10e3)) as slow:
+        script = start(replace(server, url=slow.url), LOGS + at_once + "run.finish()")
+    assert script.process.returncode == 0, script.err.read_text()
+    said = script.err.read_text().splitlines()
+    size = r"[\d.]+ (B|KiB)"
+    shown = re.compile(rf"upload: {size} of 4\d\.\d KiB of metrics and log of {re.escape(Path(script.local).name)}")
+    assert said
+    assert all(shown.fullmatch(line) for line in said), said[:3]
+    assert_is_there(server, script.local, "Complete")
 
 
 def test_run_whose_server_is_away_takes_no_more_of_the_disk_than_any_run(
