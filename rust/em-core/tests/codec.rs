@@ -54,6 +54,15 @@ fn bf16(seed: u64, count: usize) -> Vec<u8> {
     weights(seed, count).iter().flat_map(|w| ((*w as f32).to_bits() >> 16).to_le_bytes()[..2].to_vec()).collect()
 }
 
+fn f16(seed: u64, count: usize) -> Vec<u8> {
+    let half = |w: f64| {
+        let (bits, exponent) = ((w as f32).to_bits(), (w as f32).to_bits() >> 23 & 0xff);
+        let magnitude = if exponent < 113 { 0 } else { (exponent - 112) << 10 | (bits >> 13 & 0x3ff) };
+        ((bits >> 16 & 0x8000 | magnitude) as u16).to_le_bytes()
+    };
+    weights(seed, count).into_iter().flat_map(half).collect()
+}
+
 fn f32s(seed: u64, count: usize) -> Vec<u8> {
     weights(seed, count).iter().flat_map(|w| (*w as f32).to_le_bytes()).collect()
 }
@@ -134,6 +143,22 @@ fn weights_become_planes_by_type_and_by_probe_at_any_phase() {
             let by_phase = codecs.ratio(&chunk[start..], Layout::of(dtype, phase), Codec::Planes);
             assert!(by_phase <= by_type + 0.001, "{dtype:?} {start}: {by_phase}, by type {by_type}");
         }
+    }
+}
+
+#[test]
+fn numbers_of_every_width_become_planes_by_type() {
+    let narrow = |width: usize| integers(5, 1 << 18).chunks_exact(8).flat_map(|b| b[..width].to_vec()).collect();
+    let mut codecs = Codecs::new();
+    let chunks: [(_, Vec<u8>, f64); 4] = [
+        (Dtype::F16, f16(1, 1 << 18), 0.85),
+        (Dtype::I16, narrow(2), 0.95),
+        (Dtype::U32, narrow(4), 0.48),
+        (Dtype::U64, narrow(8), 0.24),
+    ];
+    for (dtype, chunk, expected) in chunks {
+        let ratio = codecs.ratio(&chunk, Layout::of(dtype, 0), Codec::Planes);
+        assert!(ratio <= expected, "{dtype:?} {ratio}");
     }
 }
 
