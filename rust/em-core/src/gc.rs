@@ -180,21 +180,27 @@ fn mark(store: &Store, progress: &Progress) -> Result<Sorted> {
     live.sorted(1)
 }
 
-/// Every artifact that uses the store.
+/// Every artifact that uses the store. It is an error if one may be there and cannot be reached.
 fn artifacts(store: &Store) -> Result<Vec<ArtifactDir>> {
     let mut paths = Vec::new();
-    if sibling(store).is_dir() {
-        paths.extend(list(&sibling(store))?);
+    if is_there(&sibling(store))? {
+        for path in list(&sibling(store))? {
+            if is_there(&path)? {
+                paths.push(path);
+            }
+        }
     }
     for root in list(&store.root().join("roots"))?.into_iter().filter(|path| !is_temp(path)) {
         let text = fs::read_to_string(&root).map_err(|e| Error::io("read", &root, e))?;
         let path = PathBuf::from(&text);
-        if path.exists() {
-            paths.push(path);
-        } else if !path.parent().is_some_and(Path::exists) {
-            let message = format!("artifact {text:?} cannot be reached, so its objects are not known");
-            let hint = format!("mount its file system, or remove {} if it is gone for good", root.display());
-            return Err(Error::new(Kind::NotFound, message).hint(hint));
+        match is_there(&path) {
+            Ok(true) => paths.push(path),
+            Ok(false) if path.parent().is_some_and(Path::exists) => {}
+            _ => {
+                let message = format!("artifact {text:?} cannot be reached, so its objects are not known");
+                let hint = format!("mount its file system, or remove {} if it is gone for good", root.display());
+                return Err(Error::new(Kind::NotFound, message).hint(hint));
+            }
         }
     }
     let mut artifacts = Vec::new();
@@ -206,6 +212,19 @@ fn artifacts(store: &Store) -> Result<Vec<ArtifactDir>> {
         }
     }
     Ok(artifacts)
+}
+
+/// Whether something is at a path. Of what a link that leads nowhere has led to, nothing is known.
+fn is_there(path: &Path) -> Result<bool> {
+    let gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
+    match fs::metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if gone(&error) && fs::symlink_metadata(path).is_err_and(|error| gone(&error)) => Ok(false),
+        Err(error) => {
+            let hint = "mount its file system, or remove it if what it led to is gone for good";
+            Err(Error::io("look at", path, error).hint(hint))
+        }
+    }
 }
 
 fn unreachable(store: &Store, live: &mut Sorted, progress: &Progress) -> Result<Digests> {

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
@@ -162,6 +163,27 @@ fn artifact_elsewhere_is_a_root_until_it_is_deleted() {
     fs::rename(dir.join("unmounted"), dir.join("elsewhere")).unwrap();
     fs::remove_dir_all(artifact).unwrap();
     assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
+}
+
+#[test]
+fn what_cannot_be_reached_is_not_deleted() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    add(dir, "em/artifacts/a", "text");
+    let elsewhere = add(dir, "elsewhere/b", "other text");
+    for path in [dir.join("em/artifacts"), dir.join("em/artifacts/a"), elsewhere] {
+        let aside = dir.join("aside");
+        fs::rename(&path, &aside).unwrap();
+        // A link into a file system that is not mounted, and a look that fails otherwise.
+        for target in [&dir.join("unmounted"), &path] {
+            symlink(target, &path).unwrap();
+            gc(&store(dir), Duration::ZERO, false, &Progress::default()).unwrap_err();
+            fs::remove_file(&path).unwrap();
+        }
+        fs::rename(&aside, &path).unwrap();
+        assert!(has(dir, "text") && has(dir, "other text"), "{}", path.display());
+    }
+    assert_eq!(run(dir, Duration::ZERO), Reclaimed::default());
 }
 
 #[test]
