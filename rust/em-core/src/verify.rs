@@ -1,16 +1,20 @@
 //! Hashing what is there and reporting what is wrong.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
+    io::ErrorKind,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
     sync::atomic::Ordering::Relaxed,
 };
 
+use rustix::fs::OFlags;
+
 use crate::{
-    Digest, Error, Result,
+    Digest, Error, Kind, Result,
     artifact::ArtifactDir,
     cancel::Progress,
-    chunk::table::ChunkTable,
+    chunk::table::TableReader,
     store::{
         Store,
         objects::{hash_reader, relative_path},
@@ -66,15 +70,15 @@ impl Report {
 
     /// Hashes one file; every byte is read.
     fn hash(&mut self, path: &Path, digest: Digest, progress: &Progress) -> Result<()> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.problem(ProblemKind::Missing, path);
-                return Ok(());
-            }
-            Err(error) => return Err(Error::io("open", path, error)),
+        let Some((file, metadata)) = open(path)? else {
+            self.problem(ProblemKind::Missing, path);
+            return Ok(());
         };
-        let size = file.metadata().map_err(|e| Error::io("stat", path, e))?.len();
+        if !metadata.is_file() {
+            self.problem(ProblemKind::Damaged, path);
+            return Ok(());
+        }
+        let size = metadata.len();
         let hashed = hash_reader(progress.reader(&file));
         if hashed.map_err(|e| progress.read_error(e, |e| Error::io("read", path, e)))? != digest {
             self.problem(ProblemKind::Damaged, path);
@@ -89,13 +93,11 @@ impl Report {
     /// Reads an object's chunk table, which need not be there.
     fn table(&mut self, store: &Store, digest: Digest) -> Result<()> {
         let path = store.root().join("chunks").join(relative_path(digest));
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Error::io("read", &path, error)),
-        };
-        if ChunkTable::decode(&bytes).is_err() {
-            self.problem(ProblemKind::Damaged, &path);
+        let Some((file, metadata)) = open(&path)? else { return Ok(()) };
+        match TableReader::check(&file) {
+            Ok(_) => {}
+            Err(error) if error.kind == Kind::Store && metadata.is_file() => return Err(error),
+            Err(_) => self.problem(ProblemKind::Damaged, &path),
         }
         Ok(())
     }
@@ -150,8 +152,17 @@ pub fn artifact(store: &Store, artifact: &ArtifactDir, progress: &Progress) -> R
     Ok(report)
 }
 
+/// Opens what is at a path, which may be no file: a pipe is not waited for. `None` if nothing is there.
+fn open(path: &Path) -> Result<Option<(File, Metadata)>> {
+    let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    match opened.and_then(|file| file.metadata().map(|metadata| (file, metadata))) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("open", path, error)),
+    }
+}
+
 fn same_file(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     match (fs::symlink_metadata(a), fs::symlink_metadata(b)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,

@@ -249,6 +249,56 @@ fn damaged_chunk_table_is_reported_and_stray_files_beside_it() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_reported_as_damaged() {
+    let place = Place::new();
+    place.write("a", &bytes(1, 300_000));
+    place.add();
+    let (store, artifact, object) = (place.store(), place.artifact(), place.store().object_path(place.digest("a")));
+    let hex = place.digest("a").to_string();
+    let table = place.path("store/chunks").join(&hex[..2]).join(&hex[2..]);
+    for path in [place.path("artifact/a"), object, table] {
+        let aside = place.path("aside");
+        fs::rename(&path, &aside).unwrap();
+        let assert_is_reported = || {
+            let report = verify::artifact(&store, &artifact, &Progress::default()).unwrap();
+            let problems: Vec<_> = report.problems.iter().map(|one| (one.kind, one.path.as_str())).collect();
+            assert_eq!(problems, [(verify::ProblemKind::Damaged, path.to_str().unwrap())]);
+        };
+        fs::create_dir(&path).unwrap();
+        assert_is_reported();
+        fs::remove_dir(&path).unwrap();
+        // Without a writer a pipe could be waited for.
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert_is_reported();
+        fs::remove_file(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+    }
+    place.assert_verifies();
+}
+
+#[test]
+fn object_that_is_written_to_while_it_is_rehashed_is_not_sealed() {
+    let place = Place::new();
+    let content = bytes(1, 64 << 20);
+    let digest = Digest::of(&content);
+    place.write("a", &content);
+    place.add();
+    let store = place.store();
+    let path = store.object_path(digest);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let object = fs::File::options().write(true).open(&path).unwrap();
+    std::thread::scope(|scope| {
+        let rehash = scope.spawn(|| store.usable(digest, content.len() as u64).unwrap());
+        std::thread::sleep(Duration::from_millis(5));
+        object.write_all_at(b"other", 0).unwrap();
+        rehash.join().unwrap();
+    });
+    if path.exists() {
+        assert_eq!(store.presence(digest, content.len() as u64).unwrap(), Presence::Suspect);
+    }
+}
+
+#[test]
 fn touched_and_intact_object_is_sealed_again() {
     let place = Place::new();
     let digest = Digest::of(b"content");

@@ -14,7 +14,7 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Read},
     ops::Deref,
     os::{
@@ -127,11 +127,14 @@ impl Store {
             hashed.map_err(|e| progress.read_error(e, |e| Error::io("read", &path, e)))
         };
         if metadata.is_file() && hash()? == digest {
-            let (mtime_s, ctime_s) = (metadata.mtime(), metadata.ctime());
-            let boot = if ctime_s < self.boot.began_s { DURABLE } else { self.boot.id };
-            // Sealing is a convenience: without the right to do so the object is hashed again next time.
-            let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444));
-            let _ = seal(&file, digest, mtime_s, boot);
+            let boot = if metadata.ctime() < self.boot.began_s { DURABLE } else { self.boot.id };
+            let changed = |metadata: &Metadata| (metadata.len(), metadata.ctime(), metadata.ctime_nsec());
+            // Sealing is a convenience: without the right to do so the object is hashed again next time. So is one that
+            // somebody wrote to behind the hash.
+            if file.metadata().is_ok_and(|now| changed(&now) == changed(&metadata)) {
+                let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(0o444));
+                let _ = seal(&file, digest, metadata.mtime(), boot);
+            }
             return Ok(true);
         }
         let trash = self.root().join("trash").join(format!("{digest}-{}", &temp_name()[5..13]));
