@@ -32,12 +32,16 @@ pub fn watched<T: Send>(
         std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::channel();
             let state = &state;
-            let worker = scope.spawn(move || {
+            let worker = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let result = work(state);
                 // The receiver lives until this thread is joined.
                 let _ = sender.send(());
                 result
             });
+            let worker = worker.map_err(|error| {
+                let error = Error::new(Kind::Store, format!("the system refuses a thread: {error}"));
+                error.hint("raise the limit of processes (`ulimit -u`)")
+            })?;
             while let Err(mpsc::RecvTimeoutError::Timeout) = receiver.recv_timeout(TICK) {
                 if raised.is_none() {
                     raised = Python::attach(|py| tick(py, progress.as_ref(), state)).err();

@@ -177,15 +177,17 @@ impl<'a> Ingest<'a> {
             indexing: Mutex::new(()),
         };
         let small = tree.len() <= 1 && (0..tree.len()).all(|index| tree.stat(index).size <= BLOCK_BYTES);
-        if threads <= 1 || small {
-            call.work();
-        } else {
-            std::thread::scope(|scope| {
-                for _ in 0..threads {
-                    scope.spawn(|| call.work());
-                }
-            });
-        }
+        let workers = if small { 1 } else { threads.max(1) };
+        // A worker that stops on a defect leaves files undone.
+        let _ = parallel::each(
+            workers,
+            workers,
+            || Ok(()),
+            |(), _| {
+                call.work();
+                Ok(())
+            },
+        );
         let error = lock(&call.error).take();
         let objects = call.objects.into_inner().unwrap_or_else(PoisonError::into_inner);
         objects.remember(tree, self.cache, self.progress);
