@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,26 @@ import pytest
 @pytest.fixture(autouse=True)
 def no_output_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_CAPTURE", "0")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with a store and a cache of its own; the machine's use is not recorded."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EM_SYSTEM_METRICS", "0")
+    for name in ("EM_RUN_PARENT_DIR", "EM_ARTIFACT_PARENT_DIR", "EM_STORE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def files(directory: Path) -> Path:
+    """The directory with `a/1.txt` and `a/2.bin` of 3 MiB."""
+    Path("a").mkdir()
+    Path("a/1.txt").write_text("one")
+    Path("a/2.bin").write_bytes(os.urandom(3 << 20))
+    return directory
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,15 +10,7 @@ import pytest
 from t9k import em
 from t9k.em.cli import main
 
-
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    Path("a").mkdir()
-    Path("a/1.txt").write_text("one")
-    Path("a/2.bin").write_bytes(os.urandom(3 << 20))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("files")
 
 
 @pytest.fixture

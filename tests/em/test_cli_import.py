@@ -22,14 +22,8 @@ DATABASE = Path(__file__).parents[1] / "fixtures" / "mlflow-database-3.17.tar.xz
 
 
 @pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("EM_SYSTEM_METRICS", "0")
+def utc(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC")
-    for name in ("EM_RUN_PARENT_DIR", "EM_ARTIFACT_PARENT_DIR", "EM_STORE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 @pytest.fixture

@@ -21,12 +21,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 RAMP = Curve("ramp", array("d", range(100)), array("d", range(100)))
 
 
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EM_SYSTEM_METRICS", "0")
-    monkeypatch.delenv("EM_RUN_PARENT_DIR", raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("directory")
 
 
 @pytest.fixture

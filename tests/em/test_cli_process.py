@@ -22,11 +22,7 @@ EM = [sys.executable, "-m", "t9k.em"]
 VERBS = {verb: line for verbs in SECTIONS.values() for verb, line in verbs.items()}
 
 
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("directory")
 
 
 def em_output(*args: str, **options: object) -> subprocess.CompletedProcess[str]:

@@ -40,13 +40,7 @@ run.finish()
 """
 
 
-@pytest.fixture(autouse=True)
-def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("EM_SYSTEM_METRICS", "0")
-    monkeypatch.delenv("EM_RUN_PARENT_DIR", raising=False)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("directory")
 
 
 @pytest.fixture

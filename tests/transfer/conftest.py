@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness import Serving, run_server
+from proxy import Proxy, proxied
 from scripts import Start, starting
 from t9k.em.client import connection
 
@@ -17,6 +18,19 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """One server for the tests of a module."""
     with run_server(tmp_path_factory.mktemp("aistore") / "data") as serving:
         yield serving
+
+
+@pytest.fixture
+def proxy(server: Serving) -> Iterator[Proxy]:
+    """Stands before the server and counts what clients send."""
+    with proxied(server.url) as counting:
+        yield counting
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> str:
+    """A folder of the server for one test, which nobody has made."""
+    return str(request.node.name.replace("[", "-").rstrip("]"))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 from harness import Serving
-from proxy import Proxy, proxied
+from proxy import Proxy
 from safetensors import safe_open
 from safetensors.numpy import load, save_file
 from t9k import em
@@ -37,12 +36,6 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(em.__file__).parents[2])}
 def table() -> pa.Table:
     random = np.random.default_rng(0)
     return pa.table({f"c{number}": random.standard_normal(ROWS) for number in range(COLUMNS)})
-
-
-@pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as counting:
-        yield counting
 
 
 @pytest.fixture

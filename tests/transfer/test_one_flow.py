@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Serving
-from proxy import Proxy, proxied
+from proxy import Proxy
 from t9k import em
 from t9k.em import _engine
 from t9k.em.client import artifacts, connection, runs
@@ -49,23 +49,12 @@ def batch_bytes(points: int) -> int:
 
 
 @pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as counting:
-        yield counting
-
-
-@pytest.fixture
 def logged_in(home: Path, proxy: Proxy, server: Serving, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Logged in through the configuration, which child processes read too."""
     config = f"current-context: c\ncontexts: [{{name: c, server: {proxy.url}, prefixes: {{aistore: ''}}, "
     Path(os.environ["T9K_CONFIG"]).write_text(config + f"auth: {{apikey: {server.api_key}}}}}]\n")
     em.login(proxy.url, server.api_key)
     return home
-
-
-@pytest.fixture
-def folder(request: pytest.FixtureRequest) -> str:
-    return str(request.node.name)
 
 
 def eventually(look: Callable[[], Any]) -> Any:

@@ -21,7 +21,7 @@ import pytest
 import safetensors.numpy
 import urllib3
 from harness import Serving
-from proxy import Proxy, proxied
+from proxy import Proxy
 from t9k import em
 from t9k.em import _engine
 from t9k.em.errors import (
@@ -34,12 +34,6 @@ from t9k.em.errors import (
 from trees import contents, make_artifact, make_tree
 
 FOLDER = "partial"
-
-
-@pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as counting:
-        yield counting
 
 
 @pytest.fixture

@@ -19,12 +19,6 @@ from t9k.em.errors import AuthError
 STRATEGIES = ("skip", "error", "new", "replace")
 
 
-@pytest.fixture
-def folder(request: pytest.FixtureRequest) -> str:
-    """A folder of the server for one test, which nobody has made."""
-    return request.node.name.replace("[", "-").rstrip("]")
-
-
 @pytest.fixture(autouse=True)
 def logged_in(home: Path, server: Serving) -> Path:
     em.login(server.url, server.api_key)

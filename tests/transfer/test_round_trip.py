@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from harness import Serving
-from proxy import Proxy, proxied
+from proxy import Proxy
 from t9k import em
 from t9k.em.client import connection
 from t9k.em.client.session import Session, _Key
@@ -23,12 +23,6 @@ from t9k.em.errors import AuthError, ConflictError, IntegrityError, InvalidInput
 from trees import contents, make_artifact, make_tree
 
 Moving = Callable[[str], Path]
-
-
-@pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as counting:
-        yield counting
 
 
 @pytest.fixture
@@ -50,12 +44,6 @@ def move(logged_in: Path, monkeypatch: pytest.MonkeyPatch) -> Moving:
         return there
 
     return go
-
-
-@pytest.fixture
-def folder(request: pytest.FixtureRequest) -> str:
-    """A folder of the server for one test."""
-    return request.node.name.replace("[", "-").rstrip("]")
 
 
 def upload(artifact: em.Artifact, folder: str, strategy: str = "new") -> str:

@@ -7,13 +7,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from chunks import pieces_of
 from harness import Serving
-from proxy import Faults, Proxy, proxied
+from proxy import Faults, Proxy
 from t9k import em
 from t9k.em.client import artifacts, connection, runs
 from t9k.em.sync import state as states
@@ -30,12 +30,6 @@ def can_be_another_host() -> bool:
         return subprocess.run([*OTHER_HOST, "other", "true"], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         return False
-
-
-@pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as counting:
-        yield counting
 
 
 @pytest.fixture

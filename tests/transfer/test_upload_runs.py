@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Serving
-from proxy import Proxy, proxied
+from proxy import Proxy
 from t9k import em
 from t9k.em.client import connection, runs
 from t9k.em.errors import ConflictError, NotFoundError, TransferError
@@ -19,20 +18,9 @@ from trees import make_artifact, make_tree
 
 
 @pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as counting:
-        yield counting
-
-
-@pytest.fixture
 def logged_in(home: Path, proxy: Proxy, server: Serving) -> Path:
     em.login(proxy.url, server.api_key)
     return home
-
-
-@pytest.fixture
-def folder(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", "-").rstrip("]")
 
 
 def make_run(name: str = "trained", points: int = 100) -> em.Run:
