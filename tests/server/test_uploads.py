@@ -248,6 +248,39 @@ def test_aliases_move_and_go(uploader: Uploader) -> None:
     assert uploader.call("DELETE", f"/artifacts/{node_id}/aliases/best").status_code == 404
 
 
+def test_change_of_an_artifact_that_another_has_changed_is_412_and_changes_nothing(uploader: Uploader) -> None:
+    node_id = uploader.upload(Content({}))["node"]["id"]
+    uploader.send([b"x"])
+    url = f"/artifacts/{node_id}"
+
+    def etag() -> str:
+        answer = uploader.call("GET", url)
+        assert answer.headers["etag"] == f'"{answer.json()["node"]["version"]}"'
+        return str(answer.headers["etag"])
+
+    first = etag()
+    assert uploader.commit(Content({"x": [b"x"]}), artifact_id=node_id).status_code == 201
+    assert etag() != first
+    changes: list[tuple[str, str, dict[str, object] | None]] = [
+        ("PUT", f"{url}/aliases/best", {"version": 1}),
+        ("PUT", f"{url}/aliases/best", {"version": 2}),
+        ("DELETE", f"{url}/aliases/best", None),
+        ("PATCH", f"{url}/versions/1", {"pinned": True}),
+        ("PATCH", f"{url}/versions/1", {"pinned": False}),
+        ("PUT", f"{url}/retention", {"keep_last": 5, "ttl_s": None}),
+        ("DELETE", f"{url}/versions/1", None),
+    ]
+    for method, path, body in changes:
+        seen = etag()
+        before = [uploader.call("GET", f"{url}/{what}").json() for what in ("versions", "retention")]
+        refused = uploader.call(method, path, json=body, headers={"If-Match": first})
+        assert (refused.status_code, refused.json()["kind"]) == (412, "conflict")
+        assert [uploader.call("GET", f"{url}/{what}").json() for what in ("versions", "retention")] == before
+        done = uploader.call(method, path, json=body, headers={"If-Match": seen})
+        assert done.status_code in (200, 204), done.text
+        first = seen
+
+
 # --- what is nobody's business ---
 
 

@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 
 from t9k.aistore.api.bodies import body
 from t9k.aistore.api.context import AnyCaller, Reader, ServicesDep, Strict, Writer
-from t9k.aistore.api.nodes import Node, NodeId, NodePath, PlacementBody, node_model
+from t9k.aistore.api.nodes import IfMatch, Node, NodeId, NodePath, PlacementBody, node_model
 from t9k.aistore.api.packs import Lease, VersionQuery, begun, binary, in_threads
 from t9k.aistore.api.problems import responses
 from t9k.aistore.artifacts import commit, download, presence, versions
@@ -250,14 +250,19 @@ def _wish(data: memoryview, key: str, lease: str | None) -> tuple[commit.Wish, m
 
 
 @router.get("/artifacts", responses=responses(409))
-def get_artifact(caller: AnyCaller, services: ServicesDep, path: NodePath) -> Artifact:
+def get_artifact(caller: AnyCaller, services: ServicesDep, response: Response, path: NodePath) -> Artifact:
     """Get the version at `/user/…/name`, `…/name:alias`, `…/name:number` or `…/name@digest`."""
 
     def work(connection: Connection) -> Artifact:
         found = versions.resolve(connection, caller, path)
         return artifact_model(found, view_of(connection, caller, found.node.id))
 
-    return services.database.read(work)
+    return _answer(response, services.database.read(work))
+
+
+def _answer(response: Response, artifact: Artifact) -> Artifact:
+    response.headers["ETag"] = f'"{artifact.node.version}"'
+    return artifact
 
 
 @router.get("/objects/{digest}/artifacts", responses=responses())
@@ -276,9 +281,12 @@ def list_holders(
 
 
 @router.get("/artifacts/{node_id}", responses=responses())
-def get_version(caller: AnyCaller, services: ServicesDep, node_id: NodeId, version: VersionQuery = None) -> Artifact:
+def get_version(
+    caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId, version: VersionQuery = None
+) -> Artifact:
     """Get a version of an artifact, the latest by default."""
-    return services.database.read(lambda connection: _version(connection, caller, node_id, version))
+    found = services.database.read(lambda connection: _version(connection, caller, node_id, version))
+    return _answer(response, found)
 
 
 def _version(connection: Connection, caller: AnyCaller, node_id: str, number: int | None) -> Artifact:
@@ -353,38 +361,54 @@ async def locate_chunks(
     return Response(answer, media_type=BINARY_TYPE)
 
 
-@router.put("/artifacts/{node_id}/aliases/{alias}", responses=responses(409))
-def put_alias(caller: Writer, services: ServicesDep, node_id: NodeId, alias: Alias, body: AliasTarget) -> Artifact:
+@router.put("/artifacts/{node_id}/aliases/{alias}", responses=responses(409, 412))
+def put_alias(
+    caller: Writer,
+    services: ServicesDep,
+    response: Response,
+    node_id: NodeId,
+    alias: Alias,
+    if_match: IfMatch,
+    body: AliasTarget,
+) -> Artifact:
     """Make an alias name a version, and no other."""
 
     def work(connection: Connection) -> Artifact:
-        versions.move_alias(connection, caller, node_id, alias, body.version)
+        versions.move_alias(connection, caller, node_id, alias, body.version, if_match)
         return _version(connection, caller, node_id, body.version)
 
-    return services.database.write(work)
+    return _answer(response, services.database.write(work))
 
 
-@router.delete("/artifacts/{node_id}/aliases/{alias}", status_code=204, responses=responses())
-def delete_alias(caller: Writer, services: ServicesDep, node_id: NodeId, alias: Alias) -> None:
+@router.delete("/artifacts/{node_id}/aliases/{alias}", status_code=204, responses=responses(412))
+def delete_alias(caller: Writer, services: ServicesDep, node_id: NodeId, alias: Alias, if_match: IfMatch) -> None:
     """Take an alias away; the version stays."""
-    services.database.write(lambda connection: versions.remove_alias(connection, caller, node_id, alias))
+    services.database.write(lambda connection: versions.remove_alias(connection, caller, node_id, alias, if_match))
 
 
-@router.patch("/artifacts/{node_id}/versions/{number}", responses=responses())
-def pin_version(caller: Writer, services: ServicesDep, node_id: NodeId, number: Number, body: Pin) -> Artifact:
+@router.patch("/artifacts/{node_id}/versions/{number}", responses=responses(412))
+def pin_version(
+    caller: Writer,
+    services: ServicesDep,
+    response: Response,
+    node_id: NodeId,
+    number: Number,
+    if_match: IfMatch,
+    body: Pin,
+) -> Artifact:
     """Pin a version, so that it stays whatever the retention says; or unpin it."""
 
     def work(connection: Connection) -> Artifact:
-        versions.pin(connection, caller, node_id, number, pinned=body.pinned)
+        versions.pin(connection, caller, node_id, number, pinned=body.pinned, if_match=if_match)
         return _version(connection, caller, node_id, number)
 
-    return services.database.write(work)
+    return _answer(response, services.database.write(work))
 
 
-@router.delete("/artifacts/{node_id}/versions/{number}", status_code=204, responses=responses(409))
-def delete_version(caller: Writer, services: ServicesDep, node_id: NodeId, number: Number) -> None:
+@router.delete("/artifacts/{node_id}/versions/{number}", status_code=204, responses=responses(409, 412))
+def delete_version(caller: Writer, services: ServicesDep, node_id: NodeId, number: Number, if_match: IfMatch) -> None:
     """Remove a version for good; the last one goes with its artifact only."""
-    services.database.write(lambda connection: versions.remove_version(connection, caller, node_id, number))
+    services.database.write(lambda connection: versions.remove_version(connection, caller, node_id, number, if_match))
 
 
 @router.get("/artifacts/{node_id}/retention", responses=responses())
@@ -394,9 +418,11 @@ def get_retention(caller: AnyCaller, services: ServicesDep, node_id: NodeId) -> 
     return Retention(keep_last=kept.keep_last, ttl_s=kept.ttl_s)
 
 
-@router.put("/artifacts/{node_id}/retention", responses=responses())
-def put_retention(caller: Writer, services: ServicesDep, node_id: NodeId, body: Retention) -> Retention:
+@router.put("/artifacts/{node_id}/retention", responses=responses(412))
+def put_retention(
+    caller: Writer, services: ServicesDep, node_id: NodeId, if_match: IfMatch, body: Retention
+) -> Retention:
     """Change how long versions are kept."""
     kept = versions.Retention(body.keep_last, body.ttl_s)
-    services.database.write(lambda connection: versions.set_retention(connection, caller, node_id, kept))
+    services.database.write(lambda connection: versions.set_retention(connection, caller, node_id, kept, if_match))
     return body

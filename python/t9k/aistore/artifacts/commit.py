@@ -374,6 +374,8 @@ def _place(connection: Connection, caller: Caller, wish: Wish, manifest: Any) ->
         number, created = newest.number, False
     else:
         number, created = versions.next_number(connection, node_id), True
+        if wish.placement is None:
+            nodes.update(connection, node_id, now_us())
         versions.insert_version(
             connection,
             node_id=node_id,

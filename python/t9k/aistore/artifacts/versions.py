@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
+from t9k.aistore.clock import now_us
+from t9k.aistore.db import nodes
 from t9k.aistore.db import versions as rows
 from t9k.aistore.db.nodes import Connection
 from t9k.aistore.db.sharing import seen_owners
 from t9k.aistore.db.tables.artifacts import BAD, CHECKING, COMPLETE
 from t9k.aistore.errors import Refusal, conflict, invalid, not_found
 from t9k.aistore.tree.access import Access, Node, node_at, node_for
+from t9k.aistore.tree.changes import check_version
 from t9k.aistore.tree.views import NodeView, visible_views
 
 LATEST = "latest"
@@ -219,21 +222,35 @@ def list_versions(
     return describe(connection, node, rows.page(connection, node.id, before, limit))
 
 
-def _editable(connection: Connection, caller: Caller, node_id: str, number: int) -> Version:
+IfMatch = frozenset[int] | None
+"""Versions of the node, of which it must have one; None is any."""
+
+
+def _changed(connection: Connection, caller: Caller, node_id: str, if_match: IfMatch) -> Node:
+    """The artifact of an id, once the caller may change it and it is as they have seen it; the change is counted."""
     node = artifact_for(connection, caller, node_id, Access.EDIT)
+    check_version(node, if_match)
+    nodes.update(connection, node.id, now_us())
+    return node
+
+
+def _version_of(connection: Connection, node: Node, number: int) -> Version:
     return _described(connection, node, rows.version(connection, node.id, number), number)
 
 
-def move_alias(connection: Connection, caller: Caller, node_id: str, alias: str, number: int) -> Version:
+def move_alias(
+    connection: Connection, caller: Caller, node_id: str, alias: str, number: int, if_match: IfMatch = None
+) -> None:
     """Makes an alias name a version, wherever it was before.
 
     Raises:
-        Refusal: The caller may not, there is no such version, or it is no alias.
+        Refusal: The caller may not, there is no such version, it is no alias, or the artifact has changed
+            (`conflict`, 412).
     """
     check_alias(alias)
-    version = _editable(connection, caller, node_id, number)
-    put_alias(connection, version.node.id, alias, number)
-    return _editable(connection, caller, node_id, number)
+    node = _changed(connection, caller, node_id, if_match)
+    _version_of(connection, node, number)
+    put_alias(connection, node.id, alias, number)
 
 
 def put_alias(connection: Connection, node_id: str, alias: str, number: int) -> None:
@@ -248,35 +265,37 @@ def put_alias(connection: Connection, node_id: str, alias: str, number: int) -> 
     rows.move_alias(connection, node_id, alias, number)
 
 
-def remove_alias(connection: Connection, caller: Caller, node_id: str, alias: str) -> None:
+def remove_alias(connection: Connection, caller: Caller, node_id: str, alias: str, if_match: IfMatch = None) -> None:
     """Takes an alias away.
 
     Raises:
-        Refusal: The caller may not, or there is none.
+        Refusal: The caller may not, there is none, or the artifact has changed (`conflict`, 412).
     """
-    node = artifact_for(connection, caller, node_id, Access.EDIT)
+    node = _changed(connection, caller, node_id, if_match)
     if not rows.delete_alias(connection, node.id, check_alias(alias)):
         raise not_found(f"{node.name} has no alias {alias}")
 
 
-def pin(connection: Connection, caller: Caller, node_id: str, number: int, *, pinned: bool) -> Version:
+def pin(
+    connection: Connection, caller: Caller, node_id: str, number: int, *, pinned: bool, if_match: IfMatch = None
+) -> None:
     """Keeps a version whatever the retention says, or no more.
 
     Raises:
-        Refusal: The caller may not, or there is no such version.
+        Refusal: The caller may not, there is no such version, or the artifact has changed (`conflict`, 412).
     """
-    _editable(connection, caller, node_id, number)
+    _version_of(connection, _changed(connection, caller, node_id, if_match), number)
     rows.pin(connection, node_id, number, pinned=pinned)
-    return _editable(connection, caller, node_id, number)
 
 
-def remove_version(connection: Connection, caller: Caller, node_id: str, number: int) -> None:
+def remove_version(connection: Connection, caller: Caller, node_id: str, number: int, if_match: IfMatch = None) -> None:
     """Removes a version for good, and its aliases; not the only one, which goes with its node.
 
     Raises:
-        Refusal: The caller may not, there is no such version, it is pinned or the only one (`conflict`).
+        Refusal: The caller may not, there is no such version, it is pinned or the only one (`conflict`), or the
+            artifact has changed (`conflict`, 412).
     """
-    version = _editable(connection, caller, node_id, number)
+    version = _version_of(connection, _changed(connection, caller, node_id, if_match), number)
     if version.pinned:
         raise conflict(f"version {number} is pinned", hint="unpin it first")
     if len(rows.page(connection, node_id, None, 2)) < 2:
@@ -307,11 +326,13 @@ def get_retention(connection: Connection, caller: Caller, node_id: str) -> Reten
     return Retention(None, None) if row is None else Retention(row.keep_last, row.ttl_s)
 
 
-def set_retention(connection: Connection, caller: Caller, node_id: str, retention: Retention) -> None:
+def set_retention(
+    connection: Connection, caller: Caller, node_id: str, retention: Retention, if_match: IfMatch = None
+) -> None:
     """Changes what holds for an artifact; it takes effect when the collector runs.
 
     Raises:
-        Refusal: The caller may not.
+        Refusal: The caller may not, or the artifact has changed (`conflict`, 412).
     """
-    node = artifact_for(connection, caller, node_id, Access.EDIT)
+    node = _changed(connection, caller, node_id, if_match)
     rows.set_retention(connection, node.id, retention.keep_last, retention.ttl_s)
