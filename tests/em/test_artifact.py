@@ -71,6 +71,8 @@ def test_errors_are_typed() -> None:
         artifact.add_file("a/1.txt", "../1.txt")
     with pytest.raises(RuntimeError):
         em.load_artifact("nowhere")
+    with pytest.raises(NotFoundError, match=r"no artifact at 'nowhere' .hint: no server was asked"):
+        em.load_artifact("nowhere")
     with pytest.raises(AuthError, match="not logged in"):
         artifact.upload()
     with pytest.raises(InvalidInputError):

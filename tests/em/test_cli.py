@@ -157,6 +157,23 @@ def test_origin_names_the_artifacts_and_runs_of_a_copied_and_renamed_file(run) -
     assert sides == {("output", "Complete"), ("input", "Complete")}
 
 
+def test_show_of_an_artifact_names_its_runs_and_of_a_run_no_path_twice(run) -> None:
+    made = em.create_artifact("made")
+    with em.create_run(name="producer") as producer:
+        producer.mark_output(made)
+    text = run("show", "made")[1]
+    assert f"runs\n  output of  {producer.alternative_name}\n" in text
+    (mark,) = json.loads(run("show", "made", "--json")[1])["runs"]
+    assert (mark["side"], mark["status"]) == ("output", "Complete")
+    assert f"outputs\n  Artifact  {made.alternative_name}\n" in run("show", "producer")[1]
+
+
+def test_du_names_artifacts_without_their_parent_directory(run) -> None:
+    made = em.create_artifact("made")
+    assert f"0 B  {made.alternative_name}\n" in run("du")[1]
+    assert json.loads(run("du", "--json")[1])[0]["artifact"] == f".em/artifacts/{made.alternative_name}"
+
+
 def test_origin_of_unknown_bytes_or_no_file_exits_with_1(run) -> None:
     em.create_artifact("x").add_file("a/1.txt")
     code, text = run("origin", "a")

@@ -205,6 +205,8 @@ def test_tables_are_clipped_to_terminals_and_whole_elsewhere(directory: Path) ->
     assert max(map(len, shown)) <= 60
     assert shown[-1] == "5 older: -n shows more"
     assert shown[1].startswith("many_261125_000054_aaaaaa")
+    assert shown[0].split() == ["name", "state", "duration", "last", "metrics"]
+    assert "started" in on_terminal("runs", COLUMNS="120", NO_COLOR="1").splitlines()[0]
     assert len(em_output("runs").stdout.splitlines()) == 56
     assert em_output("runs", "-n", "2").stderr == "53 older: -n shows more\n"
 

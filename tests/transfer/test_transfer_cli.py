@@ -221,3 +221,34 @@ def test_origin_of_a_file_that_only_the_server_knows(configured: Path, server: S
     nowhere = run("origin", str(model))
     assert nowhere.returncode == 1
     assert "in no local artifact, and in none on the server that you may see" in nowhere.stdout
+
+
+def test_ls_lists_folders_and_artifacts_of_the_server(configured: Path, server: Serving) -> None:
+    em.login(server.url, server.api_key)
+    artifact = em.create_artifact("listed")
+    Path("a.txt").write_text("a")
+    artifact.add_file("a.txt")
+    artifact.upload(folder="listing/below", make_folder=True)
+    home, path = f"/{server.user}", f"/{server.user}/listing/below"
+    assert f"Folder    {home}/listing\n" in run("ls", "--server").stdout
+    assert json.loads(run("ls", "--server", "listing", "--json").stdout) == [{"kind": "Folder", "path": path}]
+    assert run("ls", "--server", path).stdout == f"Artifact  {path}/listed\n"
+    for name in (f"{path}/listed", "listing/below/listed:latest"):
+        assert run("ls", "--server", name).stdout == "       1 B  a.txt\n"
+    missing = run("ls", "--server", "listing/nowhere")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert f"there is nothing at {home}/listing/nowhere" in missing.stderr
+    assert run("ls", f"{path}/listed").returncode == 1  # without --server nothing is fetched
+    with pytest.raises(NotFoundError, match=r"is no run: Artifact \(hint: em.load_artifact loads it"):
+        em.load_run("listing/below/listed")
+    with pytest.raises(NotFoundError, match="is no run: Folder"):
+        em.load_run("listing")
+
+
+def test_folder_that_nobody_can_make_is_not_said_to_be_made_by_make_folder(home: Path, server: Serving) -> None:
+    em.login(server.url, server.api_key)
+    finished = em.create_run(name="x")
+    finished.finish()
+    for thing in (em.create_artifact("x"), finished):
+        with pytest.raises(NotFoundError, match=r"no folder /nobody/x .*hint: it is in a tree where you may"):
+            thing.upload(folder="/nobody/x", make_folder=True)

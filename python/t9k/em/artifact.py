@@ -469,7 +469,10 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     path = path_text(path)
     try:
         return load_local(path)
-    except NotFoundError:
+    except NotFoundError as error:
+        if not is_configured() and error.hint is None:
+            hint = "no server was asked: nobody is logged in, or EM_MODE is offline"
+            raise NotFoundError(str(error), hint=hint) from None
         if not is_configured():
             raise
     from t9k.em.transfer.download import download_artifact

@@ -53,7 +53,7 @@ def find_origins(
     Raises:
         IntegrityError: A manifest is damaged.
     """
-    marks = _marks(runs)
+    marks = marks_of(runs)
     origins: dict[str, list[Origin]] = {digest: [] for digest in digests}
     for artifact in artifacts:
         for digest, paths in _held(artifact, digests).items():
@@ -77,7 +77,7 @@ def _held(artifact: str, digests: Collection[str]) -> Mapping[str, list[str]]:
     return held
 
 
-def _marks(runs: Iterable[RunRecord]) -> Mapping[str, list[Mark]]:
+def marks_of(runs: Iterable[RunRecord]) -> Mapping[str, list[Mark]]:
     """Marks of artifacts by the alternative names of these, which are the names of their directories."""
     marks: dict[str, list[Mark]] = defaultdict(list)
     for run in runs:

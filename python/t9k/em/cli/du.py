@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from t9k.em.cli.console import echo_json, echo_table
@@ -17,7 +19,7 @@ FIELDS = ("apparent_bytes", "stored_bytes", "unique_bytes")
 def command(artifacts: tuple[str, ...], as_json: bool) -> None:
     """Show what artifacts occupy: bytes of all files, of distinct objects, and of objects no other one has."""
     from t9k.em import _engine
-    from t9k.em.artifact import store_dir
+    from t9k.em.artifact import artifact_parent_dir, store_dir
     from t9k.em.cli.places import artifact_dir, artifact_dirs
     from t9k.em.errors import translated
 
@@ -28,5 +30,6 @@ def command(artifacts: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         echo_json([{"artifact": name} | dict(zip(FIELDS, row, strict=True)) for name, row in named])
         return
-    rows = [[*map(size_text, row), name] for name, row in named]
+    parent = os.path.join(artifact_parent_dir(), "")
+    rows = [[*map(size_text, row), name.removeprefix(parent)] for name, row in named]
     echo_table(["apparent", "stored", "unique", "artifact"], rows, right={0, 1, 2})

@@ -24,7 +24,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     },
     "Artifacts": {
         "add": "Add directories and files to a new artifact.",
-        "ls": "List local artifacts, or the entries of one.",
+        "ls": "List artifacts, the entries of one, or what a server has.",
         "diff": "Compare the paths and bytes of two artifacts.",
         "hash": "Print BLAKE3 digests as b3sum does.",
         "origin": "Show which runs and artifacts a file comes from.",
@@ -87,6 +87,7 @@ class _Group(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 success, 1 an error or a problem that was found, 2 a wrong call, 130 interrupted.",
 )
+@click.version_option(package_name="t9k", message="t9k %(version)s")
 @click.pass_context
 def em(ctx: click.Context) -> None:
     """Runs and content-addressed artifacts of training scripts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_METRICS = 4
 _TERMINAL_RUNS = 50
+_ROOMY_COLUMNS = 100
 
 
 @click.command("runs", cls=Verb, examples=["em runs", "em runs --state Failed --name 'mnist*'", "em runs --json"])
@@ -71,10 +73,14 @@ def _echo_runs(records: list[RunRecord], limit: int) -> None:
         ]
         for record in records[:limit]
     ]
+    header = ["name", "state", "started", "duration", "last metrics"]
+    if is_terminal() and shutil.get_terminal_size().columns < _ROOMY_COLUMNS:
+        for line in (header, *rows):
+            del line[2]  # which the name tells as well; the metrics would be off the screen
     echo_table(
-        ["name", "state", "started", "duration", "last metrics"],
+        header,
         rows,
-        right={3},
+        right={header.index("duration")},
         colors=lambda row, column, cell: STATUS_COLORS.get(cell) if column == 1 else None,
     )
     if len(records) > limit:

@@ -36,8 +36,8 @@ def command(name: str, as_json: bool) -> None:
     """Show a run or an artifact.
 
     A run: its parameters, the last and best values and the course of each metric, inputs and outputs. An
-    artifact: its version and entries. It is named by its directory, its alternative name, its name if no other
-    has it, or the beginning of one.
+    artifact: its version, the runs that made or read it, and its entries. It is named by its directory, its
+    alternative name, its name if no other has it, or the beginning of one.
     """
     from t9k.em.artifact import METADATA
     from t9k.em.cli.places import artifact_dir, run_record
@@ -57,6 +57,7 @@ def command(name: str, as_json: bool) -> None:
 
 
 def _show_run(record: RunRecord, as_json: bool) -> None:
+    from t9k.em.artifact import artifact_parent_dir
     from t9k.em.cli.reading import shown_reading
     from t9k.em.notebook import flatten
 
@@ -92,9 +93,10 @@ def _show_run(record: RunRecord, as_json: bool) -> None:
             for row in metrics
         ]
         echo_table(header, rows, right={1, 2, 3, 4})
+    parent = os.path.join(os.path.abspath(artifact_parent_dir()), "")
     for side in ("inputs", "outputs"):
         marks = record.associations(side)
-        _echo_section(side, [(str(mark.get("type", "")), _mark_text(mark)) for mark in marks])
+        _echo_section(side, [(str(mark.get("type", "")), _mark_text(mark, parent)) for mark in marks])
     if error := record.text("error"):
         click.echo("\nerror")
         for line in error.splitlines():
@@ -133,8 +135,10 @@ def _lost_text(lines: object) -> str:
     return f"{count_text(lines, 'log call')} that a full disk did not take" if isinstance(lines, int) and lines else ""
 
 
-def _mark_text(mark: dict[str, Any]) -> str:
-    local = f"  {mark['local']}" if mark.get("local") else ""
+def _mark_text(mark: dict[str, Any], parent: str) -> str:
+    """Its name, and its directory if that is not where its name tells."""
+    is_told = mark.get("local") in (None, "", f"{parent}{mark.get('name')}")
+    local = "" if is_told else f"  {mark['local']}"
     return f"{mark.get('name', '')}{local}"
 
 
@@ -160,11 +164,16 @@ def _echo_section(title: str, rows: list[tuple[str, str]]) -> None:
 def _show_artifact(path: str, as_json: bool) -> None:
     from t9k import em
     from t9k.em import _engine
+    from t9k.em.origins import marks_of
+    from t9k.em.runs.record import find_records, run_parent_dir
 
     artifact = em.load_artifact(path)
     digest = _engine.manifest_digest(artifact.local)
+    runs, _ = find_records(run_parent_dir())
+    marks = marks_of(runs).get(os.path.basename(artifact.local), ())
     if as_json:
-        echo_json(artifact.describe() | {"digest": digest})
+        runs_known = [{"side": mark.side, "run": mark.run.path, "status": mark.run.status} for mark in marks]
+        echo_json(artifact.describe() | {"digest": digest, "runs": runs_known})
         return
     count = files = size_bytes = 0
     rows = []
@@ -186,6 +195,7 @@ def _show_artifact(path: str, as_json: bool) -> None:
             ("content", f"{count_text(files, 'file')}, {size_text(size_bytes)}"),
         ]
     )
+    _echo_section("runs", [(f"{mark.side} of", mark.run.name) for mark in marks])
     _echo_section("entries", rows)
     if count > _MAX_ENTRIES:
         click.echo(f"  … {count - _MAX_ENTRIES:,} more: em ls")

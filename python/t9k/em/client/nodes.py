@@ -50,12 +50,18 @@ def is_there(session: Session, node_id: str) -> bool:
 
 def children(session: Session, node: Node) -> Iterator[Node]:
     """What lies directly in a folder, page by page."""
-    what = f"cannot list {node.path!r} at {session.url}"
+    yield from _pages(session, f"/nodes/{node.id}/children", f"cannot list {node.path!r} at {session.url}")
+
+
+def shared(session: Session) -> Iterator[Node]:
+    """What others share with the user and their groups, page by page."""
+    yield from _pages(session, "/shared", f"cannot list what is shared at {session.url}")
+
+
+def _pages(session: Session, url: str, what: str) -> Iterator[Node]:
     params: dict[str, str | int] = {"limit": MAX_PAGE}
     while True:
-        document = session.request(
-            "GET", f"/nodes/{node.id}/children", what, params=params, max_bytes=MAX_PAGE_BYTES
-        ).json()
+        document = session.request("GET", url, what, params=params, max_bytes=MAX_PAGE_BYTES).json()
         items = document.get("nodes") if isinstance(document, dict) else None
         if not isinstance(items, list):
             raise TransferError(f"{what}: the server's answer has another form")

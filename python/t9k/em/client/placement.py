@@ -45,7 +45,7 @@ def absolute_path(path: str, user: str) -> str:
 
 
 @contextmanager
-def telling_of_make_folder() -> Iterator[None]:
+def telling_of_make_folder(*, is_made: bool = False) -> Iterator[None]:
     """Gives an error about a missing folder this side's hint: the server's is for those who speak HTTP."""
     try:
         yield
@@ -54,4 +54,6 @@ def telling_of_make_folder() -> Iterator[None]:
         if "there is no folder" not in text:
             raise
         hint = "make_folder=True makes it, or `em upload` with --make-folder"
+        if is_made:
+            hint = "it is in a tree where you may make none, or of a user who is not there"
         raise NotFoundError(text, hint=hint) from None

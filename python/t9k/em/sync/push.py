@@ -215,7 +215,7 @@ class Push:
         parts = {**self._metadata_parts(metadata), "state": "Running"}
         parts.pop("end_timestamp", None)
         body = {"client_id": self.state.client_id, "placement": placement, **parts}
-        with telling_of_make_folder():
+        with telling_of_make_folder(is_made=target.make_folder):
             made = runs.create(self._session, body, self._what)
         node = nodes.node_of(made.get("node"), self._what)
         if made.get("created"):

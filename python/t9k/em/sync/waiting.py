@@ -68,7 +68,8 @@ def unsent_bytes(run_dir: str, state: states.SyncState) -> int:
 
 def unsent_text(run_dir: str, state: states.SyncState) -> str:
     """What of a run the server has not acknowledged, for people."""
-    left = [f"{size_text(unsent_bytes(run_dir, state))} of metrics and log"]
+    left_bytes = unsent_bytes(run_dir, state)
+    left = [f"{size_text(left_bytes)} of metrics and log"] if left_bytes else []
     try:
         outputs = read_yaml(os.path.join(run_dir, "metadata.yaml")).get("associations") or {}
         marked = {mark.get("local") for side in ("inputs", "outputs") for mark in outputs.get(side) or []}
@@ -76,7 +77,7 @@ def unsent_text(run_dir: str, state: states.SyncState) -> str:
         marked = set()
     if waiting := len(marked - {None, *state.artifacts}):
         left.append(f"{waiting} artifact{'s' if waiting > 1 else ''}")
-    return " and ".join(left)
+    return " and ".join(left) or "the last words"
 
 
 def _is_done(run_dir: str, session: Session | None) -> bool:

@@ -49,7 +49,11 @@ def download_run(session: Session, path: str) -> str:
     what = f"cannot load {path!r} from {session.url}"
     record = runs.find(session, path)
     if record is None:
-        raise NotFoundError(f"{what}: there is no run at {path}")
+        there = nodes.find(session, path, follow=True)
+        if there is None or there.kind == "Run":
+            raise NotFoundError(f"{what}: there is no run at {path}")
+        hint = "em.load_artifact loads it" if there.kind == "Artifact" else None
+        raise NotFoundError(f"{what}: what is at {path} is no run: {there.kind}", hint=hint)
     node = nodes.node_of(record.get("node"), what)
     metadata = _metadata(record, node, what)
     metadata["remote"] = [entry("download", session, node.path)]

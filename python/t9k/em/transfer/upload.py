@@ -101,7 +101,7 @@ def upload_artifact(session: Session, artifact: Artifact, target: Target, *, ver
         sender = Sender(session, store, lease, progress)
         sender.send(unknown)
         body = _Body(artifact, manifest, place)
-        with telling_of_make_folder():
+        with telling_of_make_folder(is_made=target.make_folder):
             document = _commit(sender, objects, unknown, body, what, progress.report)
     node = nodes.node_of(document.get("node"), what)
     if document.get("created") is not True:  # with `skip`, somebody else was faster
