@@ -51,7 +51,8 @@ fn sibling(store: &Store) -> PathBuf {
     store.root().join("../artifacts")
 }
 
-/// What a run of `gc` did, or would do.
+/// What a run of `gc` did, or would do. A part of an object that an interrupted load has left counts as one, with its
+/// bytes on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reclaimed {
     /// Objects that nothing reaches.
@@ -97,6 +98,7 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
                 count(&mut done, digest, &batch.join(digest.to_string()))?;
             }
         }
+        collect_parts(store, &mut done, |_| false)?;
         return Ok(done);
     }
     if !condemned.is_empty() && !leases::any(store, now)? {
@@ -140,11 +142,33 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
     if sibling(store).is_dir() {
         materialize::remove_leftovers(&sibling(store))?;
     }
+    collect_parts(store, &mut done, |metadata| {
+        let changed = changed_at(metadata);
+        !leased && changed < now && age(now, changed) >= grace
+    })?;
     if !leased {
         remove_orphan_tables(store, now, grace, progress)?;
         remove_leftovers(store, &artifacts(store)?, now, grace)?;
     }
     Ok(done)
+}
+
+/// Counts the parts that interrupted loads have left, and removes those that are due.
+fn collect_parts(store: &Store, done: &mut Reclaimed, is_due: impl Fn(&Metadata) -> bool) -> Result<()> {
+    for (_, name) in store.left_parts() {
+        let path = store.parts_path().join(name);
+        let Some(metadata) = found(fs::symlink_metadata(&path)).map_err(|e| Error::io("stat", &path, e))? else {
+            continue;
+        };
+        done.unreachable_objects += 1;
+        done.unreachable_bytes += metadata.blocks() * 512;
+        done.reclaimable_bytes += freed(&metadata);
+        if is_due(&metadata) && remove(&path)? {
+            done.deleted_objects += 1;
+            done.freed_bytes += freed(&metadata);
+        }
+    }
+    Ok(())
 }
 
 /// Bytes on the disk of an object and of its chunk table.
@@ -320,7 +344,6 @@ fn changed_at(metadata: &fs::Metadata) -> SystemTime {
 fn remove_leftovers(store: &Store, artifacts: &[ArtifactDir], now: SystemTime, grace: Duration) -> Result<()> {
     let mut directories: Vec<PathBuf> = artifacts.iter().map(ArtifactDir::inner).collect();
     directories.extend(["", "leases", "roots"].map(|name| store.root().join(name)));
-    directories.push(store.parts_path());
     for name in ["objects", "chunks"] {
         directories.extend(list(&store.root().join(name))?);
     }

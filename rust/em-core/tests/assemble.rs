@@ -14,7 +14,7 @@ use em_core::{
     add::Add,
     artifact::ArtifactDir,
     cancel::Progress,
-    gc::gc,
+    gc::{Reclaimed, gc},
     pack::{
         assemble::Assembly,
         plan::{MIN_LIMIT_BYTES, PackPlan},
@@ -343,15 +343,20 @@ fn a_part_belongs_to_one_assembly_as_long_as_that_lives() {
 fn parts_that_nobody_goes_on_with_are_garbage() {
     let place = Place::new(vec![random(1, 3 << 20)]);
     let assembly = begun(&place);
-    let collect = |grace| gc(&place.to, Duration::from_secs(grace), false, &Progress::default()).map(|_| ()).unwrap();
-    collect(0);
-    assert_eq!(place.parts().len(), 1, "its assembly lives");
+    let collect = |grace, dry_run| gc(&place.to, Duration::from_secs(grace), dry_run, &Progress::default()).unwrap();
+    assert_eq!(collect(0, true), Reclaimed::default());
+    assert_eq!(collect(0, false), Reclaimed::default(), "its assembly lives");
     drop(assembly);
-    collect(3600);
+    let bytes = fs::metadata(&place.parts()[0]).unwrap().blocks() * 512;
+    assert!((16 << 10..1 << 20).contains(&bytes), "{bytes}");
+    let mut found = Reclaimed { unreachable_objects: 1, unreachable_bytes: bytes, ..Reclaimed::default() };
+    found.reclaimable_bytes = bytes;
+    assert_eq!(collect(0, true), found);
+    assert_eq!(collect(3600, false), found);
     assert_eq!(place.parts().len(), 1, "somebody may go on with it");
     assert!(verify::store(&place.to, &Progress::default()).unwrap().problems.is_empty());
     std::thread::sleep(Duration::from_millis(20));
-    collect(0);
+    assert_eq!(collect(0, false), Reclaimed { deleted_objects: 1, freed_bytes: bytes, ..found });
     assert!(place.parts().is_empty());
 }
 

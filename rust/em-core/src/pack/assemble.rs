@@ -114,7 +114,7 @@ impl Assembly {
 
     /// [`new`](Self::new) with another window than [`WINDOW_CHUNKS`].
     pub fn with_window(store: Arc<Store>, window_chunks: usize) -> Result<Self> {
-        let (lease, parts) = (Lease::take(&store)?, store.left_parts());
+        let (lease, parts) = (Lease::take(&store)?, store.left_parts().into_iter().collect());
         Ok(Self { store, state: Mutex::default(), lease, window_chunks, parts, has_failed: AtomicBool::new(false) })
     }
 

@@ -13,7 +13,6 @@
 //! which is slow and safe.
 
 use std::{
-    collections::HashMap,
     fs::{File, Metadata},
     io::{self, Read},
     ops::Deref,
@@ -248,9 +247,9 @@ impl Store {
         Temp::create(Arc::clone(self), Place::Objects, PARTS, &part_name(digest, lease), 0o644, true)
     }
 
-    /// Names of parts whose receivers are gone, by object. What cannot be read is left out.
-    pub fn left_parts(&self) -> HashMap<Digest, String> {
-        let Ok(entries) = std::fs::read_dir(self.parts_path()) else { return HashMap::new() };
+    /// Parts whose receivers are gone: of which object, and their names. What cannot be read is left out.
+    pub fn left_parts(&self) -> Vec<(Digest, String)> {
+        let Ok(entries) = std::fs::read_dir(self.parts_path()) else { return Vec::new() };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let left = names.filter_map(|name| {
             let (digest, lease) = name.strip_prefix(".tmp-")?.split_once('-')?;
