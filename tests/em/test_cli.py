@@ -37,6 +37,11 @@ def test_adds_lists_verifies_and_reports_damage(run) -> None:
     code, report = run("verify", local.strip())
     assert code == 1
     assert "damaged" in report
+    code, report = run("verify")
+    held = f"  {os.path.basename(local.strip())}: a/1.txt"
+    assert (code, report.splitlines()[:2]) == (1, [f"damaged: {damaged}", held])
+    em.load_artifact(local.strip()).add_file("a/1.txt", "a/1.txt")
+    assert run("verify")[0] == run("verify", local.strip())[0] == 0
 
 
 def test_add_of_several_makes_all_or_no_artifact(run, capsys: pytest.CaptureFixture[str]) -> None:

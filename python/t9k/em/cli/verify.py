@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -37,8 +38,36 @@ def command(artifact: str | None, store: bool, as_json: bool) -> None:
     if as_json:
         echo_json(report)
     else:
+        held = _held(problems)
         for problem in problems:
             click.echo(f"{click.style(problem['kind'], fg='red')}: {printable(problem['path'])}")
+            for file in held.get(problem["path"], ()):
+                click.echo(f"  {printable(file)}")
         counts = count_text(report["objects"], "file"), count_text(report["bytes"], "byte")
         click.echo(f"{', '.join(counts)}, {count_text(len(problems), 'problem')}")
+        if held:
+            click.echo("`add_file` of the original to an artifact mends its file, and the object", err=True)
     sys.exit(1 if problems else 0)
+
+
+def _held(problems: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """The files of local artifacts that damaged objects of the store are, by the paths of the objects."""
+    from t9k.em.cli.places import artifact_dirs
+    from t9k.em.errors import EmError
+    from t9k.em.origins import find_origins
+
+    objects = {}
+    for problem in problems:
+        *_, folder, head, rest = ["", "", *problem["path"].split(os.sep)]
+        if problem["kind"] == "damaged" and folder == "objects":
+            objects[problem["path"]] = head + rest
+    if not objects:
+        return {}
+    try:
+        origins = find_origins(set(objects.values()), artifact_dirs(), ())
+    except EmError:  # the manifest of one is damaged as well, and is told of by itself
+        return {}
+    return {
+        path: [f"{os.path.basename(origin.artifact)}: {file}" for origin in origins[digest] for file in origin.paths]
+        for path, digest in objects.items()
+    }
