@@ -16,7 +16,7 @@ use em_core::{
     cancel::Progress,
     gc::{Reclaimed, gc},
     stat_cache::StatCache,
-    store::{Store, leases::Lease, objects::Presence},
+    store::{Boot, Store, leases::Lease, objects::Presence},
     verify,
 };
 
@@ -103,11 +103,14 @@ fn lease_keeps_everything() {
     assert_eq!(run(dir, Duration::ZERO).deleted_objects, 0);
     assert!(has(dir, "text"));
     drop(lease);
-    // What a process of an earlier boot leaves does not count.
+    // What a process of an earlier boot leaves does not count. If it wrote in this boot, it is on another host of the name.
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
     let dead = dir.join("em/store/leases/dead");
     fs::write(&dead, format!("{} other-boot {} 1 1", host.trim(), namespace.display())).unwrap();
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 0);
+    let earlier = SystemTime::UNIX_EPOCH + Duration::from_secs(Boot::current().began_s as u64 - 1);
+    fs::File::options().write(true).open(&dead).unwrap().set_modified(earlier).unwrap();
     assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
     assert!(!dead.exists());
 }
@@ -120,7 +123,8 @@ fn lease_of_another_host_or_container_counts_while_it_is_renewed() {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let lease = dir.join("em/store/leases/foreign");
-    for owner in [format!("{} {} pid:[1] 1 1", host.trim(), boot.trim()), "other boot pid:[1] 1 1".into(), "?".into()] {
+    let here = format!("{} {} pid:[1] 1 1", host.trim(), boot.trim());
+    for owner in [here.as_bytes(), b"other boot pid:[1] 1 1", b"?", b"\xff"] {
         fs::write(&lease, owner).unwrap();
         assert_eq!(run(dir, Duration::ZERO).deleted_objects, 0);
     }

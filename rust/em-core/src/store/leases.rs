@@ -6,14 +6,15 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
-use super::{Store, temp_name, write_atomic};
+use super::{Boot, Store, temp_name, write_atomic};
 use crate::{Error, Result, verify::sorted as list};
 
 /// A lease that was not renewed for this long counts no more, if its process cannot be asked for.
@@ -74,13 +75,17 @@ pub(crate) fn any(store: &Store, now: SystemTime) -> Result<bool> {
         if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-")) {
             continue;
         }
-        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let text = match fs::read_to_string(&path) {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => continue,
+            // Of one that cannot be read only its age tells.
+            text => text.unwrap_or_default(),
+        };
         let renewed = fs::metadata(&path).and_then(|metadata| metadata.modified()).unwrap_or(now);
         if is_in_flight(&text, now, renewed) {
             any = true;
         } else {
             match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(Error::io("remove", &path, error));
                 }
                 _ => {}
@@ -96,9 +101,11 @@ pub(crate) fn has_ended(store: &Store, name: &str) -> bool {
     if name.len() != 32 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return false;
     }
-    match fs::read_to_string(store.root().join("leases").join(name)) {
-        Ok(text) => is_alive(&text) == Some(false),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    let path = store.root().join("leases").join(name);
+    let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+    match written.and_then(|written| fs::read_to_string(&path).map(|text| is_alive(&text, written))) {
+        Ok(alive) => alive == Some(false),
+        Err(error) => error.kind() == ErrorKind::NotFound,
     }
 }
 
@@ -130,11 +137,12 @@ fn start_time(pid: u32) -> Option<String> {
 
 /// Whether the process that wrote `text`, last at the time `written`, is to be taken for running.
 pub(crate) fn is_in_flight(text: &str, now: SystemTime, written: SystemTime) -> bool {
-    is_alive(text).unwrap_or_else(|| now.duration_since(written).unwrap_or_default() < STALE)
+    is_alive(text, written).unwrap_or_else(|| now.duration_since(written).unwrap_or_default() < STALE)
 }
 
-/// Whether the process that wrote `text` runs. `None` if that cannot be known: another host, another container.
-fn is_alive(text: &str) -> Option<bool> {
+/// Whether the process that wrote `text`, last at the time `written`, runs. `None` if that cannot be known: another host,
+/// another container.
+fn is_alive(text: &str, written: SystemTime) -> Option<bool> {
     let (rest, started) = text.rsplit_once(' ')?;
     let (theirs, pid) = rest.rsplit_once(' ')?;
     let mine = machine();
@@ -143,7 +151,9 @@ fn is_alive(text: &str) -> Option<bool> {
         let pid = pid.parse().ok()?;
         return Some(!started.is_empty() && start_time(pid).as_deref() == Some(started));
     }
-    // The same host in an earlier boot: no process of then runs.
+    // The same host in an earlier boot: no process of then runs. Two hosts may have one name, and the processes of hosts
+    // themselves are in a namespace of one number everywhere; but then what lives there has written since this boot.
+    let began = Duration::from_secs(Boot::current().began_s.max(0).unsigned_abs());
     let rebooted = part(theirs, 0) == part(&mine, 0) && part(theirs, 2) == part(&mine, 2);
-    rebooted.then_some(false)
+    (rebooted && written < UNIX_EPOCH + began).then_some(false)
 }
