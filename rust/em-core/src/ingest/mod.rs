@@ -436,13 +436,14 @@ impl<'f, 's> Call<'f, 's> {
             Some(Target { object, chunks })
         };
         let blocks = size.div_ceil(BLOCK_BYTES);
+        let subtrees = Mutex::new(chaining_values(blocks, &self.path(&job))?);
         lock(&self.queue).large.push_back(Arc::new(Large {
             job,
             file,
             blocks,
             next_block: AtomicU64::new(0),
             unfinished: AtomicU64::new(blocks),
-            subtrees: Mutex::new(vec![[0; 32]; blocks as usize]),
+            subtrees,
             target,
             began_ns,
         }));
@@ -553,6 +554,15 @@ impl<'s> Chunks<'s> {
     }
 }
 
+/// Places for the chaining values of a file's blocks. A sparse file may claim more bytes than there is memory for these.
+fn chaining_values(blocks: u64, path: &Path) -> Result<Vec<[u8; 32]>> {
+    let mut values = Vec::new();
+    let reserved = values.try_reserve_exact(blocks as usize);
+    reserved.map_err(|error| Error::new(Kind::Store, format!("cannot hash {}: {error}", path.display())))?;
+    values.resize(blocks as usize, [0; 32]);
+    Ok(values)
+}
+
 /// The chaining value of a block that is not the whole file.
 fn subtree(block: &[u8], offset: u64) -> [u8; 32] {
     use blake3::hazmat::HasherExt;
@@ -634,7 +644,7 @@ pub fn hash_open_file(file: &File, path: &Path, threads: usize, progress: &Progr
         return hashed.map_err(|e| progress.read_error(e, |e| fail("read", e)));
     }
     let blocks = size.div_ceil(BLOCK_BYTES);
-    let subtrees = Mutex::new(vec![[0; 32]; blocks as usize]);
+    let subtrees = Mutex::new(chaining_values(blocks, path)?);
     parallel::each(
         threads,
         blocks as usize,
