@@ -32,14 +32,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     if request.param == "sqlite":
         yield None
         return
-    base = request.getfixturevalue("postgresql")
-    import sqlalchemy as sa
+    from harness import new_schema
 
-    name = f"test_{os.urandom(6).hex()}"
-    admin = sa.create_engine(base.format("postgres").replace("postgresql:", "postgresql+psycopg:"))
-    with admin.begin() as connection:  # a tenth of the time that a database takes
-        connection.exec_driver_sql(f"CREATE SCHEMA {name}")
-    yield f"{base.format('postgres')}&options=-csearch_path%3D{name}"
-    with admin.begin() as connection:
-        connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
-    admin.dispose()
+    with new_schema(request.getfixturevalue("postgresql")) as url:
+        yield url

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
-from harness import make_account
+from harness import make_account, new_schema
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from starlette.testclient import TestClient
 from t9k.aistore.api.app import make_app
 from t9k.aistore.artifacts.check import check
@@ -34,10 +36,15 @@ USERS = st.sampled_from(["ada", "bob"])
 class ArtifactsMachine(RuleBasedStateMachine):
     """Whatever happens, what was committed is read back, and nobody is told of what others have."""
 
+    cluster: str | None = None
+    """Where each machine has a database of its own; None is SQLite."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.opened = ExitStack()
+        url = self.opened.enter_context(new_schema(self.cluster)) if self.cluster else None
         self.directory = Path(tempfile.mkdtemp(prefix="stateful-"))
-        self.services = open_services(Settings(data_dir=self.directory))
+        self.services = open_services(Settings(data_dir=self.directory, database_url=url))
         self.client = TestClient(make_app(self.services), raise_server_exceptions=False)
         self.users = {
             name: Uploader(self.client, make_account(self.services.database, name)) for name in ("ada", "bob")
@@ -49,6 +56,7 @@ class ArtifactsMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.client.close()
         self.services.close()
+        self.opened.close()
         shutil.rmtree(self.directory)
 
     @rule(user=USERS, chunks=st.lists(st.sampled_from(POOL), min_size=1, max_size=4, unique=True))
@@ -138,13 +146,26 @@ class ArtifactsMachine(RuleBasedStateMachine):
         assert [problem for problem in problems if problem.is_loss] == []
 
 
-class TestArtifacts(ArtifactsMachine.TestCase):  # type: ignore[name-defined,misc]
-    settings = settings(max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.fixture(params=["sqlite", "postgresql"])
+def machine_type(request: pytest.FixtureRequest) -> type[ArtifactsMachine]:
+    """The machine on either database."""
+    cluster = request.getfixturevalue("postgresql") if request.param == "postgresql" else None
+    return type("Machine", (ArtifactsMachine,), {"cluster": cluster})
 
 
-def test_all_artifacts_of_a_long_run_are_readable() -> None:
+def test_artifacts_are_what_the_model_says(machine_type: type[ArtifactsMachine]) -> None:
+    limits = settings(
+        max_examples=20 if machine_type.cluster is None else 8,
+        stateful_step_count=25,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine_type, settings=limits)  # type: ignore[no-untyped-call]
+
+
+def test_all_artifacts_of_a_long_run_are_readable(machine_type: type[ArtifactsMachine]) -> None:
     """One long run by hand, which the machine's runs are too short for: churn, then read all."""
-    machine = ArtifactsMachine()
+    machine = machine_type()
     try:
         for turn in range(60):
             user = ("ada", "bob")[turn % 2]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from harness import Account, make_account
+from harness import Account, make_account, new_schema
 from run_records import batch
 from starlette.testclient import TestClient
 from t9k.aistore.accounts import groups
@@ -155,14 +156,10 @@ def new_run(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One server for all requests: nothing that one caller does may change what another may."""
+    opened = ExitStack()
     url = None
     if request.param == "postgresql":
-        base = request.getfixturevalue("postgresql")
-        admin = sa.create_engine(base.format("postgres").replace("postgresql:", "postgresql+psycopg:"))
-        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("CREATE DATABASE matrix")
-        admin.dispose()
-        url = base.format("matrix")
+        url = opened.enter_context(new_schema(request.getfixturevalue("postgresql")))
     services = open_services(Settings(data_dir=tmp_path_factory.mktemp("matrix"), database_url=url))
     services.failures = FailureLimits(burst=1e9)  # 401 for every bad key, however many there were
     database = services.database
@@ -205,6 +202,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield made
     made.client.close()
     services.close()
+    opened.close()
 
 
 Request = tuple[str, str, dict[str, Any]]

@@ -279,6 +279,22 @@ def test_retention_keeps_the_latest_pinned_and_named(uploader: Uploader, service
     assert versions() == [6, 3, 2]
 
 
+def test_retention_by_age_lets_go_what_is_older(uploader: Uploader, services: Services) -> None:
+    node_id = uploader.upload(Content({}))["node"]["id"]
+    uploader.send([b"x"])
+    for number in range(3):
+        uploader.commit(Content({f"{number}": [b"x"]}), artifact_id=node_id)
+    old = sa.update(tables.versions).where(tables.versions.c.number != 3)
+    aged = old.values(created_us=tables.versions.c.created_us - 7_200_000_000)
+    services.database.write(lambda connection: connection.execute(aged))
+    uploader.call("PUT", f"/artifacts/{node_id}/retention", json={"keep_last": None, "ttl_s": 10_000})
+    assert run(services).versions == 0
+    uploader.call("PUT", f"/artifacts/{node_id}/retention", json={"keep_last": None, "ttl_s": 3_600})
+    assert run(services).versions == 2
+    listed = uploader.call("GET", f"/artifacts/{node_id}/versions").json()["versions"]
+    assert [version["version"] for version in listed] == [4, 3]  # the latest stays however old
+
+
 def test_check_finds_each_kind_of_damage(uploader: Uploader, services: Services) -> None:
     uploader.upload(ONE)
     uploader.put(pack_of([b"other"]))

@@ -322,9 +322,10 @@ def test_request_that_came_while_the_server_stood_still_is_answered(tmp_path: Pa
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_log_is_json_with_request_ids_and_without_secrets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_log_is_json_with_request_ids_and_without_secrets(tmp_path: Path, level: str) -> None:
     log = tmp_path / "log"
-    with run_server(tmp_path / "served", None, "--log-level", "info", log=log) as serving:
+    with run_server(tmp_path / "served", None, "--log-level", level, log=log) as serving:
         headers = {"Authorization": f"Bearer {serving.api_key}", "X-Request-ID": "mine-1"}
         path = {"path": "/admin/secret-name"}
         assert requests.get(f"{serving.url}/api/v1/nodes", params=path, headers=headers, timeout=30).status_code == 404
