@@ -58,7 +58,7 @@ def _held(problems: list[dict[str, Any]]) -> dict[str, list[str]]:
 
     objects = {}
     for problem in problems:
-        *_, folder, head, rest = ["", "", *problem["path"].split(os.sep)]
+        folder, head, rest = ["", "", *str(problem["path"]).split(os.sep)][-3:]
         if problem["kind"] == "damaged" and folder == "objects":
             objects[problem["path"]] = head + rest
     if not objects:
