@@ -5,9 +5,14 @@ from __future__ import annotations
 import struct
 
 import pytest
+import sqlalchemy as sa
 from harness import Account
 from starlette.testclient import TestClient
+from t9k.aistore.artifacts.leases import SLACK
+from t9k.aistore.clock import now_us
+from t9k.aistore.db.tables.artifacts import leases
 from t9k.aistore.services import Services
+from test_database import statements
 from uploads import Content, Uploader, digest, noise, pack_name, pack_of, pack_of_records, record, signed
 
 
@@ -25,6 +30,43 @@ PACK = pack_of(CHUNKS)
 
 def _head(*, codec: int = 0, stored: int = 300, raw: int = 300, name: bytes = digest(CHUNKS[0])) -> bytes:
     return struct.pack("<BII", codec, stored, raw) + name
+
+
+def ends_at_us(services: Services) -> int:
+    """When the only lease ends."""
+    return int(
+        services.database.read(lambda connection: connection.execute(sa.select(leases.c.expires_us)).scalar_one())
+    )
+
+
+def test_pack_takes_five_statements(uploader: Uploader, services: Services) -> None:
+    """One for the key; then the lease, the pack, its chunks, and the pack under the lease."""
+    uploader.missing(CHUNKS)
+    with statements(services.database) as sent:
+        assert uploader.put(PACK).status_code == 201
+    queries = [statement for statement in sent if not statement.startswith(("BEGIN", "LOCK"))]
+    assert len(queries) == 5, queries
+
+
+def test_lease_is_renewed_when_less_than_its_time_is_left(uploader: Uploader, services: Services) -> None:
+    lease_us = services.settings.lease_s * 1_000_000
+    uploader.missing(CHUNKS)
+    first_us = ends_at_us(services)
+    assert first_us >= now_us() + lease_us
+    uploader.put(PACK)
+    assert ends_at_us(services) == first_us  # nothing was written
+    almost_us = now_us() + lease_us - 1
+    services.database.write(lambda connection: connection.execute(sa.update(leases).values(expires_us=almost_us)))
+    uploader.put(pack_of(CHUNKS[:1]))
+    assert ends_at_us(services) >= almost_us + lease_us // SLACK
+
+
+def test_pack_that_is_there_leaves_no_second_blob(uploader: Uploader, services: Services) -> None:
+    assert uploader.put(PACK).status_code == 201
+    there = list(services.blobs.list())
+    assert uploader.put(PACK).status_code == 200
+    assert list(services.blobs.list()) == there
+    assert services.blobs.sweep(now_us()) == 0  # nothing half written either
 
 
 LIES = {

@@ -74,13 +74,13 @@ def filled(
     services.close()
 
 
-def plan_of(database: Database, query: sa.Select[tuple[object]]) -> str:
-    """What EXPLAIN says of a query."""
+def plan_of(database: Database, query: sa.Select[tuple[object]], given: dict[str, object]) -> str:
+    """What EXPLAIN says of a query with these parameters."""
 
     def work(connection: sa.Connection) -> str:
         compiled = query.compile(connection, compile_kwargs={"literal_binds": False})
         prefix = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
-        values = compiled.construct_params()
+        values = compiled.construct_params(given)
         parameters = tuple(values[key] for key in compiled.positiontup) if compiled.positiontup else values
         rows = connection.exec_driver_sql(prefix + str(compiled), parameters)
         return "\n".join(str(row[-1]) for row in rows)
@@ -88,18 +88,22 @@ def plan_of(database: Database, query: sa.Select[tuple[object]]) -> str:
     return database.read(work)
 
 
-def query_for(database: Database, kind: str) -> sa.Select[tuple[object]]:
-    def build(connection: sa.Connection) -> sa.Select[tuple[object]]:
-        batch = bulk.table_of(connection, digest=(sa.LargeBinary, [name(n) for n in range(1000)]))
-        return objects._complete(batch, 1, 0) if kind == "plan" else packs._present(batch, 1, 0)
+def query_for(database: Database, domain: str, kind: str) -> tuple[sa.Select[tuple[object]], dict[str, object]]:
+    asked = [name(n) for n in range(1000)]
+    if kind == "missing":
+        dialect = "sqlite" if database.is_sqlite else "postgresql"
+        return packs._present(dialect), {"domain": domain, **bulk.values_of(dialect, "batch", digest=asked)}
 
-    return database.read(build)
+    def build(connection: sa.Connection) -> sa.Select[tuple[object]]:
+        return objects._complete(bulk.table_of(connection, digest=(sa.LargeBinary, asked)), 1, 0)
+
+    return database.read(build), {}
 
 
 @pytest.mark.parametrize("kind", ["plan", "missing"])
 def test_batch_is_looked_up_by_index(filled: tuple[Database, Account], kind: str) -> None:
-    database, _ = filled
-    plan = plan_of(database, query_for(database, kind))
+    database, ada = filled
+    plan = plan_of(database, *query_for(database, ada.caller.domain, kind))
     table = "objects" if kind == "plan" else "chunks"
     if database.is_sqlite:
         assert re.search(rf"SEARCH {table} USING (COVERING )?INDEX \w+ \(domain_id=\? AND digest=\?", plan), plan

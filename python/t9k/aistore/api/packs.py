@@ -61,22 +61,16 @@ async def put_pack(
     lease: Lease = None,
 ) -> PackStored:
     """Store a pack, after every chunk in it was decoded and hashed. Once more is success."""
-    intake = await run_in_threadpool(
-        packs.Intake,
-        services.database,
-        services.blobs,
-        caller,
-        lease,
-        bytes.fromhex(digest),
-        services.settings.lease_s,
-    )
+    name = bytes.fromhex(digest)
+    intake = packs.Intake(services.database, services.blobs, caller, lease, name, services.settings.lease_s)
     try:
         with services.claims.sending(lease):
             async with body(request, MAX_PACK_BYTES, intake.take) as data:
                 is_new, held = await run_in_threadpool(intake.finish, data)
                 size_bytes = len(data)
-    finally:
+    except BaseException:
         await run_in_threadpool(intake.close)
+        raise
     if not is_new:
         response.status_code = 200
     return PackStored(digest=digest, size_bytes=size_bytes, created=is_new, lease=held)

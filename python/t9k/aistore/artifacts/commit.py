@@ -7,11 +7,13 @@ import itertools
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from t9k.aistore import engine
 from t9k.aistore.accounts.caller import Caller
+from t9k.aistore.artifacts import leases
 from t9k.aistore.artifacts.packs import blob_key, discard, is_lost
 from t9k.aistore.artifacts.versions import artifact_for, check_alias, put_alias
 from t9k.aistore.blobs.store import BlobStore
@@ -144,10 +146,10 @@ def commit(
             if bytes(before.manifest_digest) != wish.manifest_digest:
                 raise conflict("this Idempotency-Key was used for another commit", hint="use a new one")
             return Committed(before.node_id, before.number, bool(before.created))
+        if wish.lease is not None:
+            with suppress(Refusal):  # one that has ended is no matter: everything is looked at again here
+                leases.hold(connection, caller, wish.lease, lease_s)
         domain = lease_rows.make_domain(connection, caller.domain)
-        if wish.lease is not None:  # one that has ended is no matter: everything is looked at again here
-            expires_us = now_us() + lease_s * 1_000_000
-            lease_rows.renew(connection, wish.lease, domain, caller.user_id, expires_us)
         committed = _place(connection, caller, wish, lambda: _manifest(connection, domain, wish, content, key))
         versions.note_answer(
             connection,

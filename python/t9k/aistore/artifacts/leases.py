@@ -13,17 +13,28 @@ from t9k.aistore.errors import conflict, invalid
 _LEASE = re.compile(r"[0-9a-z]{20}")
 
 
-def hold(connection: Connection, caller: Caller, domain: int, lease: str | None, lease_s: int) -> str:
-    """Renews the caller's lease; takes a new one if none is given.
+SLACK = 10
+"""A lease is made longer by this part: uses within that time write nothing, and on PostgreSQL meet no other's write."""
+
+
+def hold(connection: Connection, caller: Caller, lease: str | None, lease_s: int) -> tuple[str, int]:
+    """Renews the caller's lease, or takes a new one if none is given; answers it, and the number of their domain.
+
+    It lives at least `lease_s` from now on.
 
     Raises:
         Refusal: There is no such lease (any more): `conflict`.
     """
-    expires_us = now_us() + lease_s * 1_000_000
+    least_us = now_us() + lease_s * 1_000_000
+    until_us = least_us + lease_s * 1_000_000 // SLACK
     if lease is None:
-        return leases.take(connection, domain, caller.user_id, expires_us)
+        domain = leases.make_domain(connection, caller.domain)
+        return leases.take(connection, domain, caller.user_id, until_us), domain
     if not _LEASE.fullmatch(lease):
         raise invalid("EM-Lease is not a lease", hint="send what `missing` answered")
-    if not leases.renew(connection, lease, domain, caller.user_id, expires_us):
+    found = leases.find(connection, lease, caller.domain, caller.user_id)
+    if found is None:
         raise conflict("the lease has ended", hint="ask for what is missing again, without it")
-    return lease
+    if found.expires_us < least_us:
+        leases.renew(connection, lease, until_us)
+    return lease, found.domain_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from t9k.aistore import engine
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.artifacts import leases
 from t9k.aistore.artifacts.versions import Version, find_version
-from t9k.aistore.blobs.store import BlobStore
+from t9k.aistore.blobs.store import BlobStore, BlobWriter
 from t9k.aistore.clock import new_id, now_us
 from t9k.aistore.db import Database, garbage, packs
 from t9k.aistore.db import leases as lease_rows
@@ -22,6 +22,9 @@ from t9k.aistore.errors import Refusal, integrity, not_found
 
 CHECK_THREADS = min(4, os.cpu_count() or 1)
 """Of one pack. Measured (`benches/server_packs.py`): receiving takes one core, so few packs must use the others."""
+
+_STORING = ThreadPoolExecutor(thread_name_prefix="pack-storing")
+"""Writes the end of a pack, and syncs it, while it is checked."""
 
 BLOCK_BYTES = 1 << 20
 """What is read at once of a pack that is given out."""
@@ -45,15 +48,15 @@ class Intake:
     def __init__(
         self, database: Database, blobs: BlobStore, caller: Caller, lease: str | None, digest: bytes, lease_s: int
     ) -> None:
-        """Looks whether the pack is there already; such a one is checked and not written."""
+        """Has nothing yet, on the disk or in the database."""
         self._database = database
         self._blobs = blobs
         self._caller = caller
         self._lease = lease
         self._digest = digest
         self._lease_s = lease_s
-        self._key = None if database.read(self._is_known) else blob_key("packs")
-        self._writer = None if self._key is None else blobs.writer(self._key)
+        self._key = blob_key("packs")
+        self._writer: BlobWriter | None = blobs.writer(self._key)
         self._written = 0
         self._writing = threading.Lock()
 
@@ -76,23 +79,20 @@ class Intake:
         records = packs.records_of(self._verify_and_store(data))
 
         def work(connection: Connection) -> tuple[bool, str] | None:
-            domain = lease_rows.make_domain(connection, self._caller.domain)
-            held = leases.hold(connection, self._caller, domain, self._lease, self._lease_s)
-            pack = packs.by_digest(connection, domain, self._digest)
-            if pack is None:
-                if self._key is None or is_lost(connection, self._blobs, self._key):
-                    return None
-                pack_id = packs.insert(connection, domain, self._digest, self._key, len(data), now_us())
-            else:
-                pack_id = pack.id
-                packs.acquit(connection, pack_id, now_us())
+            held, domain = leases.hold(connection, self._caller, self._lease, self._lease_s)
+            if self._blobs.size(self._key) is None:  # see `is_lost`
+                return None
+            put = packs.put(connection, domain, self._digest, self._key, len(data), now_us())
+            if put is None:
+                return None
+            pack_id, kept_in = put
             packs.put_chunks(connection, domain, pack_id, records)
             lease_rows.put(connection, held, pack_id)
-            return pack is None, held
+            return kept_in == self._key, held
 
         try:
             stored = self._database.write(work)
-            while stored is None:  # the pack was collected since the look, or the blob taken for one of a dead upload
+            while stored is None:  # again if a sweep took the blob for one of an upload that died
                 self._key = blob_key("packs")
                 self._blobs.put_if_absent(self._key, data)
                 stored = self._database.write(work)
@@ -110,22 +110,16 @@ class Intake:
                 self._writer.abandon()
                 self._writer = None
 
-    def _is_known(self, connection: Connection) -> bool:
-        domain = lease_rows.domain_id(connection, self._caller.domain)
-        return domain is not None and packs.by_digest(connection, domain, self._digest) is not None
-
     def _verify_and_store(self, data: memoryview) -> bytes:
         """The rows of the pack's records; its bytes are durable, and nobody is told of them yet."""
-        with ThreadPoolExecutor(1) as other:
-            stored = other.submit(self._store_rest, data[self._written :])
-            try:
-                rows = _verified(self._digest, data)
-            except Refusal:
-                with suppress(OSError):
-                    stored.result()
-                discard(self._blobs, self._key)
-                raise
-            stored.result()
+        stored = _STORING.submit(self._store_rest, data[self._written :])
+        try:
+            rows = _verified(self._digest, data)
+        except BaseException:
+            wait([stored])
+            discard(self._blobs, self._key)
+            raise
+        stored.result()
         return rows
 
     def _store_rest(self, data: memoryview) -> None:

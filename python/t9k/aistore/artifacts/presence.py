@@ -84,18 +84,11 @@ def missing(
         raise invalid(f"missing takes at most {MAX_MISSING_CHUNKS} digests of {DIGEST_BYTES} bytes")
     digests = bulk.split(body)
 
-    def look(connection: Connection) -> dict[int, int]:
-        domain = lease_rows.domain_id(connection, caller.domain)
-        if domain is None:
-            return {}
-        return {row.position: row.pack_id for row in packs.present(connection, domain, digests)}
-
-    there = database.read(look)
+    there = database.read(lambda connection: dict(packs.present(connection, caller.domain, digests)))
     in_packs = set(there.values())
 
     def take(connection: Connection) -> tuple[str, set[int]]:
-        domain = lease_rows.make_domain(connection, caller.domain)
-        held = leases.hold(connection, caller, domain, lease, lease_s)
+        held, _ = leases.hold(connection, caller, lease, lease_s)
         return held, lease_rows.protect(connection, held, in_packs)
 
     held, alive = database.write(take)

@@ -46,9 +46,7 @@ class LocalBlobStore:
 
     def writer(self, key: str) -> LocalBlobWriter:
         """See `BlobStore`."""
-        path = self._path(key)
-        make_directory(path.parent)
-        return LocalBlobWriter(path)
+        return LocalBlobWriter(self._path(key))
 
     def get(self, key: str, offset: int = 0, length: int | None = None, more: int = 0) -> bytes:
         """See `BlobStore`."""
@@ -153,6 +151,7 @@ class LocalBlobWriter:
 
     def _open(self) -> int:
         if self._descriptor is None:
+            make_directory(self._path.parent)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._descriptor = os.open(self._temporary, flags, 0o444)
         return self._descriptor

@@ -38,7 +38,7 @@ class BlobStore(Protocol):
         """Stores a blob, durable when this returns; answers whether it was new. The first of two wins."""
 
     def writer(self, key: str) -> BlobWriter:
-        """Begins a blob whose bytes are not all there yet."""
+        """What takes a blob whose bytes are not all there yet; it has nothing before its first bytes."""
 
     def get(self, key: str, offset: int = 0, length: int | None = None, more: int = 0) -> bytes:
         """Bytes of a blob from `offset` on, `length` or to its end; fewer where it ends.

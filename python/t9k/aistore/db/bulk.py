@@ -32,7 +32,7 @@ def table_of(connection: Connection, **columns: tuple[Kind, Sequence[Any]]) -> s
     """
     dialect = connection.dialect.name
     kinds = {name: kind for name, (kind, _) in columns.items()}
-    values = _encoded(dialect, "batch", kinds, {name: values for name, (_, values) in columns.items()})
+    values = values_of(dialect, "batch", **{name: values for name, (_, values) in columns.items()})
     return _table(dialect, "batch", kinds, lambda name, kind: sa.literal(values[name], kind))
 
 
@@ -42,19 +42,14 @@ def prepared(dialect: str, table: str, **kinds: Kind) -> sa.Subquery:
 
 
 def values_of(dialect: str, table: str, **values: Sequence[Any]) -> dict[str, Any]:
-    """The parameters of a statement with a table that was `prepared` without LargeBinary."""
-    return _encoded(dialect, table, dict.fromkeys(values, sa.Text), values)
-
-
-def _encoded(dialect: str, table: str, kinds: dict[str, Kind], values: dict[str, Sequence[Any]]) -> dict[str, Any]:
-    """Values of parameters by their names."""
+    """The parameters of a statement with a table that was `prepared`, by their names."""
     if dialect != "sqlite":
         return {f"{table}_{name}": list(column) for name, column in values.items()}
     columns = [
-        [value.hex() for value in column] if kinds[name] is sa.LargeBinary else list(column)
-        for name, column in values.items()
+        [value.hex() for value in column] if column and isinstance(column[0], bytes) else column
+        for column in values.values()
     ]
-    rows = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    rows = list(columns[0] if len(columns) == 1 else zip(*columns, strict=True))
     return {table: json.dumps(rows, separators=(",", ":"))}
 
 
@@ -117,4 +112,9 @@ def batches(digests: Sequence[bytes]) -> Iterator[tuple[int, Sequence[bytes]]]:
 
 def insert(connection: Connection, table: sa.Table) -> Any:
     """An INSERT with ``on_conflict_do_nothing`` and ``on_conflict_do_update``, which both databases have."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    return insert_into(connection.dialect.name, table)
+
+
+def insert_into(dialect: str, table: sa.Table) -> Any:
+    """As `insert`, of a statement that is made once for a database."""
+    return (sqlite if dialect == "sqlite" else postgresql).insert(table)

@@ -191,6 +191,7 @@ class Database:
             module=module,
             pool_size=pool_size,
             max_overflow=0,
+            pool_use_lifo=True,  # the pages that a connection keeps are good until another one writes
             connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_S},
         )
 

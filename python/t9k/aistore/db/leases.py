@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -34,18 +36,35 @@ def take(connection: Connection, domain: int, user_id: str, expires_us: int) -> 
     return lease_id
 
 
-def renew(connection: Connection, lease_id: str, domain: int, user_id: str, expires_us: int) -> bool:
-    """Prolongs a lease of this user in this domain; whether there is one."""
-    statement = sa.update(leases).where(
-        leases.c.id == lease_id, leases.c.domain_id == domain, leases.c.user_id == user_id
+_HELD = (
+    sa.select(leases.c.domain_id, leases.c.expires_us)
+    .join(domains, domains.c.id == leases.c.domain_id)
+    .where(
+        leases.c.id == sa.bindparam("lease_id"),
+        leases.c.user_id == sa.bindparam("user"),
+        domains.c.name == sa.bindparam("domain"),
     )
-    return connection.execute(statement.values(expires_us=expires_us)).rowcount > 0
+)
+
+
+def find(connection: Connection, lease_id: str, domain: str, user_id: str) -> Any:
+    """A lease of this user in this domain, its `domain_id` and `expires_us`; None if there is none."""
+    return connection.execute(_HELD, {"lease_id": lease_id, "user": user_id, "domain": domain}).first()
+
+
+def renew(connection: Connection, lease_id: str, expires_us: int) -> None:
+    """Prolongs a lease."""
+    connection.execute(sa.update(leases).where(leases.c.id == lease_id).values(expires_us=expires_us))
 
 
 def put(connection: Connection, lease_id: str, pack_id: int) -> None:
     """Puts a pack under a lease that was just made or acquitted."""
-    row = {"lease_id": lease_id, "pack_id": pack_id}
-    connection.execute(bulk.insert(connection, lease_packs).values(row).on_conflict_do_nothing())
+    connection.execute(_put(connection.dialect.name), {"lease_id": lease_id, "pack_id": pack_id})
+
+
+@cache
+def _put(dialect: str) -> Any:
+    return bulk.insert_into(dialect, lease_packs).on_conflict_do_nothing()
 
 
 def protect(connection: Connection, lease_id: str, pack_ids: Iterable[int]) -> set[int]:
@@ -59,5 +78,5 @@ def protect(connection: Connection, lease_id: str, pack_ids: Iterable[int]) -> s
         alive.update(connection.execute(query).scalars())
     rows = [{"lease_id": lease_id, "pack_id": pack_id} for pack_id in sorted(alive)]
     if rows:
-        connection.execute(bulk.insert(connection, lease_packs).on_conflict_do_nothing(), rows)
+        connection.execute(_put(connection.dialect.name), rows)
     return alive

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.db import bulk
-from t9k.aistore.db.tables.artifacts import chunks, manifest_objects, object_chunks, packs
+from t9k.aistore.db.tables.artifacts import chunks, domains, doomed_blobs, manifest_objects, object_chunks, packs
 
 _RECORD = struct.Struct("<32sQII")
 
@@ -35,64 +36,79 @@ def by_digest(connection: Connection, domain: int, digest: bytes) -> Row[Any] | 
     return connection.execute(query).first()
 
 
-def insert(connection: Connection, domain: int, digest: bytes, blob_key: str, size_bytes: int, now_us: int) -> int:
-    """Adds a pack whose bytes are stored; answers its number."""
-    row = {
-        "domain_id": domain,
-        "digest": digest,
-        "blob_key": blob_key,
-        "size_bytes": size_bytes,
-        "created_us": now_us,
+def put(
+    connection: Connection, domain: int, digest: bytes, blob_key: str, size_bytes: int, now_us: int
+) -> tuple[int, str] | None:
+    """Adds a pack whose bytes are stored, or acquits the one that is there; answers its number and the key of its blob.
+
+    None if the blob is doomed, which adds nothing.
+    """
+    row = {"domain_id": domain, "digest": digest, "blob_key": blob_key, "size_bytes": size_bytes, "created_us": now_us}
+    given = {f"new_{name}": value for name, value in row.items()}
+    found = connection.execute(_put(connection.dialect.name), given).first()
+    return None if found is None else (int(found.id), str(found.blob_key))
+
+
+@cache
+def _put(dialect: str) -> Any:
+    new = {
+        column.name: sa.bindparam(f"new_{column.name}", type_=column.type)
+        for column in (packs.c.domain_id, packs.c.digest, packs.c.blob_key, packs.c.size_bytes, packs.c.created_us)
     }
-    return int(connection.execute(sa.insert(packs).values(row).returning(packs.c.id)).scalar_one())
-
-
-def acquit(connection: Connection, pack_id: int, now_us: int) -> None:
-    """Takes back that a pack is condemned."""
-    connection.execute(sa.update(packs).where(packs.c.id == pack_id).values(condemned_us=None, created_us=now_us))
+    is_doomed = sa.select(sa.literal(1)).where(doomed_blobs.c.blob_key == new["blob_key"]).exists()
+    statement = bulk.insert_into(dialect, packs).from_select(list(new), sa.select(*new.values()).where(~is_doomed))
+    acquitted = {"condemned_us": None, "created_us": statement.excluded.created_us}
+    statement = statement.on_conflict_do_update(index_elements=["domain_id", "digest"], set_=acquitted)
+    return statement.returning(packs.c.id, packs.c.blob_key)
 
 
 def put_chunks(connection: Connection, domain: int, pack_id: int, records: Sequence[Record]) -> None:
     """Notes where chunks are. One that is known already stays where it is, unless that is condemned."""
-    columns = ["domain_id", "digest", "pack_id", "offset", "length", "raw_bytes"]
+    dialect = connection.dialect.name
     for start in range(0, len(records), bulk.BATCH_ROWS):
         digests, offsets, lengths, raw = zip(*records[start : start + bulk.BATCH_ROWS], strict=True)
-        batch = bulk.table_of(
-            connection,
-            digest=(sa.LargeBinary, digests),
-            offset=(sa.BigInteger, offsets),
-            length=(sa.BigInteger, lengths),
-            raw_bytes=(sa.BigInteger, raw),
-        )
-        rows = sa.select(
-            sa.literal(domain), batch.c.digest, sa.literal(pack_id), batch.c.offset, batch.c.length, batch.c.raw_bytes
-        ).where(sa.true())  # without it SQLite takes ON CONFLICT for a join's ON
-        statement = bulk.insert(connection, chunks).from_select(columns, rows)
-        condemned = sa.select(packs.c.condemned_us).where(packs.c.id == sa.literal_column("chunks.pack_id"))
-        statement = statement.on_conflict_do_update(
-            index_elements=["domain_id", "digest"],
-            set_={name: statement.excluded[name] for name in columns[2:]},
-            where=condemned.scalar_subquery().is_not(None),
-        )
-        connection.execute(statement)
+        batch = bulk.values_of(dialect, "batch", digest=digests, offset=offsets, length=lengths, raw_bytes=raw)
+        connection.execute(_put_chunks(dialect), batch | {"domain": domain, "pack": pack_id})
 
 
-def present(connection: Connection, domain: int, digests: Sequence[bytes]) -> Iterator[Any]:
-    """Index and pack of each of these chunks that is there and not condemned: `position`, `pack_id`."""
+@cache
+def _put_chunks(dialect: str) -> Any:
+    columns = ["domain_id", "digest", "pack_id", "offset", "length", "raw_bytes"]
+    number = sa.BigInteger
+    batch = bulk.prepared(dialect, "batch", digest=sa.LargeBinary, offset=number, length=number, raw_bytes=number)
+    domain, pack = (sa.bindparam(name, type_=number) for name in ("domain", "pack"))
+    rows = sa.select(domain, batch.c.digest, pack, batch.c.offset, batch.c.length, batch.c.raw_bytes)
+    rows = rows.where(sa.true())  # without it SQLite takes ON CONFLICT for a join's ON
+    statement = bulk.insert_into(dialect, chunks).from_select(columns, rows)
+    condemned = sa.select(packs.c.condemned_us).where(packs.c.id == sa.literal_column("chunks.pack_id"))
+    return statement.on_conflict_do_update(
+        index_elements=["domain_id", "digest"],
+        set_={name: statement.excluded[name] for name in columns[2:]},
+        where=condemned.scalar_subquery().is_not(None),
+    )
+
+
+def present(connection: Connection, domain: str, digests: Sequence[bytes]) -> Iterator[tuple[int, int]]:
+    """Index and pack of each of these chunks that a domain has and that is not condemned."""
+    dialect = connection.dialect.name
     for start, part in bulk.batches(digests):
-        batch = bulk.table_of(connection, digest=(sa.LargeBinary, part))
-        yield from connection.execute(_present(batch, domain, start))
+        given = bulk.values_of(dialect, "batch", digest=part) | {"domain": domain}
+        for position, pack_id in connection.execute(_present(dialect), given):
+            yield start + position, pack_id
 
 
-def _present(batch: sa.Subquery, domain: int, start: int) -> sa.Select[Any]:
+@cache
+def _present(dialect: str) -> sa.Select[Any]:
+    batch = bulk.prepared(dialect, "batch", digest=sa.LargeBinary)
+    domain = sa.select(domains.c.id).where(domains.c.name == sa.bindparam("domain")).scalar_subquery()
     return (
-        sa.select((batch.c.position + start).label("position"), chunks.c.pack_id)
+        sa.select(batch.c.position, chunks.c.pack_id)
         .select_from(bulk.look_up(batch, _chunk_of(batch, domain), _PACK))
         .where(packs.c.condemned_us.is_(None))
     )
 
 
-def _chunk_of(batch: sa.Subquery, domain: int) -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
+def _chunk_of(batch: sa.Subquery, domain: int | sa.ScalarSelect[Any]) -> tuple[sa.FromClause, sa.ColumnElement[bool]]:
     return chunks, (chunks.c.digest == batch.c.digest) & (chunks.c.domain_id == domain)
 
 
