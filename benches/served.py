@@ -11,13 +11,13 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "server"), str(Path(__file__).parent)]
 
-from harness import Serving, run_server  # noqa: E402
+from harness import Serving, run_postgresql, run_server  # noqa: E402
 from t9k import em  # noqa: E402
 from t9k.em.client.connection import connected  # noqa: E402
 from t9k.em.client.placement import Target  # noqa: E402
@@ -72,9 +72,11 @@ def workplace(options: Namespace) -> Iterator[None]:
 
 
 @contextmanager
-def serving(name: str) -> Iterator[Serving]:
-    """A new server, to which this process is logged in."""
-    with run_server(Path(name).absolute()) as server:
+def serving(name: str, *options: str, is_postgresql: bool = False) -> Iterator[Serving]:
+    """A new server, to which this process is logged in; with a private PostgreSQL if that is wanted."""
+    with ExitStack() as stack:
+        url = stack.enter_context(run_postgresql()).format("postgres") if is_postgresql else None
+        server = stack.enter_context(run_server(Path(name).absolute(), url, *options))
         em.login(server.url, server.api_key)
         try:
             yield server

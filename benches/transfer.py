@@ -4,7 +4,8 @@
 BF16 weights in four files; B is A with half of its tensors changed a little, as an optimizer does, and a small tensor
 in front. Each round has a new server (its start is not counted) and new stores. Wall times are ratios to hf_xet's
 `upload_files` into its own local store, and to `curl` of the artifact's packs from the same server to disk, both in
-the same round; requests and bytes are exact. Without hf_xet or curl their rows are left out.
+the same round; requests and bytes are exact. Without hf_xet or curl their rows are left out. A is loaded twice, the
+second time when the page cache has let go of the packs: it has nothing of one that was just uploaded.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,7 @@ TARGETS = {
     "upload B after A: bytes sent / changed": 0.73,
     "A in seven files: bytes sent / A": 0.02,
     "load A, empty store: time to curl": 3,
+    "load A, packs not cached: time to curl": 3,
     "load A when it is there: ms": 50,
     "load A when B is there: bytes received / changed": 0.73,
 }
@@ -137,9 +140,12 @@ def curl(server: Serving, path: str, packs: list[str]) -> float | None:
     return seconds
 
 
-def be_alike(size_bytes: int) -> None:
-    """Before what is compared: nothing of others waits for the disk, and as much memory is mapped."""
+def be_alike(size_bytes: int, not_cached: Sequence[Path] = ()) -> None:
+    """Before what is compared: nothing of others waits for the disk, as much memory is mapped; these are not cached."""
     os.sync()
+    for path in (path for directory in not_cached for path in directory.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     touch(size_bytes)
 
 
@@ -179,19 +185,23 @@ def loads(turn: int, server: Serving, packs: list[str], changed_bytes: int, coun
     """All rows of loads, and curl beside them."""
     size_bytes = size_of(Path("A"))
     wait_until_hashed(server)
-    touch(size_bytes)
-    other = curl(server, "new/A", packs)
-    go_home(f"elsewhere-{turn}")
-    touch(size_bytes)
-    began = time.perf_counter()
-    loaded = em.load_artifact("new/A")
-    seconds = time.perf_counter() - began
-    if other is not None:
-        rows.note("load A, empty store: time to curl", seconds / other)
-        rows.note("curl: MB/s of A", size_bytes / 1e6 / other)
-    rows.note("load A, empty store: MB/s", size_bytes / 1e6 / seconds)
-    for path in sorted(Path("A").iterdir()):
-        subprocess.run(["cmp", path, f"{loaded.local}/A/{path.name}"], check=True)
+    for what, is_cached in (("empty store", True), ("packs not cached", False)):
+        let_go = [] if is_cached else [server.data / "blobs" / "packs"]
+        be_alike(size_bytes, let_go)
+        other = curl(server, "new/A", packs)
+        be_alike(size_bytes, let_go)
+        go_home(f"elsewhere-{turn}")
+        began = time.perf_counter()
+        loaded = em.load_artifact("new/A")
+        seconds = time.perf_counter() - began
+        if other is not None:
+            rows.note(f"load A, {what}: time to curl", seconds / other)
+            rows.note(f"load A, {what}: MB/s of curl", size_bytes / 1e6 / other)
+        rows.note(f"load A, {what}: MB/s", size_bytes / 1e6 / seconds)
+        for path in sorted(Path("A").iterdir()):
+            subprocess.run(["cmp", path, f"{loaded.local}/A/{path.name}"], check=True)
+        if is_cached:
+            shutil.rmtree(f"elsewhere-{turn}")
     began = time.perf_counter()
     em.load_artifact("new/A")
     rows.note("load A when it is there: ms", (time.perf_counter() - began) * 1000)

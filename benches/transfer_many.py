@@ -1,8 +1,9 @@
 """Processes that upload artifacts with shared contents at once: what travels, and what is stored.
 
-`python benches/transfer_many.py [--size 200000000] [--clients 8] [--rounds 3] [--apart 1]`. Each artifact has `--size`
-random bytes in files of 1 MB, 70 % of them those of all others. They start together, and in the other row `--apart`
-seconds one after the other. Sent is what the clients' packs had, stored what all packs of the server have.
+`python benches/transfer_many.py [--size 200000000] [--clients 8] [--rounds 3] [--apart 1] [--workers 1]
+[--postgresql]`. Each artifact has `--size` random bytes in files of 1 MB, 70 % of them those of all others. They start
+together, and in the other row `--apart` seconds one after the other. Sent is what the clients' packs had, stored what
+all packs of the server have.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from served import ROOT, Rows, Serving, add, go_home, parser, rows_of, serving, workplace
+from served import ROOT, Rows, Serving, add, go_home, parser, serving, size_of, workplace
 
 SHARED = 0.7
 FILE_BYTES = 1_000_000
@@ -75,29 +76,25 @@ def upload_all(server: Serving, clients: int, apart_s: float) -> int:
     return sum(json.loads(answer)[0] for answer in answers)
 
 
-def stored_bytes(server: Serving) -> int:
-    """Bytes of all packs of the server."""
-    with rows_of(server) as database:
-        (size_bytes,) = database.execute("SELECT sum(size_bytes) FROM packs").fetchone()
-    return int(size_bytes)
-
-
 def main() -> None:
     """Prints the table."""
     options = parser(__doc__)
     options.add_argument("--size", type=int, default=200_000_000, help="bytes of each artifact")
     options.add_argument("--clients", type=int, default=8)
     options.add_argument("--apart", type=float, default=1.0, help="seconds between two starts")
+    options.add_argument("--workers", type=int, default=1, help="processes of the server")
+    options.add_argument("--postgresql", action="store_true", help="private PostgreSQL instead of SQLite")
     arguments = options.parse_args()
     rows = Rows("transfer, many clients", TARGETS)
     with workplace(arguments):
         unique_bytes = make_sources(arguments.clients, arguments.size)
         for turn in range(arguments.rounds):
             for name, apart_s in (("at once", 0.0), ("a second apart", arguments.apart)):
-                with serving(f"data-{turn}-{apart_s}") as server:
+                workers = ("--workers", str(arguments.workers))
+                with serving(f"data-{turn}-{apart_s}", *workers, is_postgresql=arguments.postgresql) as server:
                     sent = upload_all(server, arguments.clients, apart_s)
                     rows.note(f"{name}: bytes sent / unique", sent / unique_bytes)
-                    rows.note(f"{name}: bytes stored / unique", stored_bytes(server) / unique_bytes)
+                    rows.note(f"{name}: bytes stored / unique", size_of(server.data / "blobs" / "packs") / unique_bytes)
                 shutil.rmtree(f"data-{turn}-{apart_s}")
                 shutil.rmtree("home")
     rows.show(arguments.json)
