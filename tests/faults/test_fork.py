@@ -16,7 +16,7 @@ import xxhash
 from t9k import em
 from t9k.em import _engine
 
-from .conftest import contents, leftovers, problems, run, traced, tree
+from .conftest import contents, leftovers, problems, run, traced, tree, without_entry
 
 SOURCES = 2000
 
@@ -235,8 +235,67 @@ def test_ctrl_c_ends_calls_on_a_long_manifest(call: Callable[[str], object], way
 
     ended = traced(work, "--trace=pread64", "--inject=pread64:delay_enter=2ms")
     assert ended.error == "KeyboardInterrupt", ended.message
-    assert 0 < ended.log.partition("--- SIGINT")[2].count("pread64(") < 150
+    _, signalled, after = ended.log.partition("--- SIGINT")
+    assert signalled, "it had ended before"
+    assert after.count("pread64(") < 150
     assert {path for path in Path().rglob("*") if path.name != "strace.log"} == before
+
+
+@pytest.mark.usefixtures("strace")
+@pytest.mark.parametrize("again", ["add", "load", "gc", "gc command"])
+def test_ctrl_c_of_an_add_that_links_leaves_what_takes_long_to_the_next_call(
+    again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each link and each removal takes 20 ms here; a tick is 100 ms, and 200 ms are there to tidy up."""
+    monkeypatch.setenv("EM_THREADS", "1")
+    many(200)
+    Path("few").mkdir()
+    Path("few/file").write_text("new")
+    Path("few/0").write_text("new")
+    artifact = em.create_artifact("x")
+    artifact.add_dir("few", "before")
+    Path("few/0").write_text("newer")
+    before = contents(artifact)
+    links, removals = "linkat", "unlink,unlinkat"
+
+    def work() -> None:
+        def interrupt() -> None:
+            while Path("strace.log").read_text(errors="replace").count("linkat(") < 60:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        artifact.add_dir("many", "before")
+
+    inject = [f"--inject={calls}:delay_enter=20ms" for calls in (links, removals)]
+    ended = traced(work, f"--trace={links},{removals}", *inject)
+    assert ended.error == "KeyboardInterrupt", ended.message
+    after = ended.log.partition("--- SIGINT")[2]
+    assert after.count(" linkat(") < 40, "it goes on for less than half a second of its own pace"
+    assert 0 < len(re.findall(r" unlink(at)?\(", after)) < 40
+    # Nothing of it is in the artifact.
+    assert [entry["path"] for entry in artifact.objects] == ["before/0", "before/file"]
+    assert [path.name.partition("-")[0] for path in Path(artifact.local, ".artifact").glob("[iu]n*")] == ["undo"]
+    assert list(Path(".em/store/leases").iterdir()) == []
+    # And nothing of it stays.
+    if again == "add":
+        artifact.add_file("few/file", "another")
+        before |= {"another": b"new"}
+    elif again == "load":
+        em.load_artifact(artifact.local)
+    elif again == "gc":
+        _engine.gc(".em/store", 0, False)
+    else:
+        done = subprocess.run([sys.executable, "-m", "t9k.em", "gc", "--older-than=0s"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        # What is told first is exact: the objects have no other names any more.
+        told, freed = (re.search(pattern, done.stdout) for pattern in (r"frees ([\d,]+)", r"freed ([\d,]+)"))
+        assert told is not None
+        assert freed is not None
+        assert told[1] == freed[1] != "0"
+    assert contents(artifact) == before
+    assert without_entry(artifact) == []
+    assert problems(artifact) == problems() == leftovers(artifact) == []
 
 
 def test_an_exception_of_the_progress_call_ends_the_add() -> None:

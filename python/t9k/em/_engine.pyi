@@ -68,8 +68,8 @@ def materialize(
     followed.
     """
 
-def recover(store: str, artifact_dir: str) -> None:
-    """Undo what an interrupted add left in an artifact's directory."""
+def recover(store: str, artifact_dir: str | None = None) -> None:
+    """Undo what interrupted adds left in an artifact's directory, or in those of all artifacts of the store."""
 
 # Adding to an artifact.
 

@@ -1,11 +1,6 @@
 //! Adding to an artifact: scan, stat cache, read once, object in store, link, entry.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::{fs, path::Path};
 
 use crate::{
     Digest, Error, Kind, Result,
@@ -13,10 +8,10 @@ use crate::{
     cancel::Progress,
     gc::register_root,
     ingest::{Ingest, Objects},
+    intent::Intent,
     manifest::{Change, Entry, EntryKind, EntryList, Reference},
     names, parallel,
     scan::{self, Listing, Row, Tree},
-    spool::{Room, Spool},
     stat_cache::StatCache,
     store::{
         Store,
@@ -163,28 +158,28 @@ impl Add<'_> {
 
     /// Links the objects and commits the entries, or leaves the artifact as it was.
     fn place(&self, base: u64, added: &EntryList, lease: &Lease) -> Result<()> {
-        let paths = || added.entries().map(|entry| entry.map(|entry| entry.path));
-        let intent = self.artifact.intend(paths)?;
-        let mut created = Created::new(added.len(), self.store.room());
-        let linked = self.link(added, lease, &mut created);
-        match linked.and_then(|()| self.artifact.commit(|| added.entries(), self.progress)) {
+        let (artifact, store) = (self.artifact, self.store);
+        let intent = Intent::write(artifact, || added.entries().map(|entry| self.progress.check().and(entry)))?;
+        match self.link(added, lease).and_then(|()| artifact.commit(|| added.entries(), self.progress)) {
             Ok(replaced) => {
                 let undisturbed = intent.done() && replaced == base;
-                if undisturbed { Ok(()) } else { self.artifact.settle(self.store, paths, lease, &Progress::default()) }
+                let paths = || added.entries().map(|entry| entry.map(|entry| entry.path));
+                if undisturbed { Ok(()) } else { artifact.settle(store, paths, lease, &Progress::default()) }
             }
             Err(error) => {
-                created.remove(self.artifact.root(), added);
-                // If that fails too, the intent stays, and is settled when this process has ended.
-                if self.artifact.settle(self.store, paths, lease, &Progress::default()).is_ok() {
-                    intent.done();
+                let is_cancelled = error.kind == Kind::Cancelled;
+                let progress = if is_cancelled { Progress::of_last_words() } else { Progress::default() };
+                match artifact.put_back(store, &intent, |_| Ok(true), lease, &progress) {
+                    Ok(()) => drop(intent.done()),
+                    Err(_) => intent.leave(),
                 }
                 Err(error)
             }
         }
     }
 
-    /// Puts every object at its path, and notes in `created` what had not been there.
-    fn link(&self, added: &EntryList, lease: &Lease, created: &mut Created) -> Result<()> {
+    /// Puts every object at its path.
+    fn link(&self, added: &EntryList, lease: &Lease) -> Result<()> {
         let root = self.artifact.root();
         let mut made: Option<String> = None;
         for entry in added.entries() {
@@ -196,11 +191,11 @@ impl Add<'_> {
             };
             // Files of one directory mostly stand together.
             if let Some(directory) = directory.filter(|&directory| made.as_deref() != Some(directory)) {
-                make_dirs(root, directory, |new| created.directory(new))?;
+                make_dirs(root, directory)?;
                 made = Some(directory.to_owned());
             }
         }
-        let (linker, created) = (Linker::new(self.store, root, RESERVED, self.link_mode)?, &*created);
+        let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
         // A contiguous part of the files for each worker: two that link into one directory wait for each other.
         let parts = if added.len() <= 16 { 1 } else { self.threads };
         parallel::each(
@@ -208,15 +203,12 @@ impl Add<'_> {
             parts,
             || Ok(()),
             |(), part| {
-                let (first, entries) = added.part(part, parts);
-                for (number, entry) in (first..).zip(entries) {
+                for entry in added.part(part, parts) {
                     self.progress.check()?;
                     lease.renew();
                     let Entry { path, kind } = entry?;
-                    if let EntryKind::File { size, digest, executable } = kind
-                        && linker.link(digest, size, executable, path)?.created
-                    {
-                        created.file(number);
+                    if let EntryKind::File { size, digest, executable } = kind {
+                        linker.link(digest, size, executable, path)?;
                     }
                 }
                 Ok(())
@@ -281,66 +273,13 @@ impl Plan<'_> {
     }
 }
 
-/// What an add has made in the artifact's directory.
-struct Created {
-    /// A bit for each entry: whether its path had been free.
-    files: Vec<AtomicU64>,
-    /// Paths of directories, each after the one that it is in, and a NUL after each.
-    directories: Spool,
-    room: Room,
-}
-
-impl Created {
-    fn new(entries: u64, room: &Room) -> Self {
-        let words = entries.div_ceil(64) as usize;
-        let files = std::iter::repeat_with(AtomicU64::default).take(words).collect();
-        Self { files, directories: room.spool(), room: room.clone() }
-    }
-
-    fn file(&self, number: u64) {
-        self.files[(number / 64) as usize].fetch_or(1 << (number % 64), Relaxed);
-    }
-
-    fn has_file(&self, number: u64) -> bool {
-        self.files[(number / 64) as usize].load(Relaxed) & 1 << (number % 64) != 0
-    }
-
-    fn directory(&mut self, path: &str) -> Result<()> {
-        let written = self.directories.write_all(path.as_bytes()).and_then(|()| self.directories.write_all(&[0]));
-        written.map_err(|error| self.room.error(error))
-    }
-
-    fn remove(self, root: &Path, added: &EntryList) {
-        for (number, entry) in (0..).zip(added.entries()) {
-            if let Ok(entry) = entry
-                && self.has_file(number)
-            {
-                let _ = fs::remove_file(root.join(entry.path));
-            }
-        }
-        // One that another add has put something into stays.
-        let mut open: Vec<String> = Vec::new();
-        let remove = |directory: String| drop(fs::remove_dir(root.join(directory)));
-        let paths = BufReader::new(self.directories.reader(0)).split(0);
-        for path in paths.map_while(|path| String::from_utf8(path.ok()?).ok()) {
-            while let Some(left) =
-                open.pop_if(|above| !path.strip_prefix(&**above).is_some_and(|rest| rest.starts_with('/')))
-            {
-                remove(left);
-            }
-            open.push(path);
-        }
-        open.into_iter().rev().for_each(remove);
-    }
-}
-
-/// Makes the directories of `path` below `root`, refusing symbolic links on the way; `made` gets the new ones.
-pub(crate) fn make_dirs(root: &Path, path: &str, mut made: impl FnMut(&str) -> Result<()>) -> Result<()> {
+/// Makes the directories of `path` below `root`, refusing symbolic links on the way.
+pub(crate) fn make_dirs(root: &Path, path: &str) -> Result<()> {
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
     for part in ends.map(|end| &path[..end]) {
         let directory = root.join(part);
         match fs::create_dir(&directory) {
-            Ok(()) => made(part)?,
+            Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
                 let metadata = fs::symlink_metadata(&directory).map_err(|e| Error::io("stat", &directory, e))?;
                 if !metadata.is_dir() {

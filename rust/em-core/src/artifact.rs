@@ -4,7 +4,7 @@
 //! <artifact>/a/1.png …                 the files, at the paths of the manifest's entries
 //! <artifact>/.artifact/
 //!   manifest-0000000012                the manifest; the highest number counts
-//!   intent-…                           paths that an add in flight is about to replace
+//!   intent-… undo-…                    what an add is about to make and replace: see [`crate::intent`]
 //! ```
 //!
 //! **Commit** is compare-and-swap without locks: the next manifest is renamed to the next number without
@@ -12,27 +12,25 @@
 //! the newer manifest, so two processes never lose each other's entries.
 //!
 //! **Crash**: an add names the paths it links in an intent first. A leftover intent whose process is gone makes
-//! the next add or load put the paths of entries back to what the manifest says. A file without an entry stays.
+//! the next add, load or `gc` remove what the add had made and put the entries back to what the manifest says.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write},
+    fs::{self, File, Metadata},
+    io::{self, BufWriter, ErrorKind, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use rustix::io::Errno;
 
 use crate::{
     Error, Kind, Result,
+    add::make_dirs,
     cancel::Progress,
+    ingest::hash_file,
+    intent::Intent,
     manifest::{Change, Entry, EntryKind, Manifest},
-    store::{
-        Store,
-        leases::{self, Lease},
-        link::Linker,
-        rename_noreplace, temp_name,
-    },
+    store::{Store, leases::Lease, link::Linker, rename_noreplace, temp_name},
 };
 
 /// The reserved directory.
@@ -44,19 +42,10 @@ pub const METADATA: &str = "metadata.json";
 /// The highest number of a manifest: ten digits.
 const LAST_GENERATION: u64 = 9_999_999_999;
 
-/// The longest that is taken for the owner of an intent.
-const MAX_OWNER_BYTES: u64 = 4096;
-
 /// An artifact's directory that has been created.
 #[derive(Clone, Debug)]
 pub struct ArtifactDir {
     root: PathBuf,
-}
-
-/// Paths that are being linked; on disk until [`Intent::done`].
-#[derive(Debug)]
-pub struct Intent {
-    path: PathBuf,
 }
 
 impl ArtifactDir {
@@ -216,41 +205,54 @@ impl ArtifactDir {
         Err(self.busy())
     }
 
-    /// Records that `paths`, which are sorted, are about to be linked.
-    pub fn intend<I: Iterator<Item = Result<String>>>(&self, paths: impl Fn() -> I) -> Result<Intent> {
-        let path = self.inner().join(format!("intent-{}", &temp_name()[5..]));
-        let mut failed = None;
-        let written = crate::store::write_atomic_by(&path, |temp| {
-            write_buffered(temp, |out| {
-                out.write_all(leases::owner().as_bytes())?;
-                for path in paths() {
-                    let path = path.map_err(|error| io::Error::other(failed.insert(error).to_string()))?;
-                    out.write_all(&[0])?;
-                    out.write_all(path.as_bytes())?;
-                }
-                Ok(())
-            })
-        });
-        match failed {
-            Some(error) => Err(error),
-            None => written.map(|()| Intent { path }),
-        }
-    }
-
-    /// Undoes what adds that died had linked: afterwards the files are what the manifest says.
+    /// Undoes what adds had linked that died, or had no time for it: afterwards the files are what the manifest says.
     pub fn recover(&self, store: &Store, progress: &Progress) -> Result<()> {
         let inner = self.inner();
         let entries = fs::read_dir(&inner).map_err(|e| Error::io("list", &inner, e))?;
         for entry in entries.flatten() {
-            if !entry.file_name().to_string_lossy().starts_with("intent-") || !is_abandoned(&entry.path()) {
-                continue;
-            }
-            let intent = entry.path();
+            let Some((intent, has_ended)) = Intent::left(&entry.path()) else { continue };
+            let changed = |metadata: Metadata| (metadata.ctime(), metadata.ctime_nsec());
+            let ended = entry.metadata().ok().filter(|_| has_ended).map(changed);
+            // A link has another name in the store. A copy may be the user's own, who has put it there since.
+            let is_ours = |path: &Path| match fs::symlink_metadata(path) {
+                Ok(found) if found.nlink() > 1 => Ok(true),
+                Ok(found) if found.is_file() => match ended {
+                    Some(ended) => Ok(changed(found) <= ended),
+                    None => store.usable_unless_cancelled(hash_file(path, 1, progress)?, found.len(), progress),
+                },
+                _ => Ok(false),
+            };
             let lease = Lease::take(store)?;
-            let failed = |error| Error::io("read", &intent, error);
-            let paths = || intended(&intent).map(|path| path.map_err(failed));
-            self.settle(store, paths, &lease, progress)?;
-            let _ = fs::remove_file(&intent);
+            self.put_back(store, &intent, is_ours, &lease, progress)?;
+            intent.done();
+        }
+        Ok(())
+    }
+
+    /// Removes what an add has made, if `is_ours` agrees, and puts back what it has replaced.
+    pub(crate) fn put_back(
+        &self,
+        store: &Store,
+        intent: &Intent,
+        is_ours: impl Fn(&Path) -> Result<bool>,
+        lease: &Lease,
+        progress: &Progress,
+    ) -> Result<()> {
+        let (_, manifest) = self.manifest_unless_cancelled(progress)?;
+        intent.remove_created(self, manifest.entries(), is_ours, lease, progress)?;
+        self.disturb_others(intent, progress)?;
+        self.settle(store, || intent.paths(), lease, progress)
+    }
+
+    /// Makes adds in flight put their files there once more, of which some may just have been removed: they find another
+    /// manifest than they began with.
+    fn disturb_others(&self, intent: &Intent, progress: &Progress) -> Result<()> {
+        let inner = self.inner();
+        for entry in fs::read_dir(&inner).map_err(|e| Error::io("list", &inner, e))? {
+            let entry = entry.map_err(|e| Error::io("list", &inner, e))?;
+            if entry.file_name().as_encoded_bytes().starts_with(b"intent-") && entry.path() != intent.path() {
+                return self.commit(std::iter::empty, progress).map(drop);
+            }
         }
         Ok(())
     }
@@ -279,7 +281,7 @@ impl ArtifactDir {
                 let Some(found) = &wanted else { break };
                 if *found == path
                     && let EntryKind::File { size, digest, executable } = kind
-                    && self.holds_parents(&path)
+                    && path.rsplit_once('/').is_none_or(|(parent, _)| make_dirs(&self.root, parent).is_ok())
                     && store.usable_unless_cancelled(digest, size, progress)?
                 {
                     linker.link(digest, size, executable, &path)?;
@@ -291,55 +293,19 @@ impl ArtifactDir {
         }
     }
 
-    /// Whether all directories on the way to `path` are there, and none is a symbolic link to somewhere else.
-    fn holds_parents(&self, path: &str) -> bool {
-        let parents = path.match_indices('/').map(|(at, _)| self.root.join(&path[..at]));
-        parents.into_iter().all(|parent| fs::symlink_metadata(parent).is_ok_and(|metadata| metadata.is_dir()))
+    /// Whether a directory and all on the way to it are there, and none is a symbolic link to somewhere else.
+    pub(crate) fn holds(&self, directory: &str) -> bool {
+        let mut ends = directory.match_indices('/').map(|(at, _)| at).chain([directory.len()]);
+        ends.all(|end| fs::symlink_metadata(self.root.join(&directory[..end])).is_ok_and(|found| found.is_dir()))
     }
 }
 
 /// Creates a file that must not be there, in blocks that do not grow with it.
-fn write_buffered(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn write_buffered(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
+) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(1 << 14, File::create_new(path)?);
     write(&mut out)?;
     out.flush()
-}
-
-/// Whether the process that wrote an intent is gone.
-pub(crate) fn is_abandoned(intent: &Path) -> bool {
-    let mut owner = Vec::new();
-    let read = File::open(intent).and_then(|file| {
-        BufReader::new(&file).take(MAX_OWNER_BYTES).read_until(0, &mut owner)?;
-        file.metadata()?.modified()
-    });
-    owner.pop_if(|last| *last == 0);
-    let now = SystemTime::now();
-    match (read, std::str::from_utf8(&owner)) {
-        (Ok(written), Ok(owner)) => !leases::is_in_flight(owner, now, written),
-        _ => false,
-    }
-}
-
-/// The paths of an intent, in order. What is no path of an entry does no harm.
-fn intended(intent: &Path) -> impl Iterator<Item = io::Result<String>> {
-    let (parts, failed) = match File::open(intent) {
-        Ok(file) => (Some(BufReader::new(file).split(0).skip(1)), None),
-        Err(error) => (None, Some(Err(error))),
-    };
-    let paths =
-        parts.into_iter().flatten().filter_map(|part| part.map(|part| String::from_utf8(part).ok()).transpose());
-    failed.into_iter().chain(paths)
-}
-
-impl Intent {
-    /// The paths are linked and committed. `false` if somebody took this process for dead and put them back.
-    pub fn done(self) -> bool {
-        fs::remove_file(&self.path).is_ok()
-    }
-
-    /// The same after the artifact's directory was renamed to `root`.
-    pub(crate) fn done_in(self, root: &Path) -> bool {
-        let name = self.path.file_name().unwrap_or_default();
-        fs::remove_file(root.join(RESERVED).join(name)).is_ok()
-    }
 }

@@ -3,14 +3,19 @@
 use std::{
     io::{self, Read},
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use crate::{Error, Kind, Result};
+
+/// How long a cancelled call may go on to write down what it has hashed, or to put away what it has made.
+pub(crate) const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Shared by the threads of one call: what is done so far, and whether to stop.
 #[derive(Debug, Default)]
 pub struct Progress {
     cancelled: AtomicBool,
+    ends: Option<Instant>,
     /// Files finished.
     pub files: AtomicU64,
     /// Bytes of the sources finished (hashed, or answered by the stat cache).
@@ -22,6 +27,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Of what a cancelled call still does: it is cancelled soon.
+    pub(crate) fn of_last_words() -> Self {
+        Self { ends: Some(Instant::now() + LAST_WORDS), ..Self::default() }
+    }
+
     /// Asks the workers to stop; each does within one block.
     pub fn cancel(&self) {
         self.cancelled.store(true, Relaxed);
@@ -29,7 +39,8 @@ impl Progress {
 
     /// `Kind::Cancelled` once [`cancel`](Self::cancel) was called.
     pub fn check(&self) -> Result<()> {
-        if self.cancelled.load(Relaxed) { Err(Error::new(Kind::Cancelled, "cancelled")) } else { Ok(()) }
+        let is_over = self.ends.is_some_and(|ends| Instant::now() > ends);
+        if is_over || self.cancelled.load(Relaxed) { Err(Error::new(Kind::Cancelled, "cancelled")) } else { Ok(()) }
     }
 
     /// A reader that fails once [`cancel`](Self::cancel) was called.

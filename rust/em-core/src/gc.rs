@@ -72,6 +72,9 @@ pub struct Reclaimed {
 /// With `dry_run` nothing is changed.
 pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) -> Result<Reclaimed> {
     let mut done = Reclaimed::default();
+    if !dry_run {
+        recover(store, progress)?;
+    }
     let now = file_system_time(store)?;
     let condemned = unreachable(store, &mut mark(store, progress)?, progress)?;
     let count = |done: &mut Reclaimed, digest: Digest, path: &Path| -> Result<Option<Blocks>> {
@@ -169,6 +172,18 @@ fn collect_parts(store: &Store, done: &mut Reclaimed, is_due: impl Fn(&Metadata)
         }
     }
     Ok(())
+}
+
+/// Undoes what adds to the store's artifacts had linked that died, or had no time for it.
+pub fn recover(store: &Store, progress: &Progress) -> Result<()> {
+    // One that is being loaded under a temporary name is removed whole.
+    artifacts(store)?.iter().filter(|artifact| !is_temp(artifact.root())).try_for_each(|artifact| {
+        match artifact.recover(store, progress) {
+            // Deleted by its owner since it was listed.
+            Err(error) if error.kind == Kind::NotFound && !artifact.inner().exists() => Ok(()),
+            recovered => recovered,
+        }
+    })
 }
 
 /// Bytes on the disk of an object and of its chunk table.

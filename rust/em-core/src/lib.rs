@@ -18,6 +18,7 @@ pub mod digest;
 pub mod error;
 pub mod gc;
 pub mod ingest;
+pub mod intent;
 pub mod manifest;
 pub mod materialize;
 pub mod metrics;

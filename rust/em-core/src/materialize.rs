@@ -20,9 +20,10 @@ use rustix::io::Errno;
 use crate::{
     Digest, Error, Kind, Result,
     add::make_dirs,
-    artifact::{ArtifactDir, METADATA, RESERVED, is_abandoned},
+    artifact::{ArtifactDir, METADATA, RESERVED},
     cancel::Progress,
     gc::register_root,
+    intent::{Intent, is_abandoned},
     manifest::{Entry, EntryKind, Manifest},
     names, parallel,
     store::{
@@ -69,7 +70,7 @@ impl Materialize<'_> {
         fs::create_dir(&building.path).map_err(|e| Error::io("create", &building.path, e))?;
         let inner = building.path.join(RESERVED);
         fs::create_dir(&inner).map_err(|e| Error::io("create", &inner, e))?;
-        let intent = ArtifactDir::at(&building.path).intend(std::iter::empty)?;
+        let intent = Intent::write(&ArtifactDir::at(&building.path), std::iter::empty)?;
         self.link(manifest, &building.path, &lease)?;
         if let Some(metadata) = metadata {
             let path = inner.join(METADATA);
@@ -195,7 +196,7 @@ pub fn entry(
 ) -> Result<()> {
     names::check(path)?;
     if let Some((parent, _)) = path.rsplit_once('/') {
-        make_dirs(root, parent, |_| Ok(()))?;
+        make_dirs(root, parent)?;
     }
     link_object(store, digest, executable, &root.join(path), forced).map(drop)
 }

@@ -391,25 +391,106 @@ fn concurrent_adds_to_one_artifact_lose_no_entry() {
     place.assert_verifies();
 }
 
-#[test]
-fn leftover_intent_of_a_dead_process_puts_the_files_back() {
+/// What leases and intents begin with: of a process that runs, or of one that is gone.
+fn owner(is_alive: bool) -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap();
+    let (host, boot) = (read("/proc/sys/kernel/hostname"), read("/proc/sys/kernel/random/boot_id"));
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
+    let pid = if is_alive { std::process::id() } else { 4_194_305 };
+    let stat = read("/proc/self/stat");
+    let started = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap();
+    format!("{} {} {} {pid} {started}", host.trim(), boot.trim(), namespace.display())
+}
+
+/// An artifact with `a`, and what an add left that made `new/…` and `copy` and was to replace `a`.
+fn interrupted(is_alive: bool) -> Place {
     let place = Place::new();
     place.write("a", b"one");
+    place.write("b", b"two");
     place.add();
-    let mut child = Command::new("true").spawn().unwrap();
-    let (pid, boot) = (child.id(), fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
-    child.wait().unwrap();
-    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
-    let intent = format!("{} {} {} {pid} 1\0a\0b\0../escape", host.trim(), boot.trim(), namespace.display());
-    fs::write(place.path("artifact/.artifact/intent-x"), intent).unwrap();
+    let names = ["=a", "+copy", "+../escape", "+mine", "/new", "/new/deep", "+new/deep/b", "+never", "/x/../../escape"];
+    let names: Vec<_> = names.iter().map(|name| format!("\0{name}")).collect();
+    fs::write(place.path("artifact/.artifact").join("intent-x"), owner(is_alive) + &names.concat()).unwrap();
+    fs::create_dir_all(place.path("artifact/new/deep")).unwrap();
     fs::remove_file(place.path("artifact/a")).unwrap();
     fs::write(place.path("artifact/a"), b"new").unwrap();
-    fs::write(place.path("artifact/b"), b"new").unwrap();
+    let object = place.store().object_path(Digest::of(b"two"));
+    fs::hard_link(&object, place.path("artifact/new/deep/b")).unwrap();
+    fs::write(place.path("artifact/copy"), b"two").unwrap();
+    fs::write(place.path("escape"), b"two").unwrap();
+    place
+}
+
+impl Place {
+    /// As an add does that has no time. Files have the time of the clock's last tick.
+    fn leave(&self) {
+        let inner = self.path("artifact/.artifact");
+        std::thread::sleep(Duration::from_millis(50));
+        fs::rename(inner.join("intent-x"), inner.join("undo-x")).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    /// After an add that was interrupted has been undone.
+    fn assert_put_back(&self, intent: &str) {
+        assert_eq!(fs::read(self.path("artifact/a")).unwrap(), b"one");
+        assert!(!self.path("artifact/new").exists());
+        assert!(!self.path("artifact/copy").exists());
+        assert!(self.path("escape").exists());
+        assert!(!self.path("artifact/.artifact").join(intent).exists());
+        self.assert_verifies();
+    }
+}
+
+#[test]
+fn intent_that_was_left_behind_a_commit_takes_nothing_away() {
+    let place = interrupted(false);
+    fs::create_dir(place.path("source/new")).unwrap();
+    fs::create_dir_all(place.path("source/new/empty")).unwrap();
+    fs::create_dir(place.path("source/new/deep")).unwrap();
+    fs::write(place.path("source/new/deep/b"), b"two").unwrap();
+    fs::write(place.path("source/copy"), b"two").unwrap();
+    place.add();
+    let intent = owner(false) + "\0+copy\0/new\0/new/deep\0+new/deep/b\0/new/empty";
+    fs::write(place.path("artifact/.artifact/intent-x"), &intent).unwrap();
+    fs::remove_dir_all(place.path("artifact/new/deep")).unwrap();
     place.artifact().recover(&place.store(), &Progress::default()).unwrap();
-    assert_eq!(fs::read(place.path("artifact/a")).unwrap(), b"one");
-    assert!(place.path("artifact/b").exists(), "a file without an entry may be the user's");
+    place.assert_verifies();
+    assert!(place.path("artifact/new/empty").is_dir());
     assert!(!place.path("artifact/.artifact/intent-x").exists());
+}
+
+#[test]
+fn leftover_intent_of_a_dead_process_is_undone() {
+    let place = interrupted(false);
+    fs::write(place.path("artifact/mine"), b"not in the store").unwrap();
+    place.artifact().recover(&place.store(), &Progress::default()).unwrap();
+    place.assert_put_back("intent-x");
+    assert!(place.path("artifact/mine").exists(), "a file that is not of the store is the user's");
+    assert_eq!(place.artifact().manifest().unwrap().0, 2, "nobody had to be told");
+}
+
+#[test]
+fn intent_of_a_process_that_lives_is_left_alone_unless_it_says_so() {
+    let place = interrupted(true);
+    place.artifact().recover(&place.store(), &Progress::default()).unwrap();
+    assert!(place.path("artifact/copy").exists());
+    place.leave();
+    fs::write(place.path("artifact/mine"), b"two").unwrap();
+    place.artifact().recover(&place.store(), &Progress::default()).unwrap();
+    place.assert_put_back("undo-x");
+    assert!(place.path("artifact/mine").exists(), "what was put there since is the user's");
+}
+
+#[test]
+fn add_in_flight_is_told_of_an_undo_that_may_have_removed_its_files() {
+    let place = interrupted(true);
+    place.leave();
+    fs::write(place.path("artifact/.artifact/intent-y"), owner(true)).unwrap();
+    let (before, manifest) = place.artifact().manifest().unwrap();
+    place.artifact().recover(&place.store(), &Progress::default()).unwrap();
+    let (after, same) = place.artifact().manifest().unwrap();
+    assert_eq!((after, same), (before + 1, manifest));
+    place.assert_put_back("undo-x");
 }
 
 #[test]

@@ -672,10 +672,13 @@ proptest! {
     /// Whatever an intent says, nothing outside the artifact is touched, and the entries stay what they are.
     #[test]
     fn intent_text(
-        paths in vec(path(), 0..5), edits in prop_oneof![2 => Just(Vec::new()), 5 => edits()],
+        paths in vec((select(vec!["=", "+", "/", ""]), prop_oneof![path(), Just("a/b".into()), Just("../store".into())]), 0..6),
+        edits in prop_oneof![2 => Just(Vec::new()), 5 => edits()],
+        name in select(vec!["intent-x", "undo-x"]),
     ) {
         PLACE.with(|place| {
-            let intent = place.artifact.inner().join("intent-x");
+            let intent = place.artifact.inner().join(name);
+            let paths: Vec<_> = paths.iter().map(|(what, path)| format!("{what}{path}")).collect();
             let bytes = edited([&[dead()], &paths[..]].concat().join("\0").into_bytes(), &edits);
             fs::write(&intent, &bytes).unwrap();
             let before = place.artifact.manifest().unwrap();
@@ -685,6 +688,7 @@ proptest! {
             prop_assert_eq!(place.artifact.manifest().unwrap(), before);
             let names: Vec<_> = fs::read_dir(place.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             prop_assert_eq!(names.len(), 2, "{:?}", names);
+            prop_assert!(place.store.object_path(Digest::of(b"live")).exists());
             Ok(())
         })?;
     }

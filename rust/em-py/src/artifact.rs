@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use em_core::{
     artifact::ArtifactDir,
     cancel::Progress,
+    gc,
     manifest::{Entry, EntryKind, Manifest, OwnedEntries},
     materialize::Materialize,
     store::Store,
@@ -140,8 +141,15 @@ pub fn materialize(
     })
 }
 
-/// Undo what an interrupted add left in an artifact's directory.
+/// Undo what interrupted adds left in an artifact's directory, or in those of all artifacts of the store.
 #[pyfunction]
-pub fn recover(py: Python<'_>, store: PathBuf, artifact_dir: PathBuf) -> PyResult<()> {
-    watched(py, None, |progress| ArtifactDir::open(&artifact_dir)?.recover(&Store::open(&store)?, progress))
+#[pyo3(signature = (store, artifact_dir=None))]
+pub fn recover(py: Python<'_>, store: PathBuf, artifact_dir: Option<PathBuf>) -> PyResult<()> {
+    watched(py, None, |progress| {
+        let store = Store::open(&store)?;
+        match artifact_dir {
+            Some(artifact_dir) => ArtifactDir::open(&artifact_dir)?.recover(&store, progress),
+            None => gc::recover(&store, progress),
+        }
+    })
 }

@@ -42,6 +42,9 @@ def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
     from t9k.em.progress import Progress
 
     with translated(), Progress("gc") as progress:
+        if not dry_run:
+            # What an interrupted add linked would keep its objects' blocks.
+            _engine.recover(store_dir())
         planned = _engine.gc(store_dir(), older_than_s, True, progress)
     if not as_json:
         count, size_bytes = planned["unreachable_objects"], planned["unreachable_bytes"]

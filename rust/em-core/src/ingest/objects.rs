@@ -1,19 +1,13 @@
 //! What becomes of the files of a call: 33 bytes for each.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
     Digest, Result,
-    cancel::Progress,
+    cancel::{LAST_WORDS, Progress},
     scan::Tree,
     stat_cache::{Answer, StatCache, shard_of},
 };
-
-/// How long a cancelled call may go on to write down what it has hashed.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// The stat cache knows the digest, or a digest that is to be checked.
 const KNOWN: u8 = 1;

@@ -43,16 +43,16 @@ impl EntryList {
 
     /// All of them.
     pub(crate) fn entries(&self) -> Entries<'_> {
-        self.part(0, 1).1
+        self.part(0, 1)
     }
 
-    /// One of so many contiguous parts, of which the last ones may be empty, and the number of its first entry.
-    pub(crate) fn part(&self, part: usize, parts: usize) -> (u64, Entries<'_>) {
+    /// One of so many contiguous parts, of which the last ones may be empty.
+    pub(crate) fn part(&self, part: usize, parts: usize) -> Entries<'_> {
         let marks = self.marks.len().div_ceil(parts);
         let start = (part * marks).min(self.marks.len());
         let first = start as u64 * MARK_ENTRIES;
         let offset = self.marks.get(start).copied().unwrap_or_else(|| self.spool.len());
         let count = (marks as u64 * MARK_ENTRIES).min(self.count.saturating_sub(first));
-        (first, Entries::new(Box::new(self.spool.reader(offset)), count, self.spool.len()))
+        Entries::new(Box::new(self.spool.reader(offset)), count, self.spool.len())
     }
 }

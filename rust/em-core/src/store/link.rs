@@ -16,7 +16,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Store, objects::relative_path, open_dir, rename_noreplace, temp_name};
+use super::{Store, objects::relative_path, open_dir, temp_name};
 use crate::{Digest, Error, Result};
 
 /// How an object came to a path.
@@ -43,15 +43,6 @@ impl LinkMode {
     }
 }
 
-/// How an object was put at a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Linked {
-    /// The rung of the ladder.
-    pub mode: LinkMode,
-    /// Nothing had been at the path.
-    pub created: bool,
-}
-
 /// Links the objects of one store into one directory tree. Remembers the first mode that worked.
 ///
 /// Holds a handle of the tree's root: the kernel then walks only the paths below it and below the store's objects,
@@ -75,7 +66,13 @@ impl<'a> Linker<'a> {
     }
 
     /// Puts the object at `target`, a path relative to the root, replacing a file there; answers how.
-    pub fn link(&self, digest: Digest, size_bytes: u64, executable: bool, target: impl AsRef<Path>) -> Result<Linked> {
+    pub fn link(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        executable: bool,
+        target: impl AsRef<Path>,
+    ) -> Result<LinkMode> {
         let (object, target) = (relative_path(digest), target.as_ref());
         let own_inode = executable || size_bytes == 0;
         let mut mode = self.mode.load(Ordering::Relaxed);
@@ -86,7 +83,7 @@ impl<'a> Linker<'a> {
                 _ => (self.clone_to(digest, target, executable, LinkMode::Copy), u8::MAX),
             };
             match done {
-                Ok(linked) => return Ok(linked),
+                Ok(mode) => return Ok(mode),
                 Err(error) if next != u8::MAX && !self.forced && falls_through(&error) => {
                     mode = next;
                     // One object with too many names says nothing of the others.
@@ -103,8 +100,7 @@ impl<'a> Linker<'a> {
         Path::new(self.temp_dir).join(temp_name())
     }
 
-    fn hardlink(&self, object: &str, target: &Path) -> io::Result<Linked> {
-        let mode = LinkMode::Hardlink;
+    fn hardlink(&self, object: &str, target: &Path) -> io::Result<LinkMode> {
         let link = |to: &Path| linkat(&self.store.objects, object, &self.root_fd, to, AtFlags::empty());
         match link(target) {
             Err(Errno::EXIST) => {
@@ -113,14 +109,15 @@ impl<'a> Linker<'a> {
                 let renamed = renameat(&self.root_fd, &temp, &self.root_fd, target);
                 // Renaming one name of an inode over another is a no-op that leaves both.
                 let _ = unlinkat(&self.root_fd, &temp, AtFlags::empty());
-                Ok(renamed.map(|()| Linked { mode, created: false })?)
+                renamed?;
             }
-            linked => Ok(linked.map(|()| Linked { mode, created: true })?),
+            linked => linked?,
         }
+        Ok(LinkMode::Hardlink)
     }
 
     /// Copies the object under a temporary name, with a reflink sharing its blocks, and renames it to `target`.
-    fn clone_to(&self, digest: Digest, target: &Path, executable: bool, mode: LinkMode) -> io::Result<Linked> {
+    fn clone_to(&self, digest: Digest, target: &Path, executable: bool, mode: LinkMode) -> io::Result<LinkMode> {
         let (root, temp) = (&self.root_fd, self.temp());
         let cloned = (|| {
             let mut source = File::open(self.store.object_path(digest))?;
@@ -133,10 +130,8 @@ impl<'a> Linker<'a> {
             }
             file.set_times(fs::FileTimes::new().set_modified(source.metadata()?.modified()?))?;
             file.set_permissions(Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
-            match rename_noreplace(root, &temp, target) {
-                Err(Errno::EXIST) => Ok(renameat(root, &temp, root, target).map(|()| Linked { mode, created: false })?),
-                renamed => Ok(renamed.map(|()| Linked { mode, created: true })?),
-            }
+            renameat(root, &temp, root, target)?;
+            Ok(mode)
         })();
         if cloned.is_err() {
             let _ = unlinkat(root, &temp, AtFlags::empty());
@@ -152,7 +147,7 @@ pub fn link_object(
     executable: bool,
     target: &Path,
     forced: Option<LinkMode>,
-) -> Result<Linked> {
+) -> Result<LinkMode> {
     let size_bytes = store.size(digest)?;
     if !store.usable(digest, size_bytes)? {
         let path = store.object_path(digest);
