@@ -44,6 +44,13 @@ def described(database: Database) -> dict[str, Any]:
         if connection.dialect.name == "sqlite":  # where the inspector leaves out the conditions of indices
             query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
             found["indices"] = sorted(map(tuple, connection.execute(query)))
+        else:  # nor does it tell how long values are kept
+            query = sa.text(
+                "SELECT table_name, attname, attstorage FROM information_schema.tables "
+                "JOIN pg_attribute ON attrelid = table_name::regclass "
+                "WHERE table_schema = current_schema() AND table_name != 'alembic_version' AND attnum > 0"
+            )
+            found["storage"] = sorted(tuple(map(str, row)) for row in connection.execute(query))
         return found
 
     return database.read(work)
