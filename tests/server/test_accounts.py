@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from harness import Account, make_account, run_server
 from starlette.testclient import TestClient
 from t9k.aistore.accounts import passwords
+from t9k.aistore.accounts.caller import admit, claim_use, find_key, note_use
 from t9k.aistore.accounts.failures import BURST, REFILL_S, FailureLimits, address_key
-from t9k.aistore.accounts.keys import make_key
+from t9k.aistore.accounts.keys import lookup_prefix, make_key
 from t9k.aistore.accounts.users import add_key
 from t9k.aistore.clock import iso, now_us
-from t9k.aistore.db import Database
+from t9k.aistore.db import Database, accounts
 from t9k.aistore.db.tables.accounts import api_keys, audit, users
 from t9k.aistore.errors import Refusal
 from t9k.aistore.services import open_services
@@ -248,6 +249,30 @@ def test_good_key_is_accepted_where_its_use_cannot_be_noted(
     monkeypatch.setattr("t9k.aistore.db.accounts.touch_key", fail)
     assert ask(api, ada, "GET", "/session").status_code == 200
     assert len(tried) == 1
+
+
+def test_use_is_noted_by_one_of_those_who_were_looked_up_together(database: Database, ada: Account) -> None:
+    row = find_key(database, ada.key).result()
+    forget = sa.update(api_keys).values(last_used_us=None)
+    database.write(lambda connection: connection.execute(forget))
+    assert not claim_use(row)  # noted when the account was made
+    row = find_key(database, ada.key).result()
+    assert [claim_use(row), claim_use(row)] == [True, False]
+    note_use(database, row)
+    assert not claim_use(find_key(database, ada.key).result())
+
+
+def test_keys_that_are_looked_up_together_are_not_mixed_up(database: Database, ada: Account, bob: Account) -> None:
+    other = make_key()
+    texts = [ada.key, bob.key, other.text, ada.key] * 5
+    rows = database.query(lambda connection: accounts.keys_by_prefix(connection, [lookup_prefix(key) for key in texts]))
+    for key, row in zip(texts, rows, strict=True):
+        if key == other.text:
+            assert row is None
+        else:
+            assert admit(key, row) == (ada.caller if key == ada.key else bob.caller)
+        with pytest.raises(Refusal):
+            admit(make_key().text, row)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4, 10])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from array import array
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ from run_records import batch, new_run, put
 from starlette.testclient import TestClient
 from t9k.aistore.db import Database
 from t9k.aistore.db.tables.runs import metric_blocks
-from t9k.aistore.runs import blocks, buckets
+from t9k.aistore.errors import Refusal
+from t9k.aistore.runs import batches, blocks, buckets
 from t9k.protocol.metric_batch import MAX_BATCH_BYTES, NOT_LOGGED, decode_batch, encode_batch
 
 ONE = encode_batch(batch(0, 1, loss=[1.0]))
@@ -33,6 +35,33 @@ def test_repeated_batch_is_stored_once(api: TestClient, ada: Account, database: 
     assert put(api, ada, run_id, "train", 0, ONE, session="s2").status_code == 201
     assert put(api, ada, run_id, "val", 0, ONE).status_code == 201
     assert stored(database, run_id) == 3
+
+
+def test_stranger_beside_the_owner_is_refused_alone(
+    api: TestClient, ada: Account, bob: Account, database: Database
+) -> None:
+    runs = [new_run(api, ada, f"c{number}") for number in range(3)]
+    is_open = threading.Event()
+    holder = threading.Thread(target=database.write_to_run, args=("held", lambda _: is_open.wait(60)))
+    holder.start()  # what comes meanwhile shares a transaction
+    asked = [(ada, runs[0]), (bob, runs[1]), (ada, "no-such-run"), (bob, runs[2]), (ada, runs[2]), (ada, runs[1])]
+    answers = [batches.put(database, who.caller, run_id, "train", "s", 0, ONE) for who, run_id in asked]
+    is_open.set()
+    for (who, run_id), answer in zip(asked, answers, strict=True):
+        if who is ada and run_id in runs:
+            assert answer.result(60)
+        else:
+            with pytest.raises(Refusal, match="there is no node"):
+                answer.result(60)
+    assert [stored(database, run_id) for run_id in runs] == [1, 1, 1]
+    holder.join()
+
+
+def test_batch_that_would_hold_up_others_is_not_short() -> None:
+    assert batches.is_short(ONE)
+    assert batches.is_short(b"")
+    assert not batches.is_short(encode_batch(batch(0, 10_000, loss=[1.0] * 10_000)))
+    assert not batches.is_short(encode_batch(batch(0, 1, **{f"m{number}": [1.0] for number in range(1000)})))
 
 
 def raw(points: int, names: int, rest: bytes = b"") -> bytes:

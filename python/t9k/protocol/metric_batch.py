@@ -95,6 +95,12 @@ def decode_batch(data: bytes) -> Batch:
     return Batch(steps, epochs, times_us, values)
 
 
+def count_names(data: bytes) -> int:
+    """The names that a batch says it has; 0 if it is cut off before that."""
+    names: int = _COUNTS.unpack_from(data)[1] if len(data) >= _COUNTS.size else 0
+    return names
+
+
 def logged(column: array[float]) -> list[bool]:
     """Which points have the metric; a NaN that was logged counts."""
     return [bits != NOT_LOGGED_BITS for bits in memoryview(column).cast("B").cast("Q")]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hmac
 import logging
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy.exc import OperationalError
 
@@ -58,21 +60,53 @@ def authenticate(database: Database, key: str) -> Caller:
     Raises:
         Refusal: It is no valid key (401); all reasons look alike.
     """
+    row = find_key(database, key).result()
+    caller = admit(key, row)
+    if claim_use(row):
+        note_use(database, row)
+    return caller
+
+
+def find_key(database: Database, key: str) -> Future[Any]:
+    """Begins to look for what is known of a key: with others that come just then, in one query. For `admit`.
+
+    Raises:
+        Refusal: It cannot be a key (401).
+    """
     if not keys.is_well_formed(key):
         raise unauthenticated()
+    return database.query_together(accounts.keys_by_prefix, keys.lookup_prefix(key))
+
+
+def claim_use(row: Any) -> bool:
+    """Whether it is time to `note_use` of a key: told to one of those who found this row together."""
     now = now_us()
-    row = database.query(lambda connection: accounts.key_by_prefix(connection, keys.lookup_prefix(key)))
+    if row.last_used_us is not None and row.last_used_us >= now - LAST_USE_EVERY_US:
+        return False
+    row.last_used_us = now
+    return True
+
+
+def note_use(database: Database, row: Any) -> None:
+    """Writes what `claim_use` told of, if that can be written."""
+    try:
+        database.write(lambda connection: accounts.touch_key(connection, row.id, row.last_used_us))
+    except OperationalError as error:  # a full disk: who only reads needs no room
+        log.warning("the last use of a key could not be noted: %s", error.orig)
+
+
+def admit(key: str, row: Any) -> Caller:
+    """The caller whose API key this is, of which `row` is known.
+
+    Raises:
+        Refusal: As `authenticate`.
+    """
     # Compared even where there is no row, so that time tells nothing.
     is_right = hmac.compare_digest(keys.hash_key(key), bytes(row.hash) if row else bytes(32))
     if row is None or not is_right or row.revoked_us or row.disabled_us:
         raise unauthenticated()
-    if row.expires_us is not None and row.expires_us <= now:
+    if row.expires_us is not None and row.expires_us <= now_us():
         raise unauthenticated()
-    if row.last_used_us is None or row.last_used_us < now - LAST_USE_EVERY_US:
-        try:
-            database.write(lambda connection: accounts.touch_key(connection, row.id, now))
-        except OperationalError as error:  # a full disk: who only reads needs no room
-            log.warning("the last use of a key could not be noted: %s", error.orig)
     return Caller(
         user_id=row.user_id,
         name=row.user_name,

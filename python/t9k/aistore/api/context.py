@@ -5,46 +5,26 @@ Dependencies are coroutines: FastAPI moves each plain function to a thread, and 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
+from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict
 
-from t9k.aistore.accounts.caller import Caller, authenticate
+from t9k.aistore.accounts.caller import Caller, admit, claim_use, find_key, note_use
 from t9k.aistore.accounts.failures import address_key, too_many
 from t9k.aistore.accounts.keys import lookup_prefix
-from t9k.aistore.db import Database
 from t9k.aistore.errors import Refusal, unauthenticated
 from t9k.aistore.services import Services
 
 ANONYMOUS = Caller(user_id="", name="", role="user", domain="")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `em_pat_…`")
-
-
-AT_ONCE = {"sqlite": 2, "postgresql": 4}
-"""Short steps at once in a process that mostly need the interpreter: authentication, checking a batch of metrics.
-
-More threads only wait for each other. Thousands of points/s of 100 runs, batches of 1,000 x 4 metrics: SQLite 564 with
-one thread, 605 with 2, 532 with 3, 451 with 4; PostgreSQL, where each waits for it, 440 with 4, 428 with 8.
-"""
-
-_limiter: RunVar[CapacityLimiter] = RunVar("_limiter")
-
-
-def few_threads(database: Database) -> CapacityLimiter:
-    """The limit `AT_ONCE` of the running event loop."""
-    try:
-        return _limiter.get()
-    except LookupError:
-        _limiter.set(CapacityLimiter(AT_ONCE["sqlite" if database.is_sqlite else "postgresql"]))
-        return _limiter.get()
 
 
 class Strict(BaseModel):
@@ -71,12 +51,13 @@ async def get_caller(
         return replace(ANONYMOUS, address=address, request_id=request_id)
     services = await get_services(request)
     try:
-        caller = await to_thread.run_sync(
-            authenticate, services.database, credentials.credentials, limiter=few_threads(services.database)
-        )
+        row = await asyncio.wrap_future(find_key(services.database, credentials.credentials))
+        caller = admit(credentials.credentials, row)
     except Refusal:
         _note_failure(services, address, credentials.credentials)
         raise
+    if claim_use(row):
+        await to_thread.run_sync(note_use, services.database, row)
     return replace(caller, address=address, request_id=request_id)
 
 

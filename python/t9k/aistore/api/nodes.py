@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from asyncio import wrap_future
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -151,21 +152,23 @@ IfMatch = Annotated[frozenset[int] | None, Depends(if_match_versions)]
 
 
 @router.get("/nodes", responses=responses())
-def get_node_at(
+async def get_node_at(
     caller: AnyCaller, services: ServicesDep, response: Response, path: NodePath, follow: bool = False
 ) -> Node:
     """Get the node at a path; `follow` a shortcut at its end too."""
-    seen = services.database.read(
+    seen = services.database.read_together(
         lambda connection: view(connection, caller, sight_at(connection, caller, path, follow=follow))
     )
-    return answer(response, seen)
+    return answer(response, await wrap_future(seen))
 
 
 @router.get("/nodes/{node_id}", responses=responses())
-def get_node(caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId) -> Node:
+async def get_node(caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId) -> Node:
     """Get a node."""
-    seen = services.database.read(lambda connection: view(connection, caller, sight_for(connection, caller, node_id)))
-    return answer(response, seen)
+    seen = services.database.read_together(
+        lambda connection: view(connection, caller, sight_for(connection, caller, node_id))
+    )
+    return answer(response, await wrap_future(seen))
 
 
 @router.get("/nodes/{node_id}/children", responses=responses(409))
@@ -196,12 +199,12 @@ def list_children(
 
 
 @router.get("/nodes/{node_id}/target", responses=responses())
-def get_target(caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId) -> Node:
+async def get_target(caller: AnyCaller, services: ServicesDep, response: Response, node_id: NodeId) -> Node:
     """Get what a shortcut leads to, with the caller's own rights."""
-    seen = services.database.read(
+    seen = services.database.read_together(
         lambda connection: view_of(connection, caller, shortcuts.followed(connection, caller, node_id).id)
     )
-    return answer(response, seen)
+    return answer(response, await wrap_future(seen))
 
 
 @router.patch("/nodes/{node_id}", responses=responses(409, 412))

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Literal
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sqlalchemy.engine import Connection
 
 from t9k.aistore.api.bodies import body
-from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer, few_threads
+from t9k.aistore.api.context import AnyCaller, ServicesDep, Strict, Writer
 from t9k.aistore.api.nodes import NodeId
 from t9k.aistore.api.problems import responses
 from t9k.aistore.api.runs import BINARY_BODY
@@ -44,6 +45,11 @@ Step = Annotated[int | None, Query(ge=-(2**63), le=2**63 - 1)]
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 MAX_JSON_CELLS = 100_000
 """Numbers in one page of JSON, which costs a hundred times as much as bytes."""
+
+CHECKS_AT_ONCE = 2
+"""Threads that check batches: they mostly need the interpreter, and more would wait for each other."""
+
+_checks: RunVar[CapacityLimiter] = RunVar("_checks")
 
 _CURSOR = re.compile(r"(\d{1,9})\.(\d{1,16})\.(\d{1,9})")
 
@@ -170,12 +176,21 @@ async def put_metrics(
 ) -> Stored:
     """Add a batch of points. The same session and sequence number is stored once."""
     async with body(request, MAX_BATCH_BYTES) as data:
-        database = services.database
-        check = partial(batches.put, database, caller, node_id, kind, session, sequence, bytes(data))
-        waiting = await to_thread.run_sync(check, limiter=few_threads(database))
+        batch = bytes(data)
+        put = partial(batches.put, services.database, caller, node_id, kind, session, sequence, batch)
+        waiting = put() if batches.is_short(batch) else await to_thread.run_sync(put, limiter=_few_threads())
         is_new = await asyncio.wrap_future(waiting)
     response.status_code = 201 if is_new else 200
     return Stored(stored=is_new)
+
+
+def _few_threads() -> CapacityLimiter:
+    """The limit `CHECKS_AT_ONCE` of the running event loop."""
+    try:
+        return _checks.get()
+    except LookupError:
+        _checks.set(CapacityLimiter(CHECKS_AT_ONCE))
+        return _checks.get()
 
 
 @router.get("/runs/{node_id}/metrics", responses=responses())

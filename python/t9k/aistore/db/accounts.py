@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,16 +23,19 @@ _KEY_AND_USER = (
     )
     .join(users, users.c.id == api_keys.c.user_id)
     .outerjoin(group_members, group_members.c.user_id == users.c.id)
-    .where(api_keys.c.prefix == sa.bindparam("prefix"))
+    .where(api_keys.c.prefix.in_(sa.bindparam("prefixes", expanding=True)))
 )
 
 
-def key_by_prefix(connection: Connection, prefix: str) -> Any:
-    """The key with this prefix, its user's name, role and domain, and ``group_ids``; None if there is none."""
-    rows = connection.execute(_KEY_AND_USER, {"prefix": prefix}).all()
-    if not rows:
-        return None
-    return SimpleNamespace(**rows[0]._mapping, group_ids=[row.group_id for row in rows if row.group_id is not None])
+def keys_by_prefix(connection: Connection, prefixes: Sequence[str]) -> list[Any]:
+    """The key with each prefix, its user's name, role and domain, and ``group_ids``; None where there is none."""
+    found: dict[str, Any] = {}
+    for row in connection.execute(_KEY_AND_USER, {"prefixes": sorted(set(prefixes))}):
+        if row.prefix not in found:
+            found[row.prefix] = SimpleNamespace(**row._mapping, group_ids=[])
+        if row.group_id is not None:
+            found[row.prefix].group_ids.append(row.group_id)
+    return [found.get(prefix) for prefix in prefixes]
 
 
 def touch_key(connection: Connection, key_id: str, now_us: int) -> None:

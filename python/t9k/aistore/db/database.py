@@ -28,8 +28,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from t9k.aistore.db import runs
-from t9k.aistore.db.group_commit import GroupCommit, Work
-from t9k.aistore.errors import invalid
+from t9k.aistore.db.together import Together, Work
+from t9k.aistore.errors import Refusal, invalid
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -47,7 +47,7 @@ MAX_ATTEMPTS = 2 * FREE_ATTEMPTS
 """Attempts before it fails. One that ran alone can only have met somebody who does not ask: a tool, a migration."""
 
 GROUPS_AT_ONCE = 4
-"""Transactions of what runs send that a process has open on PostgreSQL; SQLite has one writer."""
+"""Transactions of what came together that a process has open at most; SQLite has one writer."""
 
 _GATE = "job_turns"
 """The table whose lock says whether others may write: LOCK comes before the snapshot is taken, as no query does."""
@@ -72,7 +72,9 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._write_lock = threading.Lock()
         self.engine = self._sqlite(pool_size) if self.is_sqlite else self._postgresql(pool_size)
-        self._group = GroupCommit(self._write_to_runs, 1 if self.is_sqlite else GROUPS_AT_ONCE)
+        self._writes = Together(self._write_to_runs, 1 if self.is_sqlite else GROUPS_AT_ONCE)
+        self._reads = Together(lambda _, work: self.read(work), GROUPS_AT_ONCE)
+        self._queries = Together(lambda _, work: self.query(work), GROUPS_AT_ONCE)
 
     def read(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` with a connection and these arguments, on one snapshot of the database."""
@@ -87,6 +89,21 @@ class Database:
         if self.is_sqlite:
             return self.read(work, *args, **kwargs)
         return self._again_if_lost({"isolation_level": "AUTOCOMMIT"}, lambda c: work(c, *args, **kwargs))
+
+    def read_together(self, work: Callable[[Connection], T]) -> Future[T]:
+        """As `read`, of work that is short and comes often: on one snapshot for all that waits for it.
+
+        It begins after this was called, so it sees what was committed before. What one refuses is raised for it only.
+        """
+        return self._reads.submit("", _each, work)
+
+    def query_together(self, work: Work[Item, T], item: Item) -> Future[T]:
+        """As `query`, of what many ask: `work` is called once with the items of all that wait for it.
+
+        It begins after this was called, so it sees what was committed before. It answers a result for each, or an
+        exception, which is raised for this one only.
+        """
+        return self._queries.submit("", work, item)
 
     def write(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs `work` in one serializable transaction, durable when this returns; again if it met another."""
@@ -109,7 +126,7 @@ class Database:
         def alone(connection: Connection, _: Sequence[None]) -> Sequence[T | Exception]:
             return [work(connection)]
 
-        return self._group.submit(run_id, alone, None).result()
+        return self._writes.submit(run_id, alone, None).result()
 
     def write_to_run_together(self, run_id: str, work: Work[Item, T], item: Item) -> Future[T]:
         """As `write_to_run`, of what many send: `work` is called once with the items of all that wait for it.
@@ -117,7 +134,7 @@ class Database:
         It answers a result for each: an exception, which is raised for this one only, if it cannot be written. A
         future, because nobody needs a thread to wait.
         """
-        return self._group.submit(run_id, work, item)
+        return self._writes.submit(run_id, work, item)
 
     def migrate(self, work: Callable[[Connection], object]) -> None:
         """Runs `work`, which may change the schema, in one transaction. A second at once waits, and sees its work."""
@@ -180,8 +197,9 @@ class Database:
         return postgresql.insert(table)
 
     def close(self) -> None:
-        """Writes what waits, and closes all connections."""
-        self._group.close()
+        """Does what waits, and closes all connections."""
+        for together in (self._reads, self._queries, self._writes):
+            together.close()
         self.engine.dispose()
 
     def _sqlite(self, pool_size: int) -> Engine:
@@ -213,7 +231,19 @@ class Database:
 
     def _postgresql(self, pool_size: int) -> Engine:
         url = self.url.set(drivername="postgresql+psycopg")
-        return sa.create_engine(url, pool_size=pool_size, max_overflow=0)
+        # The connection that was used last is taken first: it has prepared what is asked now.
+        return sa.create_engine(url, pool_size=pool_size, max_overflow=0, pool_use_lifo=True)
+
+
+def _each(connection: Connection, works: Sequence[Callable[[Connection], Any]]) -> list[Any]:
+    """What each of them answers, or its refusal."""
+    results = []
+    for work in works:
+        try:
+            results.append(work(connection))
+        except Refusal as refusal:
+            results.append(refusal)
+    return results
 
 
 def _parsed(url: str) -> sa.URL:

@@ -122,13 +122,19 @@ _TYPE_CHANGES = ("points", "first_step", "last_step")
 _SERIES_CHANGES = ("logged", "last", "last_step", "last_session", "last_sequence", "min", "max")
 
 
-def _update(table: sa.Table, keys: Sequence[str], changes: Sequence[str]) -> sa.Update:
-    here = (table.c[key] == sa.bindparam(f"key_{key}") for key in keys)
-    return sa.update(table).where(*here).values({name: sa.bindparam(name) for name in changes})
+@cache
+def _update(table: sa.Table, changes: Sequence[str], dialect: str) -> sa.Update:
+    """Changes rows of a table by its key: on PostgreSQL all in one statement, on SQLite, which is no way off, each."""
+    keys = [column.name for column in table.primary_key]
+    if dialect == "sqlite":
+        here = (table.c[key] == sa.bindparam(f"key_{key}") for key in keys)
+        return sa.update(table).where(*here).values({name: sa.bindparam(name) for name in changes})
+    kinds = {name: type(table.c[name].type) for name in (*keys, *changes)}
+    new = bulk.prepared(dialect, "new", **kinds)
+    here = (table.c[key] == new.c[key] for key in keys)
+    return sa.update(table).where(*here).values({name: new.c[name] for name in changes})
 
 
-_UPDATE_TYPES = _update(metric_types, ("node_id", "type"), _TYPE_CHANGES)
-_UPDATE_SERIES = _update(metric_series, ("node_id", "type", "name"), _SERIES_CHANGES)
 _INSERTS = (
     ("sessions", sa.insert(metric_sessions)),
     ("types", sa.insert(metric_types)),
@@ -142,9 +148,21 @@ def write(connection: Connection, rows: Rows) -> None:
     for name, insert in _INSERTS:
         if new := getattr(rows, name):
             connection.execute(insert, new)
-    for changed, update, keys in (
-        (rows.changed_types, _UPDATE_TYPES, ("node_id", "type")),
-        (rows.changed_series, _UPDATE_SERIES, ("node_id", "type", "name")),
+    dialect = connection.dialect.name
+    for changed, table, changes in (
+        (rows.changed_types, metric_types, _TYPE_CHANGES),
+        (rows.changed_series, metric_series, _SERIES_CHANGES),
     ):
-        if changed:
-            connection.execute(update, [row | {f"key_{key}": row[key] for key in keys} for row in changed])
+        if not changed:
+            continue
+        update = _update(table, changes, dialect)
+        if dialect == "sqlite":
+            connection.execute(update, [_keyed(row, changes) for row in changed])
+        else:
+            columns = {name: [row[name] for row in changed] for name in changed[0]}
+            connection.execute(update, bulk.values_of(dialect, "new", **columns))
+
+
+def _keyed(row: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """The parameters of an update: a column among them that it does not name would be set too."""
+    return {name if name in changes else f"key_{name}": value for name, value in row.items()}

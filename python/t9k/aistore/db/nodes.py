@@ -161,7 +161,7 @@ class Sight:
     """
 
     node: Row[Any]
-    chain: list[Link]
+    chain: Sequence[Link | Row[Any]]
     shares: list[Row[Any]]
 
 
@@ -268,6 +268,21 @@ def set_labels(connection: Connection, node_id: str, names: Sequence[str]) -> No
 
 
 _SHARES = sa.select(shares).where(shares.c.node_id.in_(sa.bindparam("node_ids", expanding=True)))
+
+
+def sights(connection: Connection, node_ids: Iterable[str]) -> dict[str, Sight]:
+    """The `sight` of each of some nodes that are there, in two queries, with the shares of everybody.
+
+    `node` has no more columns than a `Link`.
+    """
+    found = {node_id: chain for node_id, chain in chains(connection, sorted(set(node_ids))).items() if chain}
+    given: dict[str, list[Row[Any]]] = {}
+    for share in shares_of(connection, sorted({row.id for chain in found.values() for row in chain})):
+        given.setdefault(share.node_id, []).append(share)
+    return {
+        node_id: Sight(chain[0], chain, [share for row in chain for share in given.get(row.id, ())])
+        for node_id, chain in found.items()
+    }
 
 
 def shares_of(connection: Connection, node_ids: Sequence[str]) -> list[Row[Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.db.tables.runs import run_params, runs
@@ -34,7 +35,7 @@ _STATE_BY_ID = _STATE.where(runs.c.node_id == sa.bindparam("run_id"))
 
 _LOCK = (
     sa.select(runs.c.node_id)
-    .where(runs.c.node_id.in_(sa.bindparam("run_ids", expanding=True)))
+    .where(runs.c.node_id == sa.any_(sa.bindparam("run_ids", type_=ARRAY(sa.Text))))
     .order_by(runs.c.node_id)
     .with_for_update(key_share=True)
 )
@@ -51,8 +52,11 @@ def state_of(connection: Connection, run_id: str) -> Row[Any] | None:
 
 
 def lock(connection: Connection, run_ids: Sequence[str]) -> None:
-    """Holds runs until the transaction's end, in the order of their ids, so that two never wait for each other."""
-    connection.execute(_LOCK, {"run_ids": run_ids})
+    """Holds runs until the transaction's end, in the order of their ids, so that two never wait for each other.
+
+    Of PostgreSQL only: SQLite has one writer.
+    """
+    connection.execute(_LOCK, {"run_ids": list(run_ids)})
 
 
 def by_client(connection: Connection, creator_id: str, client_id: str) -> str | None:

@@ -10,7 +10,6 @@ what the caller may not see, is `not_found`. It never points to another shortcut
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -62,6 +61,17 @@ def sight_for(
 ) -> nodes.Sight:
     """The node as `node_for` finds it, with the way up from it: one query."""
     sight = nodes.sight(connection, node_id, caller.user_id, caller.groups)
+    return check_node(caller, sight, node_id, need, trashed=trashed)
+
+
+def check_node(
+    caller: Caller, sight: nodes.Sight | None, node_id: str, need: Access = Access.VIEW, *, trashed: bool = False
+) -> nodes.Sight:
+    """The node that was looked up by its id, as `node_for` finds it.
+
+    Raises:
+        Refusal: As `node_for`.
+    """
     if sight is None:
         raise not_found(f"there is no node {node_id[:40]}")
     return _checked(caller, sight, need, f"node {node_id}", trashed)
@@ -120,10 +130,11 @@ def target_of(connection: nodes.Connection, caller: Caller, sight: nodes.Sight) 
     if sight.node.kind != "Shortcut":
         return sight
     target = nodes.sight(connection, sight.node.target_id, caller.user_id, caller.groups)
-    return target if target is not None and _is_seen(caller, sight) and _is_seen(caller, target) else None
+    return target if target is not None and is_seen(caller, sight) and is_seen(caller, target) else None
 
 
-def _is_seen(caller: Caller, sight: nodes.Sight) -> bool:
+def is_seen(caller: Caller, sight: nodes.Sight) -> bool:
+    """Whether a node is not in the trash and the caller may see it."""
     return access_of(caller, sight) >= Access.VIEW and all(link.trashed_us is None for link in sight.chain)
 
 
@@ -134,11 +145,6 @@ def check_access(caller: Caller, sight: nodes.Sight, need: Access, what: str) ->
         Refusal: As `node_for`; `what` names it in the message.
     """
     return _checked(caller, sight, need, what, False)
-
-
-def access_of(caller: Caller, sight: nodes.Sight) -> Access:
-    """What the caller may do to a node that was looked at."""
-    return granted(caller, sight.chain, sight.shares)
 
 
 def _checked(caller: Caller, sight: nodes.Sight, need: Access, what: str, trashed: bool) -> nodes.Sight:
@@ -156,12 +162,12 @@ def _checked(caller: Caller, sight: nodes.Sight, need: Access, what: str, trashe
     return sight
 
 
-def granted(caller: Caller, chain: Sequence[Any], shares: Iterable[Any]) -> Access:
-    """What the shares of a node and of those above it give the caller."""
-    if chain and caller.user_id and chain[0].owner_id == caller.user_id:
+def access_of(caller: Caller, sight: nodes.Sight) -> Access:
+    """What the caller may do to a node that was looked at: in their own tree all, else what shares give them."""
+    if caller.user_id and sight.chain[0].owner_id == caller.user_id:
         return Access.OWN
     access = Access.NONE
-    for share in shares:
+    for share in sight.shares:
         applies = {
             "public": True,
             "user": share.grantee_id == caller.user_id,

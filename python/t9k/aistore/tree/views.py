@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from t9k.aistore.accounts.caller import Caller
 from t9k.aistore.db import nodes
-from t9k.aistore.tree.access import Access, Node, access_of, granted
+from t9k.aistore.tree.access import Access, Node, access_of, is_seen
 from t9k.aistore.tree.names import join_path
 
 
@@ -42,31 +41,19 @@ class NodeView:
 def views(connection: nodes.Connection, caller: Caller, seen: Sequence[Node]) -> list[NodeView]:
     """Nodes that the caller may see, wherever they are; as many queries as for one."""
     ids = [node.id for node in seen]
-    chains = nodes.chains(connection, ids)
-    shares: dict[str, list[Any]] = {}
-    for share in nodes.shares_of(connection, sorted({row.id for chain in chains.values() for row in chain})):
-        shares.setdefault(share.node_id, []).append(share)
+    sights = nodes.sights(connection, ids)
     labels = nodes.labels_of(connection, ids)
     found = []
     for node in seen:
-        chain = chains[node.id]
-        access = granted(caller, chain, (share for row in chain for share in shares.get(row.id, ())))
-        found.append(_view(node, [row.name for row in reversed(chain)], access, labels.get(node.id, [])))
+        sight = sights[node.id]
+        names = [link.name for link in reversed(sight.chain)]
+        found.append(_view(node, names, access_of(caller, sight), labels.get(node.id, [])))
     return found
 
 
 def visible_views(connection: nodes.Connection, caller: Caller, node_ids: Iterable[str]) -> dict[str, NodeView]:
     """Those of some nodes that the caller may see and that are not in the trash, by id."""
-    chains = nodes.chains(connection, sorted(node_ids))
-    shares: dict[str, list[Any]] = {}
-    for share in nodes.shares_of(connection, sorted({row.id for chain in chains.values() for row in chain})):
-        shares.setdefault(share.node_id, []).append(share)
-    seen = [
-        node_id
-        for node_id, chain in chains.items()
-        if all(row.trashed_us is None for row in chain)
-        and granted(caller, chain, [share for row in chain for share in shares.get(row.id, ())]) >= Access.VIEW
-    ]
+    seen = [node_id for node_id, sight in nodes.sights(connection, node_ids).items() if is_seen(caller, sight)]
     return {view.id: view for view in views(connection, caller, nodes.by_ids(connection, seen))}
 
 

@@ -1,4 +1,4 @@
-"""Small writes of many callers in one transaction, because a transaction costs a sync of the disk."""
+"""Small requests of many callers to the database in one transaction, because each costs a way there and a sync."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from sqlalchemy.engine import Connection
 Item = TypeVar("Item")
 T = TypeVar("T")
 Work = Callable[[Connection, Sequence[Item]], Sequence[T | Exception]]
-"""Writes what several callers gave it, and answers as many results in their order; an exception is one caller's."""
+"""Does what several callers asked for, and answers as many results in their order; an exception is one caller's."""
 
 MAX_GROUP = 64
-"""Writes in one transaction; more would make others wait for the write lock."""
+"""Callers in one transaction; more would make others wait for the write lock."""
+
+ENOUGH = 16
+"""Callers that must wait before another transaction begins beside one that is under way: small ones cost each of
+their callers more (`docs/adr/0009-metrics-in-columns.md`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,17 +32,17 @@ class _Entry(Generic[Item, T]):
     answer: Future[T]
 
 
-class GroupCommit:
-    """Commits together what came while the transactions before were under way. Thread-safe.
+class Together:
+    """Does together what came while the transactions before were under way. Thread-safe.
 
     Its own threads do so, as many as transactions may be open, and callers wait for a future: a thread for each caller
-    that waits would cost more than the writes, of which there are hundreds in a second. If a transaction of several
-    fails, each runs in one of its own, so nobody else is told of it.
+    that waits would cost more than what it waits for, of which there are hundreds in a second. If a transaction of
+    several fails, each runs in one of its own, so nobody else is told of it.
     """
 
-    def __init__(self, write: Callable[[Sequence[str], Callable[[Connection], Any]], Any], at_once: int) -> None:
-        """Takes what runs a function in one transaction, with the keys of all that is written in it, sorted."""
-        self._write = write
+    def __init__(self, run: Callable[[Sequence[str], Callable[[Connection], Any]], Any], at_once: int) -> None:
+        """Takes what runs a function in one transaction, with the keys of all that is done in it, sorted."""
+        self._run = run
         self._at_once = at_once
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: deque[_Entry[Any, Any]] = deque()
@@ -46,7 +50,7 @@ class GroupCommit:
         self._lock = threading.Lock()
 
     def submit(self, key: str, work: Work[Item, T], item: Item) -> Future[T]:
-        """Has `work` write this item to what `key` names; its result is there when the transaction is durable.
+        """Has `work` do this item, which concerns what `key` names; its result is there when the transaction has ended.
 
         `work` is called once for all items that wait for it just then. An exception that it answers for an item is
         raised for this item only; what it raises makes each item of the transaction run alone.
@@ -54,41 +58,43 @@ class GroupCommit:
         entry = _Entry(key, work, item, Future[T]())
         with self._lock:
             self._waiting.append(entry)
-            if self._busy < self._at_once:
+            if self._busy < self._at_once and self._are_enough(self._busy):
                 if self._threads is None:
-                    self._threads = ThreadPoolExecutor(self._at_once, "group-commit")
-                self._threads.submit(self._commit_waiting)
+                    self._threads = ThreadPoolExecutor(self._at_once, "together")
+                self._threads.submit(self._run_waiting)
                 self._busy += 1
         return entry.answer
 
     def close(self) -> None:
-        """Returns when all that waits is committed, and ends the threads. A later write begins new ones."""
+        """Returns when all that waits is done, and ends the threads. What comes later begins new ones."""
         with self._lock:
             threads, self._threads = self._threads, None
         if threads is not None:
             threads.shutdown()
 
-    def _commit_waiting(self) -> None:
+    def _are_enough(self, others: int) -> bool:
+        """Whether as many wait as take a transaction beside others."""
+        return len(self._waiting) > others * ENOUGH
+
+    def _run_waiting(self) -> None:
         while True:
             with self._lock:
-                group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
-                if not group:
+                if not self._are_enough(self._busy - 1):
                     self._busy -= 1
                     return
+                group = [self._waiting.popleft() for _ in range(min(MAX_GROUP, len(self._waiting)))]
             if group := [entry for entry in group if entry.answer.set_running_or_notify_cancel()]:
-                self._commit(group)
+                self._run_group(group)
 
-    def _commit(self, group: list[_Entry[Any, Any]]) -> None:
+    def _run_group(self, group: list[_Entry[Any, Any]]) -> None:
         try:
-            results = self._write(
-                sorted({entry.key for entry in group}), lambda connection: _results(connection, group)
-            )
+            results = self._run(sorted({entry.key for entry in group}), lambda connection: _results(connection, group))
         except BaseException as error:  # a transaction of several fails for one of them
             if len(group) == 1:
                 group[0].answer.set_exception(error)
                 return
             for entry in group:
-                self._commit([entry])
+                self._run_group([entry])
             return
         for entry, result in results:
             if isinstance(result, Exception):

@@ -1,4 +1,4 @@
-"""Small writes that share a transaction: all durable, and none told of another's failure."""
+"""Requests that share a transaction: all writes durable, and none told of another's failure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from t9k.aistore.db import Database
-from t9k.aistore.db.group_commit import MAX_GROUP, GroupCommit
+from t9k.aistore.db.database import GROUPS_AT_ONCE
 from t9k.aistore.db.tables.accounts import groups
+from t9k.aistore.db.together import ENOUGH, MAX_GROUP, Together
+from t9k.aistore.errors import Refusal, not_found
 
 
 def add(name: str) -> Callable[[sa.Connection], str]:
@@ -74,7 +76,7 @@ def test_what_waits_shares_a_transaction_and_a_call() -> None:
         calls.append(list(items))
         return list(items)
 
-    together = GroupCommit(write, 1)
+    together = Together(write, 1)
     answers = [together.submit("k0", even, 0)]
     is_writing.wait(60)
     numbers = range(1, MAX_GROUP + 20)
@@ -83,6 +85,89 @@ def test_what_waits_shares_a_transaction_and_a_call() -> None:
     assert [answer.result() for answer in answers] == [item if item % 2 else -item for item in (0, *numbers)]
     together.close()
     assert sizes == [1, MAX_GROUP, 19]
+
+
+def test_transaction_beside_another_begins_only_for_enough() -> None:
+    is_open = threading.Event()
+    begun: list[int] = []
+    entered = threading.Semaphore(0)
+
+    def run(_: Sequence[str], work: Callable[[Any], Any]) -> Any:
+        results = work(None)
+        begun.append(len(results))
+        entered.release()
+        is_open.wait(60)
+        return results
+
+    def same(_: Any, items: Sequence[int]) -> list[int]:
+        return list(items)
+
+    together = Together(run, 2)
+    answers = [together.submit("k", same, 0)]
+    entered.acquire(timeout=60)
+    answers += [together.submit("k", same, item) for item in range(1, ENOUGH + 1)]
+    assert not entered.acquire(timeout=0.2)  # they wait for the first
+    answers += [together.submit("k", same, ENOUGH + 1)]
+    assert entered.acquire(timeout=60)  # while the first is under way
+    assert begun == [1, ENOUGH + 1]
+    is_open.set()
+    assert [answer.result(60) for answer in answers] == list(range(ENOUGH + 2))
+    together.close()
+
+
+def test_query_together_sees_what_was_committed_before_and_is_one_call_for_many(database: Database) -> None:
+    calls = []
+    is_open = threading.Event()
+    is_open.set()
+
+    def found(connection: sa.Connection, items: Sequence[str]) -> list[bool | Exception]:
+        calls.append(len(items))
+        is_open.wait(60)
+        there = set(connection.execute(sa.select(groups.c.name)).scalars())
+        return [ValueError(item) if item == "bad" else item in there for item in items]
+
+    def seen(number: int) -> bool:
+        database.write_to_run(f"g{number}", add(f"g{number}"))
+        return database.query_together(found, f"g{number}").result()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(seen, range(40)))
+    calls.clear()
+    is_open.clear()
+    answers = [database.query_together(found, name) for name in ["g1", "bad", "none"] * 100]
+    is_open.set()
+    results = [answer.exception() or answer.result() for answer in answers]
+    assert [result if isinstance(result, bool) else str(result) for result in results] == [True, "bad", False] * 100
+    assert sum(calls) == 300
+    assert len(calls) <= GROUPS_AT_ONCE + -(-300 // MAX_GROUP)
+
+
+def test_reads_together_share_a_snapshot_and_no_refusal(database: Database) -> None:
+    is_open, is_held = threading.Event(), threading.Event()
+
+    def hold(_: sa.Connection) -> None:
+        is_held.set()
+        is_open.wait(60)
+
+    def refuse(_: sa.Connection) -> str:
+        raise not_found("mine")
+
+    snapshots = []
+
+    def read(connection: sa.Connection) -> set[str]:
+        snapshots.append(connection)
+        return set(connection.execute(sa.select(groups.c.name)).scalars())
+
+    held = database.read_together(hold)
+    assert is_held.wait(60)
+    database.write(add("committed"))
+    first, refused, second = (database.read_together(work) for work in (read, refuse, read))
+    is_open.set()
+    assert held.result(60) is None
+    assert first.result(60) == second.result(60) == {"committed"}
+    assert snapshots[0] is snapshots[1]
+    with pytest.raises(Refusal, match="mine"):
+        refused.result(60)
 
 
 def test_refusal_of_one_is_told_to_it_alone_and_runs_nobody_again(database: Database) -> None:
