@@ -24,6 +24,8 @@ from harness import Serving
 from proxy import Proxy
 from t9k import em
 from t9k.em import _engine
+from t9k.em.client import artifacts
+from t9k.em.client.artifacts import Place
 from t9k.em.errors import (
     ConflictError,
     IntegrityError,
@@ -374,3 +376,42 @@ def test_opened_file_works_with_text_and_json(remote: em.Artifact) -> None:
     with io.TextIOWrapper(remote.open("run.sh")) as file:
         assert file.readline() == "#!/bin/sh\n"
     assert json.dumps(remote.to_dict())
+
+
+def test_load_and_open_file_ask_again_where_a_chunk_is_that_left_its_pack(
+    uploaded: em.Artifact, remote: em.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the server has put chunks into other packs and deleted the old ones, which are 404 then."""
+    locate, asked = artifacts.locate, []
+
+    def locate_where_it_was(*arguments: Any) -> list[Place]:
+        places = locate(*arguments)
+        asked.append(len(places))
+        if len(asked) % 2:
+            return [Place(bytes(32), place.offset, place.length) for place in places]
+        return places
+
+    monkeypatch.setattr(artifacts, "locate", locate_where_it_was)
+    with remote.open("large.bin") as file:
+        assert file.read(1000) == Path(uploaded.local, "large.bin").read_bytes()[:1000]
+    assert len(asked) == 2
+    loaded = em.load_artifact(uploaded.remote[-1]["path"])
+    assert contents(loaded.local) == contents(uploaded.local)
+    assert len(asked) == 4
+
+
+def test_chunk_that_is_in_no_pack_is_not_found(
+    uploaded: em.Artifact, remote: em.Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for twice, and no more."""
+    locate = artifacts.locate
+
+    def locate_nowhere(*arguments: Any) -> list[Place]:
+        return [Place(bytes(32), place.offset, place.length) for place in locate(*arguments)]
+
+    monkeypatch.setattr(artifacts, "locate", locate_nowhere)
+    with remote.open("large.bin") as file, pytest.raises(NotFoundError):
+        file.read()
+    with pytest.raises(NotFoundError):
+        em.load_artifact(uploaded.remote[-1]["path"])
+    assert not Path(".em/artifacts").exists()

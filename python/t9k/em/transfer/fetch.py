@@ -20,7 +20,7 @@ from t9k.em import _engine
 from t9k.em.client import artifacts
 from t9k.em.client.artifacts import Place, Version
 from t9k.em.client.session import Session
-from t9k.em.errors import IntegrityError, translated
+from t9k.em.errors import IntegrityError, NotFoundError, translated
 from t9k.em.transfer.progress import TransferProgress, Travelling
 from t9k.protocol import DIGEST_BYTES
 
@@ -106,13 +106,13 @@ class _Download:
     """One window of objects on its way.
 
     Attributes:
-        error: Why chunks were refused, if any were.
+        error: Why chunks were refused or not there, if any were.
     """
 
     def __init__(
         self, session: Session, version: Version, store: str, progress: TransferProgress, threads: ThreadPoolExecutor
     ) -> None:
-        self.error: IntegrityError | None = None
+        self.error: IntegrityError | NotFoundError | None = None
         self._session = session
         self._version = version
         self._store = store
@@ -144,7 +144,7 @@ class _Download:
         take_local(assembly, self._store)
         digests, lengths = assembly.wanted()
         self._progress.plan(sum(memoryview(lengths).cast("I")))
-        for _ in range(2):  # what came wrong comes once more
+        for _ in range(2):  # what came wrong, or was elsewhere, comes once more
             if not digests:
                 break
             self._receive(assembly, split(digests), memoryview(lengths).cast("I"))
@@ -189,8 +189,12 @@ class _Download:
             wait(futures)  # none may use the assembly once it is closed
 
     def _take(self, assembly: _engine.Assembly, span: _Range) -> None:
-        with Travelling(self._progress, span.raw_bytes, span.end - span.start) as passed:
-            data = artifacts.pack_range(self._session, self._version, span.pack, span.start, span.end, passed)
+        try:
+            with Travelling(self._progress, span.raw_bytes, span.end - span.start) as passed:
+                data = artifacts.pack_range(self._session, self._version, span.pack, span.start, span.end, passed)
+        except NotFoundError as error:  # the chunks are in another pack by now: `_receive_all` asks where
+            self.error = error
+            return
         try:
             if len(data) != span.end - span.start:
                 raise IntegrityError(f"the server sends {len(data)} bytes of a pack, not {span.end - span.start}")

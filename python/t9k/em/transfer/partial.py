@@ -268,7 +268,10 @@ class RemoteFile(_Seekable):
         lengths = {self._chunks[number]: self._lengths[number] for number in numbers}
         try:
             fetched = self._receive(numbers, lengths)
-        except IntegrityError:  # something on the way changed it: once more, from the start
+        except (
+            IntegrityError,
+            NotFoundError,
+        ):  # changed on the way, or in another pack by now: once more, from the start
             self._places.clear()
             fetched = self._receive(numbers, lengths)
         for digest, chunk in fetched.items():
