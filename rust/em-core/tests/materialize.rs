@@ -198,9 +198,10 @@ fn a_cancelled_call_leaves_nothing() {
 fn leftovers_of_the_dead_are_removed_and_nothing_else() {
     let place = Place::new();
     let name = |digit: char| place.artifacts().join(format!(".tmp-{}", digit.to_string().repeat(32)));
-    let dead = format!("{} boot ns 1 0", rustix::system::uname().nodename().to_string_lossy());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
-    let dead = dead.replace(" ns ", &format!(" {} ", namespace.display()));
+    let dead = format!("{host} {} {} 4194305 1", boot.trim(), namespace.display());
     let intent = |path: &Path, owner: &str| {
         fs::create_dir_all(path.join(".artifact")).unwrap();
         fs::create_dir_all(path.join("a")).unwrap();
