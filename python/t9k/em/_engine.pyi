@@ -347,3 +347,25 @@ class ObjectHasher:
 
     def digest(self) -> bytes:
         """BLAKE3 digest of the bytes so far."""
+
+@final
+class PackCopier:
+    """Makes a pack of chunks that lie in other packs, as they are stored there.
+
+    Args:
+        capacity_bytes: What the pack will have, about: its memory is taken at once.
+    """
+
+    def __new__(cls, capacity_bytes: int) -> Self: ...
+    def push_records(self, data: Buffer, offsets: Sequence[int]) -> list[tuple[int, str]]:
+        """Append the records at these offsets of `data`, in this order, each checked; answers what is damaged.
+
+        Those are left out, and told by their offsets with what is wrong. A chunk that the pack has already is not added
+        twice. One that does not fit is `invalid_input`.
+        """
+
+    def finish(self) -> tuple[memoryview, bytes, bytes]:
+        """End the pack: its bytes, its digest, and a row for each record.
+
+        Rows are as `verify_pack` gives them. A pack without a chunk is `invalid_input`.
+        """

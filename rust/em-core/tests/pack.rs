@@ -14,6 +14,7 @@ use em_core::{
         codec::{Codec, Decoder, Layout},
         plan::{MIN_LIMIT_BYTES, PackPlan, Piece},
         reader::{Index, Pack, PackFile, Records, Tail, verified},
+        receive::PackCopier,
         writer::PackWriter,
     },
     stat_cache::StatCache,
@@ -40,7 +41,7 @@ fn elements(seed: u64, count: usize, width: usize) -> Vec<u8> {
 }
 
 fn write(chunks: &[Chunk]) -> Vec<u8> {
-    let mut writer = PackWriter::new(Vec::new()).unwrap();
+    let mut writer = PackWriter::new(Vec::new());
     for (layout, chunk) in chunks {
         writer.push(Digest::of(chunk), *layout, chunk).unwrap();
     }
@@ -258,7 +259,7 @@ fn a_newer_version_is_named_with_a_hint() {
 
 #[test]
 fn the_writer_refuses_what_no_reader_takes() {
-    let writer = || PackWriter::new(Vec::new()).unwrap();
+    let writer = || PackWriter::new(Vec::new());
     let kind = |result: Result<(), Error>| result.expect_err("refused").kind;
     assert_eq!(kind(writer().finish().map(drop)), Kind::InvalidInput);
     assert_eq!(kind(writer().push(Digest::of(b""), None, b"")), Kind::InvalidInput);
@@ -284,6 +285,55 @@ fn a_chunk_pushed_twice_is_there_once() {
     let chunk = random(1, 100);
     let once = write(&[(None, chunk.clone())]);
     assert_eq!(write(&[(None, chunk.clone()), (None, chunk)]), once);
+}
+
+#[test]
+fn records_are_copied_as_they_are_stored() {
+    let (one, chunks) = (write(&fixed()), fixed());
+    let two = write(&[(None, random(7, 300)), (None, b"again ".repeat(50))]);
+    let (first, second) = (Pack::open(&one).unwrap().index, Pack::open(&two).unwrap().index);
+    let mut copier = PackCopier::new(0).unwrap();
+    let wanted: Vec<u64> = first.entries.iter().skip(1).map(|entry| entry.offset).collect();
+    assert!(copier.push(&one, &wanted).unwrap().is_empty());
+    // Of a run that begins somewhere in the pack; what is there already is not added twice.
+    let start = second.entries[1].offset;
+    assert!(copier.push(&two[start as usize..], &[0]).unwrap().is_empty());
+    assert!(copier.push(&one, &wanted[..1]).unwrap().is_empty());
+    let (pack, index) = copier.finish().unwrap();
+
+    let expected: Vec<Vec<u8>> =
+        chunks.into_iter().skip(1).map(|(_, chunk)| chunk).chain([b"again ".repeat(50)]).collect();
+    assert_eq!(read(&pack).unwrap(), expected);
+    assert_eq!(index, Pack::open(&pack).unwrap().index);
+    let sources = first.entries[1..].iter().map(|entry| (&one, entry)).chain([(&two, &second.entries[1])]);
+    for (copied, (source, entry)) in index.entries.iter().zip(sources) {
+        assert_eq!(copied.record, entry.record);
+        let part = |bytes: &[u8], at: u64| bytes[at as usize..(at + entry.record.length()) as usize].to_vec();
+        assert_eq!(part(&pack, copied.offset), part(source, entry.offset));
+    }
+}
+
+#[test]
+fn damaged_records_are_not_copied() {
+    let mut bytes = write(&fixed());
+    let entries = Pack::open(&bytes).unwrap().index.entries;
+    // In the chunk's bytes, in its digest, in its codec; and one that is cut off.
+    for (entry, at) in [(0, 42), (1, 20), (2, 0)] {
+        bytes[(entries[entry].offset + at) as usize] ^= 0x40;
+    }
+    let cut = entries[5].offset + entries[5].record.length() - 1;
+    let offsets: Vec<u64> = entries.iter().map(|entry| entry.offset).collect();
+    let mut copier = PackCopier::new(1 << 20).unwrap();
+    let left_out = copier.push(&bytes[..cut as usize], &offsets).unwrap();
+    assert_eq!(left_out.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 1, 2, 5].map(|at| offsets[at]));
+    assert!(left_out.iter().all(|(_, error)| error.kind == Kind::Integrity));
+    let (pack, index) = copier.finish().unwrap();
+    assert_eq!(index.entries.iter().map(|entry| entry.record).collect::<Vec<_>>(), [3, 4].map(|at| entries[at].record));
+    assert!(read(&pack).is_ok());
+
+    let mut nothing = PackCopier::new(0).unwrap();
+    assert_eq!(nothing.push(&bytes, &[u64::MAX, bytes.len() as u64]).unwrap().len(), 2);
+    assert_eq!(nothing.finish().expect_err("no chunk").kind, Kind::InvalidInput);
 }
 
 /// A store with these files, and their digests.

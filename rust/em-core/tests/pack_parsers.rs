@@ -202,7 +202,7 @@ proptest! {
         chunks in vec(chunk(), 1..5), edits in edits(),
         reseal in select(vec![Reseal::Nothing, Reseal::Pack, Reseal::FooterToo]),
     ) {
-        let mut writer = em_core::pack::writer::PackWriter::new(Vec::new()).unwrap();
+        let mut writer = em_core::pack::writer::PackWriter::new(Vec::new());
         for chunk in &chunks {
             writer.push(Digest::of(chunk), None, chunk).unwrap();
         }

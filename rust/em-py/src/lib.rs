@@ -41,7 +41,7 @@ mod _engine {
     #[pymodule_export]
     use super::pack::{Assembly, PackPlan};
     #[pymodule_export]
-    use super::receive::{ObjectHasher, decode_record, list_records, pack_digest, verify_pack};
+    use super::receive::{ObjectHasher, PackCopier, decode_record, list_records, pack_digest, verify_pack};
     #[pymodule_export]
     use super::report::{DifferenceIterator, diff, differences, gc, usage, verify};
 }

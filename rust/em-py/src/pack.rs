@@ -104,8 +104,8 @@ impl Drop for Spares {
 
 /// The bytes of a pack as a buffer that can only be read. Python sees memoryviews of it.
 #[pyclass(frozen, module = "t9k.em._engine")]
-struct PackBytes {
-    bytes: Vec<u8>,
+pub struct PackBytes {
+    pub bytes: Vec<u8>,
 }
 
 impl Drop for PackBytes {

@@ -10,11 +10,15 @@ use em_core::{
         receive,
     },
 };
-use pyo3::{prelude::*, types::PyBytes};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyMemoryView},
+};
 
 use crate::{
     call::{detached, to_py},
     convert::{Buffer, words},
+    pack::PackBytes,
 };
 
 /// Digest (32 bytes), offset of the record (u64), its length (u32), length of the chunk (u32).
@@ -112,5 +116,48 @@ impl ObjectHasher {
     fn digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let digest = py.detach(|| self.hasher().digest());
         PyBytes::new(py, &digest.0)
+    }
+}
+
+/// Makes a pack of chunks that lie in other packs, as they are stored there.
+#[pyclass(frozen, module = "t9k.em._engine")]
+pub struct PackCopier {
+    copier: Mutex<Option<receive::PackCopier>>,
+}
+
+impl PackCopier {
+    fn finished() -> Error {
+        Error::invalid("the pack was finished")
+    }
+}
+
+#[pymethods]
+impl PackCopier {
+    #[new]
+    fn new(py: Python<'_>, capacity_bytes: usize) -> PyResult<Self> {
+        let copier = receive::PackCopier::new(capacity_bytes).map_err(|error| to_py(py, error))?;
+        Ok(Self { copier: Mutex::new(Some(copier)) })
+    }
+
+    /// Append the records at these offsets of `data`, in this order, each checked; answers what is damaged.
+    fn push_records(&self, py: Python<'_>, data: Buffer, offsets: Vec<u64>) -> PyResult<Vec<(u64, String)>> {
+        detached(py, || {
+            let mut copier = self.copier.lock().unwrap_or_else(PoisonError::into_inner);
+            let left_out = copier.as_mut().ok_or_else(Self::finished)?.push(data.bytes(), &offsets)?;
+            Ok(left_out.into_iter().map(|(offset, error)| (offset, error.message)).collect())
+        })
+    }
+
+    /// End the pack: its bytes, its digest, and a row for each record.
+    fn finish<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(Bound<'py, PyMemoryView>, Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let (bytes, index) = detached(py, || {
+            let copier = self.copier.lock().unwrap_or_else(PoisonError::into_inner).take();
+            copier.ok_or_else(Self::finished)?.finish()
+        })?;
+        let bytes = Bound::new(py, PackBytes { bytes })?;
+        Ok((PyMemoryView::from(&bytes)?, PyBytes::new(py, &index.digest.0), words(py, &index.entries, row)?))
     }
 }

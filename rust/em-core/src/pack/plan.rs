@@ -113,7 +113,7 @@ impl PackPlan {
         let most = HEADER_BYTES + raw_bytes + OVERHEAD_BYTES * parts.len() as u64 + TAIL_BYTES;
         memory.clear();
         memory.reserve(most as usize + ENCODER_SLACK_BYTES);
-        let mut writer = PackWriter::new(memory)?;
+        let mut writer = PackWriter::new(memory);
         let mut open: Option<(Digest, File)> = None;
         let mut buffer = Buffer::take();
         for part in parts {

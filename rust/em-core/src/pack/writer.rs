@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{Digest, Error, Result, chunk::MAX_CHUNK_BYTES};
 
-/// Appends a pack to a buffer as its chunks come. Holds an [`Encoder`] and 73 bytes for each record. The same chunks with the
-/// same layouts give the same bytes, with the same zstd.
+/// Appends a pack to a buffer as its chunks come. Holds an [`Encoder`], if it is to encode any, and 73 bytes for each record.
+/// The same chunks with the same layouts give the same bytes, with the same zstd.
 pub struct PackWriter {
     pack: Vec<u8>,
-    encoder: Encoder,
+    encoder: Option<Encoder>,
     footer: Vec<u8>,
     digests: HashSet<Digest>,
     checksum: Xxh3,
@@ -23,10 +23,10 @@ pub struct PackWriter {
 
 impl PackWriter {
     /// Begins a pack in an empty buffer, which best has room for all of it.
-    pub fn new(pack: Vec<u8>) -> Result<Self> {
+    pub fn new(pack: Vec<u8>) -> Self {
         let mut writer = Self {
             pack,
-            encoder: Encoder::new()?,
+            encoder: None,
             footer: Vec::new(),
             digests: HashSet::new(),
             checksum: Xxh3::new(),
@@ -36,7 +36,7 @@ impl PackWriter {
         header[..8].copy_from_slice(MAGIC);
         header[8..].copy_from_slice(&VERSION.to_le_bytes());
         writer.write(&header);
-        Ok(writer)
+        writer
     }
 
     /// Whether a chunk of `raw_bytes` bytes still fits, even if nothing compresses it.
@@ -55,23 +55,48 @@ impl PackWriter {
         if raw_bytes == 0 || raw_bytes > MAX_CHUNK_BYTES {
             return Err(Error::invalid(format!("a chunk of {raw_bytes} bytes cannot be packed")));
         }
+        if !self.admits(digest, raw_bytes)? {
+            return Ok(());
+        }
+        let encoder = match &mut self.encoder {
+            Some(encoder) => encoder,
+            none => none.insert(Encoder::new()?),
+        };
+        let start = self.pack.len();
+        self.pack.resize(start + RECORD_BYTES as usize, 0);
+        let codec = encoder.encode(chunk, layout, &mut self.pack);
+        let stored_bytes = (self.pack.len() - start) as u32 - RECORD_BYTES as u32;
+        self.note(start, Record { codec, stored_bytes, raw_bytes, digest });
+        Ok(())
+    }
+
+    /// [`push`](Self::push) of a chunk as another pack stores it, which is known to be right.
+    pub fn push_stored(&mut self, record: Record, stored: &[u8]) -> Result<()> {
+        if self.admits(record.digest, record.raw_bytes)? {
+            let start = self.pack.len();
+            self.pack.resize(start + RECORD_BYTES as usize, 0);
+            self.pack.extend_from_slice(stored);
+            self.note(start, record);
+        }
+        Ok(())
+    }
+
+    /// Whether a chunk is to be added now; from then on it counts as added.
+    fn admits(&mut self, digest: Digest, raw_bytes: u32) -> Result<bool> {
         if !self.fits(raw_bytes) {
             return Err(Error::invalid("the pack is full").hint("finish it and begin another"));
         }
-        if !self.digests.insert(digest) {
-            return Ok(());
-        }
-        let start = self.pack.len();
-        self.pack.resize(start + RECORD_BYTES as usize, 0);
-        let codec = self.encoder.encode(chunk, layout, &mut self.pack);
+        Ok(self.digests.insert(digest))
+    }
+
+    /// Writes the record of the chunk whose stored bytes are the pack's last, behind room for it at `start`.
+    fn note(&mut self, start: usize, record: Record) {
+        let encoded = record.encode();
         let bytes = &mut self.pack[start..];
-        let stored_bytes = bytes.len() as u32 - RECORD_BYTES as u32;
-        let record = Record { codec, stored_bytes, raw_bytes, digest }.encode();
-        bytes[..RECORD_BYTES as usize].copy_from_slice(&record);
+        bytes[..RECORD_BYTES as usize].copy_from_slice(&encoded);
         self.checksum.update(bytes);
-        self.footer.extend_from_slice(&record);
-        self.raw_bytes += u64::from(raw_bytes);
-        Ok(())
+        self.footer.extend_from_slice(&encoded);
+        self.raw_bytes += u64::from(record.raw_bytes);
     }
 
     /// Writes the footer and hands the buffer back. A pack without a chunk is an error.
