@@ -104,6 +104,10 @@ class Uploader:
     sent_packs: int = 0
     key: int = 0
 
+    def close(self) -> None:
+        """Closes its connections."""
+        self.client.close()
+
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         headers = {**self.account.headers, **arguments.pop("headers", {})}
         return self.client.request(method, f"{API}{path}", headers=headers, **arguments)

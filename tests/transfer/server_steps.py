@@ -71,7 +71,8 @@ def collect_garbage(walk: Walk) -> None:
     for _, versions in walk.world.artifacts():
         for expired in versions.expired(walk.now_s()):
             versions.all.remove(expired)
-    collect(walk.services.database, walk.services.blobs, lease_s=LEASE_S, grace_s=GRACE_S)
+    done = collect(walk.services.database, walk.services.blobs, lease_s=LEASE_S, grace_s=GRACE_S)
+    walk.done["packs rewritten"] += done.rewritten_packs
     if walk.chance.random() < 0.2:
         sweep(walk.services.database, walk.services.blobs)
 
@@ -119,7 +120,15 @@ def end(walk: Walk) -> None:
     assert not problems, problems
     left = [blob.key for blob in walk.services.blobs.list()]
     assert not left, left
-    for table in (tables.packs, tables.chunks, tables.objects, tables.manifests, tables.versions, tables.doomed_blobs):
+    for table in (
+        tables.packs,
+        tables.chunks,
+        tables.moved_records,
+        tables.objects,
+        tables.manifests,
+        tables.versions,
+        tables.doomed_blobs,
+    ):
         query = sa.select(sa.func.count()).select_from(table)
         assert walk.services.database.read(lambda connection, query=query: connection.execute(query).scalar()) == 0
     assert walk.server_log.read_text() == ""

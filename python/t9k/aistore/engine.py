@@ -5,10 +5,19 @@ from __future__ import annotations
 from t9k.em._engine import (
     EngineError,
     ObjectHasher,
+    PackCopier,
     digest,
     manifest_objects,
     parse_chunk_table,
     verify_pack,
 )
 
-__all__ = ["EngineError", "ObjectHasher", "digest", "manifest_objects", "parse_chunk_table", "verify_pack"]
+__all__ = [
+    "EngineError",
+    "ObjectHasher",
+    "PackCopier",
+    "digest",
+    "manifest_objects",
+    "parse_chunk_table",
+    "verify_pack",
+]

@@ -24,6 +24,10 @@ def install(services: Services) -> None:
     for job in run_jobs(services.database, background, services.settings.crashed_after_s):
         background.add(job)
     for job in artifact_jobs(
-        services.database, services.blobs, services.settings, is_stopping=lambda: background.is_stopping
+        services.database,
+        services.blobs,
+        services.settings,
+        is_stopping=lambda: background.is_stopping,
+        note=lambda done: services.note_collected(done),
     ):
         background.add(job)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from t9k.aistore.accounts.failures import FailureLimits
 from t9k.aistore.artifacts.claims import Claims
+from t9k.aistore.artifacts.gc import Collected
 from t9k.aistore.background import Background
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.db import Database
@@ -23,6 +25,7 @@ class Services:
     background: Background
     failures: FailureLimits = field(default_factory=FailureLimits)
     claims: Claims = field(default_factory=Claims)
+    note_collected: Callable[[Collected], None] = lambda _: None  # told what each collection in the background did
 
     def close(self) -> None:
         """Stops the background jobs, then closes the database."""

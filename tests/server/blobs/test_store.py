@@ -45,6 +45,11 @@ def test_blob_is_what_was_put(store: BlobStore) -> None:
     assert store.size("packs/ab/one") == len(BODY)
 
 
+def test_room_is_unknown_or_some(store: BlobStore) -> None:
+    room = store.room()
+    assert room is None or room > len(BODY)
+
+
 @pytest.mark.parametrize("data", [b"", b"x", bytearray(b"array"), memoryview(b"-view-")[1:-1]])
 def test_any_buffer_is_taken(store: BlobStore, data: bytes) -> None:
     assert store.put_if_absent("a", data)

@@ -67,6 +67,7 @@ def make_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.room = Room((services.settings.packs_in_flight + 1) * MAX_PACK_BYTES)
     app.state.metrics = metrics.RequestMetrics()
+    services.note_collected = app.state.metrics.note_collected
     current = services.database.read(history.current)
     cors.allow(app, services.settings.cors_origins)
     app.add_middleware(Envelope, metrics=app.state.metrics, streaming=STREAMING, history=current)

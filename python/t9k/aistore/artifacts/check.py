@@ -13,7 +13,7 @@ from t9k.aistore import engine
 from t9k.aistore.artifacts.gc import ORPHAN_AGE_US
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.clock import now_us
-from t9k.aistore.db import Database, consistency, garbage, packs
+from t9k.aistore.db import Database, compaction, consistency, garbage, packs
 
 _ROWS = 1000
 
@@ -77,10 +77,10 @@ class Idle:
 
 
 def idle(database: Database) -> Idle:
-    """Bytes that would come back if packs were written anew without what nothing uses."""
+    """Bytes that would come back if all packs were written anew without what nothing uses."""
     size_bytes = count = 0
     for first in range(0, database.read(garbage.highest, "packs") + 1, _ROWS):
-        more_bytes, more = database.read(consistency.idle_bytes, first, first + _ROWS)
+        more_bytes, more = database.read(compaction.idle, first, first + _ROWS)
         size_bytes, count = size_bytes + more_bytes, count + more
     return Idle(size_bytes, count)
 
@@ -129,7 +129,7 @@ def _check_pack(database: Database, blobs: BlobStore, row: Any) -> Iterator[Prob
     if digest != bytes(row.digest):
         yield Problem("damaged", what, f"its digest is {digest.hex()}")
     there = {record.digest: record[1:] for record in packs.records_of(records)}
-    for chunk in database.read(consistency.chunks_in, row.id):
+    for chunk in database.read(consistency.chunks_in, row.id) + database.read(compaction.moved_from, row.id):
         if there.get(bytes(chunk.digest)) != (chunk.offset, chunk.length, chunk.raw_bytes):
             yield Problem("rows", what, f"chunk {bytes(chunk.digest).hex()} is not where the database says")
 

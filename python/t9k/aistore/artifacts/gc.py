@@ -8,6 +8,8 @@ protected by leases, and an object for as long as a lease after `plan` vouched f
 3. Objects without a manifest are deleted. Their chunks stay.
 4. Packs without an object and without a lease are condemned: their chunks answer "missing" from then on.
 5. Packs that were condemned longer than the grace period are deleted: first their rows, then their bytes.
+6. Packs that are mostly unused are rewritten (`compaction`): the next collection condemns the old ones. This is the
+   last step, since those before it make room.
 
 Each step is a transaction that looks again, so it may run beside everything else and be killed anywhere.
 """
@@ -16,8 +18,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
+from t9k.aistore.artifacts import compaction
 from t9k.aistore.blobs.store import BlobStore
 from t9k.aistore.clock import now_us
 from t9k.aistore.db import Database, garbage, versions
@@ -43,6 +46,14 @@ class Collected:
     condemned_packs: int = 0
     deleted_packs: int = 0
     deleted_bytes: int = 0
+    rewritten_packs: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    damaged_chunks: int = 0
+
+    def __add__(self, other: Collected) -> Collected:
+        """What two collections did."""
+        return Collected(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
 
 
 def collect(
@@ -51,6 +62,7 @@ def collect(
     *,
     lease_s: int,
     grace_s: int,
+    limits: compaction.Limits = compaction.UNLIMITED,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Collected:
     """Collects what is garbage now.
@@ -60,6 +72,7 @@ def collect(
         blobs: Where the bytes are.
         lease_s: How long an object stays after it was last vouched for.
         grace_s: How long a pack stays condemned.
+        limits: Of the rewriting of packs.
         is_stopping: Asked between transactions.
     """
     done = Collected()
@@ -68,13 +81,47 @@ def collect(
         _manifests(database, done),
         _objects(database, done, now_us() - lease_s * 1_000_000),
         _condemn(database, done),
-        _delete(database, done, now_us() - grace_s * 1_000_000),
+        _delete(database, done, grace_s),
         _bytes(database, blobs),
+        _compact(database, blobs, done, limits, is_stopping),
     ]
     for _ in itertools.chain.from_iterable(steps):
         if is_stopping():
             break
     return done
+
+
+@dataclass
+class Prospect:
+    """What a collection would do with packs now. `freed_bytes` is what rewritten packs give back in the end."""
+
+    deleted_packs: int = 0
+    deleted_bytes: int = 0
+    condemned_packs: int = 0
+    condemned_bytes: int = 0
+    rewritten_packs: int = 0
+    rewritten_bytes: int = 0
+    written_bytes: int = 0
+    freed_bytes: int = 0
+
+
+def look_ahead(database: Database, *, lease_s: int, grace_s: int) -> Prospect:
+    """Tells what `collect` would do with packs, to the byte, if nothing else changed. Only reads.
+
+    What only versions and manifests that go now still have stays for as long as a lease, here as there.
+    """
+    now, asked_before_us = now_us(), now_us() - lease_s * 1_000_000
+    found = Prospect(*database.read(garbage.deletable_packs, now - grace_s * 1_000_000))
+    for first, behind in _ranges(database, "packs", _PACKS):
+        count, size_bytes = database.read(garbage.unreached_packs, first, behind, now, asked_before_us)
+        found.condemned_packs += count
+        found.condemned_bytes += size_bytes
+    for group in compaction.groups(database, asked_before_us=asked_before_us):
+        found.rewritten_packs += len(group.packs)
+        found.written_bytes += group.written_bytes
+        found.freed_bytes += group.freed_bytes
+    found.rewritten_bytes = found.written_bytes + found.freed_bytes
+    return found
 
 
 def _retain(database: Database, done: Collected) -> Iterator[None]:
@@ -118,7 +165,8 @@ def _condemn(database: Database, done: Collected) -> Iterator[None]:
         yield
 
 
-def _delete(database: Database, done: Collected, condemned_before_us: int) -> Iterator[None]:
+def _delete(database: Database, done: Collected, grace_s: int) -> Iterator[None]:
+    condemned_before_us = now_us() - grace_s * 1_000_000
     for number in database.read(garbage.overdue_packs, condemned_before_us):
         size_bytes = database.write(garbage.delete_pack, number, condemned_before_us)
         done.deleted_packs += size_bytes > 0
@@ -132,6 +180,17 @@ def _bytes(database: Database, blobs: BlobStore) -> Iterator[None]:
             blobs.delete(key)
             database.write(garbage.forget_blob, key)
             yield
+
+
+def _compact(
+    database: Database, blobs: BlobStore, done: Collected, limits: compaction.Limits, is_stopping: Callable[[], bool]
+) -> Iterator[None]:
+    for rewritten in compaction.compact(database, blobs, limits, is_stopping):
+        done.rewritten_packs += rewritten.packs
+        done.read_bytes += rewritten.read_bytes
+        done.written_bytes += rewritten.written_bytes
+        done.damaged_chunks += rewritten.damaged_chunks
+        yield
 
 
 def _ranges(database: Database, what: str, step: int) -> Iterator[tuple[int, int]]:

@@ -55,7 +55,7 @@ def _is_right(database: Database, blobs: BlobStore, claimed: Any, is_stopping: C
     hasher = engine.ObjectHasher()
     start = 0
     while places := database.read(objects.places, claimed.id, start, _PLACES):
-        for run in _runs(places):
+        for run in runs(places):
             if is_stopping():
                 return None
             hasher.push_records(blobs.get(run.blob_key, run.start, run.end - run.start), run.offsets)
@@ -65,7 +65,7 @@ def _is_right(database: Database, blobs: BlobStore, claimed: Any, is_stopping: C
 
 
 @dataclass
-class _Run:
+class Run:
     """Records of a pack that lie behind one another, in the order of the object."""
 
     blob_key: str
@@ -74,8 +74,8 @@ class _Run:
     offsets: list[int]
 
 
-def _runs(places: list[Any]) -> Iterator[_Run]:
-    run: _Run | None = None
+def runs(places: list[Any]) -> Iterator[Run]:
+    run: Run | None = None
     for place in places:
         end = place.offset + place.length
         if (
@@ -89,6 +89,6 @@ def _runs(places: list[Any]) -> Iterator[_Run]:
             continue
         if run is not None:
             yield run
-        run = _Run(place.blob_key, place.offset, end, [0])
+        run = Run(place.blob_key, place.offset, end, [0])
     if run is not None:
         yield run

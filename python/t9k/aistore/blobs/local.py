@@ -69,6 +69,11 @@ class LocalBlobStore:
         except FileNotFoundError:
             return None
 
+    def room(self) -> int | None:
+        """See `BlobStore`."""
+        status = os.statvfs(self._root)
+        return status.f_bavail * status.f_frsize
+
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """See `BlobStore`."""
         for directory, _, names in os.walk(self._root):

@@ -52,6 +52,9 @@ class BlobStore(Protocol):
     def size(self, key: str) -> int | None:
         """Bytes of a blob; None if there is none."""
 
+    def room(self) -> int | None:
+        """Bytes that still fit; None if nobody knows or needs to care."""
+
     def list(self, prefix: str = "") -> Iterator[BlobInfo]:
         """All blobs whose keys begin so, in no order."""
 

@@ -83,24 +83,6 @@ def miscounted_manifest(connection: Connection, manifest_id: int) -> bool:
     )
 
 
-def idle_bytes(connection: Connection, first: int, behind: int) -> tuple[int, int]:
-    """Bytes of records that no object has, in packs of a range that have others too; and how many such packs."""
-    is_used = sa.select(sa.literal(1)).where(object_chunks.c.chunk_id == chunks.c.id).exists()
-    of_pack = (
-        sa.select(
-            sa.func.sum(sa.case((is_used, 0), else_=chunks.c.length)).label("idle_bytes"),
-            sa.func.max(sa.case((is_used, 1), else_=0)).label("is_kept"),
-        )
-        .join_from(packs, chunks, chunks.c.pack_id == packs.c.id)
-        .where(packs.c.id >= first, packs.c.id < behind, packs.c.condemned_us.is_(None))
-        .group_by(packs.c.id)
-        .subquery()
-    )
-    query = sa.select(sa.func.coalesce(sa.func.sum(of_pack.c.idle_bytes), 0), sa.func.count())
-    size_bytes, count = connection.execute(query.where(of_pack.c.is_kept == 1, of_pack.c.idle_bytes > 0)).one()
-    return int(size_bytes), int(count)
-
-
 def reached_condemned_packs(connection: Connection) -> list[bytes]:
     """Digests of packs that are condemned although an object or a lease has something of them."""
     used = sa.select(sa.literal(1)).select_from(chunks.join(object_chunks, object_chunks.c.chunk_id == chunks.c.id))

@@ -80,22 +80,62 @@ def delete_manifest(connection: Connection, manifest_id: int) -> bool:
 
 def delete_objects(connection: Connection, first: int, behind: int, asked_before_us: int) -> int:
     """Removes objects that no manifest names and that `plan` has not vouched for lately. Their chunks stay."""
-    is_named = sa.select(sa.literal(1)).where(manifest_objects.c.object_id == objects.c.id).exists()
-    statement = sa.delete(objects).where(
-        objects.c.id >= first, objects.c.id < behind, objects.c.asked_us < asked_before_us, ~is_named
-    )
+    statement = sa.delete(objects).where(objects.c.id >= first, objects.c.id < behind, ~_stays(asked_before_us))
     return connection.execute(statement).rowcount
+
+
+def _stays(asked_before_us: int) -> sa.ColumnElement[bool]:
+    is_named = sa.select(sa.literal(1)).where(manifest_objects.c.object_id == objects.c.id).exists()
+    return (objects.c.asked_us >= asked_before_us) | is_named
+
+
+def is_used(asked_before_us: int | None = None) -> sa.ColumnElement[bool]:
+    """Whether an object has a chunk of the statement; with a time, one that `delete_objects` leaves."""
+    uses = sa.select(sa.literal(1)).where(object_chunks.c.chunk_id == chunks.c.id)
+    if asked_before_us is not None:
+        uses = uses.where(objects.c.id == object_chunks.c.object_id, _stays(asked_before_us))
+    return uses.correlate(chunks).exists()
 
 
 def condemn_packs(connection: Connection, first: int, behind: int, now_us: int) -> int:
     """Ends leases that have expired, and condemns packs of which no object and no lease has anything."""
     connection.execute(sa.delete(leases).where(leases.c.expires_us < now_us))
-    uses = sa.select(sa.literal(1)).select_from(chunks.join(object_chunks, object_chunks.c.chunk_id == chunks.c.id))
-    is_used = uses.where(chunks.c.pack_id == packs.c.id).exists()
-    is_leased = sa.select(sa.literal(1)).where(lease_packs.c.pack_id == packs.c.id).exists()
     in_range = (packs.c.id >= first) & (packs.c.id < behind) & packs.c.condemned_us.is_(None)
-    statement = sa.update(packs).where(in_range, ~is_leased, ~is_used).values(condemned_us=now_us)
+    statement = sa.update(packs).where(in_range, ~_is_leased(now_us), ~_has_used()).values(condemned_us=now_us)
     return connection.execute(statement).rowcount
+
+
+def _is_leased(now_us: int) -> sa.ColumnElement[bool]:
+    of_pack = (lease_packs.c.pack_id == packs.c.id) & (leases.c.expires_us >= now_us)
+    return sa.select(sa.literal(1)).join_from(lease_packs, leases).where(of_pack).exists()
+
+
+def _has_used(asked_before_us: int | None = None) -> sa.ColumnElement[bool]:
+    return sa.select(sa.literal(1)).where(chunks.c.pack_id == packs.c.id, is_used(asked_before_us)).exists()
+
+
+def unreached_packs(
+    connection: Connection, first: int, behind: int, now_us: int, asked_before_us: int
+) -> tuple[int, int]:
+    """Number and bytes of the packs in a range that a collection would condemn now."""
+    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(packs.c.size_bytes), 0)).where(
+        packs.c.id >= first,
+        packs.c.id < behind,
+        packs.c.condemned_us.is_(None),
+        ~_is_leased(now_us),
+        ~_has_used(asked_before_us),
+    )
+    count, size_bytes = connection.execute(query).one()
+    return int(count), int(size_bytes)
+
+
+def deletable_packs(connection: Connection, condemned_before_us: int) -> tuple[int, int]:
+    """Number and bytes of the packs that a collection would delete now."""
+    if are_blobs_held(connection):
+        return 0, 0
+    query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(packs.c.size_bytes), 0))
+    count, size_bytes = connection.execute(query.where(packs.c.condemned_us < condemned_before_us)).one()
+    return int(count), int(size_bytes)
 
 
 def overdue_packs(connection: Connection, condemned_before_us: int) -> list[int]:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from t9k.aistore.clock import new_id
 from t9k.aistore.db import bulk
-from t9k.aistore.db.tables.artifacts import domains, lease_packs, leases, packs
+from t9k.aistore.db.tables.artifacts import chunks, domains, lease_packs, leases, moved_records, packs
 
 
 def domain_id(connection: Connection, name: str) -> int | None:
@@ -68,14 +68,22 @@ def _put(dialect: str) -> Any:
 
 
 def protect(connection: Connection, lease_id: str, pack_ids: Iterable[int]) -> set[int]:
-    """Puts packs under a lease; answers those that are there and not condemned, which now stay."""
+    """Puts packs under a lease; answers those that are there and not condemned, which now stay.
+
+    So do those to which their chunks were moved since somebody looked.
+    """
     wanted = sorted(pack_ids)
     alive: set[int] = set()
     for start in range(0, len(wanted), bulk.BATCH_ROWS):
         batch = bulk.table_of(connection, pack_id=(sa.BigInteger, wanted[start : start + bulk.BATCH_ROWS]))
         there = bulk.look_up(batch, (packs, packs.c.id == batch.c.pack_id))
         query = sa.select(packs.c.id).select_from(there).where(packs.c.condemned_us.is_(None))
-        alive.update(connection.execute(query).scalars())
+        moved = (
+            (moved_records, moved_records.c.pack_id == packs.c.id),
+            (chunks, chunks.c.id == moved_records.c.chunk_id),
+        )
+        now_in = sa.select(chunks.c.pack_id).select_from(bulk.look_up(there, *moved))
+        alive.update(connection.execute(sa.union(query, now_in)).scalars())
     rows = [{"lease_id": lease_id, "pack_id": pack_id} for pack_id in sorted(alive)]
     if rows:
         connection.execute(_put(connection.dialect.name), rows)

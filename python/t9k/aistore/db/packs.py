@@ -11,7 +11,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.db import bulk
-from t9k.aistore.db.tables.artifacts import chunks, domains, doomed_blobs, manifest_objects, object_chunks, packs
+from t9k.aistore.db.tables.artifacts import (
+    chunks,
+    domains,
+    doomed_blobs,
+    manifest_objects,
+    moved_records,
+    object_chunks,
+    packs,
+)
 
 _RECORD = struct.Struct("<32sQII")
 
@@ -62,13 +70,16 @@ def _put(dialect: str) -> Any:
     return statement.returning(packs.c.id, packs.c.blob_key)
 
 
-def put_chunks(connection: Connection, domain: int, pack_id: int, records: Sequence[Record]) -> None:
-    """Notes where chunks are. One that is known already stays where it is, unless that is condemned."""
+def put_chunks(
+    connection: Connection, domain: int, pack_id: int, records: Sequence[Record], sources: Sequence[int] = ()
+) -> None:
+    """Notes where chunks are. One that is known already stays where it is, unless that is condemned or a source."""
     dialect = connection.dialect.name
     for start in range(0, len(records), bulk.BATCH_ROWS):
         digests, offsets, lengths, raw = zip(*records[start : start + bulk.BATCH_ROWS], strict=True)
         batch = bulk.values_of(dialect, "batch", digest=digests, offset=offsets, length=lengths, raw_bytes=raw)
-        connection.execute(_put_chunks(dialect), batch | {"domain": domain, "pack": pack_id})
+        given = {"domain": domain, "pack": pack_id, "sources": sources}
+        connection.execute(_put_chunks(dialect), batch | given)
 
 
 @cache
@@ -77,6 +88,7 @@ def _put_chunks(dialect: str) -> Any:
     number = sa.BigInteger
     batch = bulk.prepared(dialect, "batch", digest=sa.LargeBinary, offset=number, length=number, raw_bytes=number)
     domain, pack = (sa.bindparam(name, type_=number) for name in ("domain", "pack"))
+    sources = sa.bindparam("sources", type_=number, expanding=True)
     rows = sa.select(domain, batch.c.digest, pack, batch.c.offset, batch.c.length, batch.c.raw_bytes)
     rows = rows.where(sa.true())  # without it SQLite takes ON CONFLICT for a join's ON
     statement = bulk.insert_into(dialect, chunks).from_select(columns, rows)
@@ -84,7 +96,7 @@ def _put_chunks(dialect: str) -> Any:
     return statement.on_conflict_do_update(
         index_elements=["domain_id", "digest"],
         set_={name: statement.excluded[name] for name in columns[2:]},
-        where=condemned.scalar_subquery().is_not(None),
+        where=condemned.scalar_subquery().is_not(None) | chunks.c.pack_id.in_(sources),
     )
 
 
@@ -115,11 +127,11 @@ def _chunk_of(batch: sa.Subquery, domain: int | sa.ScalarSelect[Any]) -> tuple[s
 _PACK = (packs, packs.c.id == chunks.c.pack_id)
 
 
-def _is_of(manifest_id: int) -> sa.ColumnElement[bool]:
+def _is_of(manifest_id: int, chunk_id: sa.ColumnElement[int] = chunks.c.id) -> sa.ColumnElement[bool]:
     """Whether an object of a manifest has the chunk."""
     uses = sa.select(sa.literal(1)).select_from(object_chunks)
     uses = uses.join(manifest_objects, manifest_objects.c.object_id == object_chunks.c.object_id)
-    return uses.where(object_chunks.c.chunk_id == chunks.c.id, manifest_objects.c.manifest_id == manifest_id).exists()
+    return uses.where(object_chunks.c.chunk_id == chunk_id, manifest_objects.c.manifest_id == manifest_id).exists()
 
 
 def locate(connection: Connection, domain: int, manifest_id: int, digests: Sequence[bytes]) -> Iterator[Any]:
@@ -140,20 +152,23 @@ def locate(connection: Connection, domain: int, manifest_id: int, digests: Seque
 
 
 def spans(connection: Connection, pack_id: int, manifest_id: int, start: int, end: int) -> list[tuple[int, int]]:
-    """The records of a pack that a manifest reaches and that have a byte in a range, as ranges; neighbours are one."""
-    query = (
-        sa.select(chunks.c.offset, chunks.c.offset + chunks.c.length)
-        .where(
-            chunks.c.pack_id == pack_id,
-            chunks.c.offset > start - _MAX_RECORD_BYTES,
-            chunks.c.offset < end,
-            chunks.c.offset + chunks.c.length > start,
-            _is_of(manifest_id),
+    """The records of a pack that a manifest reaches and that have a byte in a range, as ranges; neighbours are one.
+
+    Also those that were copied elsewhere meanwhile: what `locate` once said holds until the pack goes.
+    """
+
+    def of(table: sa.Table, chunk_id: sa.ColumnElement[int]) -> sa.Select[Any]:
+        return sa.select(table.c.offset, (table.c.offset + table.c.length).label("behind")).where(
+            table.c.pack_id == pack_id,
+            table.c.offset > start - _MAX_RECORD_BYTES,
+            table.c.offset < end,
+            table.c.offset + table.c.length > start,
+            _is_of(manifest_id, chunk_id),
         )
-        .order_by(chunks.c.offset)
-    )
+
+    found = sa.union(of(chunks, chunks.c.id), of(moved_records, moved_records.c.chunk_id))
     merged: list[tuple[int, int]] = []
-    for first, behind in connection.execute(query):
+    for first, behind in connection.execute(found.order_by("offset")):
         if merged and merged[-1][1] == first:
             first = merged.pop()[0]
         merged.append((first, behind))

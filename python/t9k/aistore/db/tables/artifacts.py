@@ -55,6 +55,17 @@ chunks = Table(
     Index(None, "pack_id", "offset"),
 )
 
+# Where chunks were before they were copied to another pack: who was told so reads them there until the old pack goes.
+moved_records = Table(
+    "moved_records",
+    metadata,
+    Column("pack_id", ForeignKey("packs.id", ondelete="CASCADE"), primary_key=True),
+    Column("offset", sa.BigInteger, primary_key=True),
+    Column("length", sa.Integer, nullable=False),
+    Column("chunk_id", ForeignKey("chunks.id", ondelete="CASCADE"), nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
 # A row for each way in which an object was said to be cut. A false one is marked bad and is in no honest one's way.
 objects = Table(
     "objects",
