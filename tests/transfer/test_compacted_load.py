@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from harness import Serving, run_server
-from proxy import Faults, Proxy, proxied
+from proxy import Faults, Proxy
 from t9k import em
 from t9k.aistore.artifacts.check import check
 from t9k.aistore.artifacts.gc import Collected, collect
@@ -44,12 +44,6 @@ def services(server: Serving, database_url: str | None) -> Iterator[Services]:
     """The same data, opened by another process."""
     with contextlib.closing(open_services(Settings(data_dir=server.data, database_url=database_url))) as opened:
         yield opened
-
-
-@pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as one:
-        yield one
 
 
 @pytest.fixture
