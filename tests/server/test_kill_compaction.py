@@ -273,7 +273,7 @@ def test_server_and_collector_killed_under_load_lose_nothing(tmp_path: Path, dat
 def test_full_disk_ends_it_and_the_service_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)], check=False).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
         with (
