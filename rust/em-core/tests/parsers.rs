@@ -4,7 +4,7 @@
 //! A million cases of each: `PROPTEST_CASES=1000000 cargo test --release -p em-core --test parsers --test pack_parsers`, with `TMPDIR` in
 //! memory. Failures are kept in `parsers.regressions`. On 2026-11-25 and 26 each parser here ran so
 //! without one, leases and the stat cache in several runs (their cases are `gc` runs on real files, and write a file each), manifests
-//! after they were streamed, chunk tables also read in parts.
+//! after they were streamed, chunk tables also read in parts, intents with what interrupted adds leave.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::{
