@@ -314,7 +314,7 @@ fn begun(place: &Place) -> Assembly {
     let assembly = place.assembly();
     for file in &place.files {
         let (chunk, bytes) = place.from.chunks(Digest::of(file)).unwrap()[0];
-        let mut writer = em_core::pack::writer::PackWriter::new(Vec::new()).unwrap();
+        let mut writer = em_core::pack::writer::PackWriter::new(Vec::new());
         writer.push(chunk, None, &file[..bytes as usize]).unwrap();
         let pack = writer.finish().unwrap();
         let entry = Pack::open(&pack).unwrap().index.entries[0];
