@@ -21,7 +21,7 @@ from harness import Serving, run_postgresql, run_server  # noqa: E402
 from t9k import em  # noqa: E402
 from t9k.em.client.connection import connected  # noqa: E402
 from t9k.em.client.placement import Target  # noqa: E402
-from t9k.em.client.session import Body, Session  # noqa: E402
+from t9k.em.client.session import Answer, Body, Request, Session  # noqa: E402
 from t9k.em.transfer.progress import Report  # noqa: E402
 from t9k.em.transfer.upload import upload_artifact  # noqa: E402
 
@@ -99,11 +99,11 @@ class Counted:
         self.requests = self.sent_bytes = self.received_bytes = 0
         send = Session._send
 
-        def counting(session: Session, method: str, path: str, params, body, *rest):  # type: ignore[no-untyped-def]
+        def counting(session: Session, request: Request) -> Answer:
             self.requests += 1
-            if body is not None:
+            if (body := request.body) is not None:
                 self.sent_bytes += len(body) if isinstance(body, bytes | Body) else body.seek(0, 2)
-            answer = send(session, method, path, params, body, *rest)
+            answer = send(session, request)
             self.received_bytes += len(answer.body)
             return answer
 
