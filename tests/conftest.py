@@ -1,13 +1,15 @@
-"""Databases of both kinds: a test that takes `database_url` runs on SQLite and on PostgreSQL.
+"""Databases of both kinds and disks that are soon full.
 
-PostgreSQL is the system's: a private cluster on a socket, started once. Where it is not installed these tests are
-skipped, and in CI that is an error.
+A test that takes `database_url` runs on SQLite and on PostgreSQL. PostgreSQL is the system's: a private cluster on a
+socket, started once. Where it is not installed these tests are skipped, and in CI that is an error.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -36,3 +38,22 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
     with new_schema(request.getfixturevalue("postgresql")) as url:
         yield url
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a file system in memory of so many MiB, below the test's directory."""
+    with ExitStack() as mounted:
+
+        def make(mib: int) -> Path:
+            path = tmp_path / f"{mib} MiB"
+            path.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(path)]
+            if subprocess.run(command, check=False).returncode:
+                if os.environ.get("CI"):
+                    pytest.fail("no file system can be mounted, and CI must not skip it")
+                pytest.skip("no file system can be mounted here, which takes root")
+            mounted.callback(subprocess.run, ["umount", str(path)], check=True)
+            return path
+
+        yield make

@@ -15,6 +15,7 @@ from t9k.aistore.api.app import make_app
 from t9k.aistore.db import Database
 from t9k.aistore.services import Services, open_services
 from t9k.aistore.settings import Settings
+from uploads import Uploader
 
 
 @pytest.fixture
@@ -61,6 +62,18 @@ def api(services: Services) -> Iterator[TestClient]:
     client = TestClient(make_app(services), raise_server_exceptions=False)
     yield client
     client.close()
+
+
+@pytest.fixture
+def uploader(api: TestClient, ada: Account) -> Uploader:
+    """Ada's client for artifacts."""
+    return Uploader(api, ada)
+
+
+@pytest.fixture
+def other(api: TestClient, bob: Account) -> Uploader:
+    """Bob's."""
+    return Uploader(api, bob)
 
 
 @pytest.fixture

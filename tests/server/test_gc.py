@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
-from harness import Account
-from starlette.testclient import TestClient
 from t9k.aistore.artifacts.check import Idle, check, idle
 from t9k.aistore.artifacts.gc import Collected, collect, sweep
 from t9k.aistore.artifacts.verification import check_objects
@@ -27,12 +25,6 @@ RECORD_BYTES = 41
 
 LATER = -10
 """Seconds: of leases and graces that are over already."""
-
-
-@pytest.fixture
-def uploader(api: TestClient, ada: Account) -> Uploader:
-    """Ada's client."""
-    return Uploader(api, ada)
 
 
 def run(services: Services, *, lease_s: int = LATER, grace_s: int = LATER) -> Collected:

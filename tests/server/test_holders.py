@@ -5,22 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import Account
-from starlette.testclient import TestClient
 from t9k.aistore.artifacts import versions
 from uploads import Content, Uploader, digest, noise
 
 WEIGHTS, LICENSE = noise("weights", 5000), b"license"
-
-
-@pytest.fixture
-def uploader(api: TestClient, ada: Account) -> Uploader:
-    return Uploader(api, ada)
-
-
-@pytest.fixture
-def other(api: TestClient, bob: Account) -> Uploader:
-    return Uploader(api, bob)
 
 
 def upload(uploader: Uploader, name: str, *contents: bytes) -> Any:

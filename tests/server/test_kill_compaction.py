@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -269,49 +270,44 @@ def test_server_and_collector_killed_under_load_lose_nothing(tmp_path: Path, dat
         look(serving, key, done)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
-def test_full_disk_ends_it_and_the_service_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)], check=False).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    try:
-        with (
-            run_server(mount / "served") as serving,
-            contextlib.closing(open_services(Settings(data_dir=mount / "served"))) as services,
-            contextlib.closing(client_of(serving, serving.api_key)) as uploader,
-        ):
-            kept = [noise(("kept", at), 1 << 20) for at in range(3)]
-            gone = [noise(("gone", at), 1 << 20) for at in range(5)]
-            whole = uploader.upload(Content({"kept": kept, "gone": gone}))["node"]["id"]
-            node_id = uploader.commit(Content({"kept": kept})).json()["node"]["id"]
-            check_objects(services.database, services.blobs)
-            uploader.call("DELETE", f"/nodes/{whole}")
-            uploader.call("DELETE", f"/trash/{whole}")
-            pass_a_day(services)
-            limits = Limits(written_bytes=0)
-            collect(services.database, services.blobs, lease_s=LATER, grace_s=86_400, limits=limits)
-            assert json.loads(gc(mount, "--dry-run"))["rewritten_packs"] == 1
-            filler = mount / "filler"
-            filler.write_bytes(bytes(room(mount) - (2 << 20)))  # not as much as a new pack takes
-            before = sorted(blob.key for blob in services.blobs.list())
-            assert json.loads(gc(mount))["rewritten_packs"] == 0  # it sees that, and begins nothing
-            with monkeypatch.context() as blind:
-                blind.setattr(services.blobs, "room", lambda: None)  # as when uploads take the room meanwhile
-                done = collect(services.database, services.blobs, lease_s=LATER, grace_s=86_400)
-            assert done.rewritten_packs == 0
-            assert sorted(blob.key for blob in services.blobs.list()) == before
-            assert room(mount) > 1 << 20
-            uploader.lease = None
-            assert uploader.put(pack_of([noise(("long", at), 1 << 20) for at in range(3)])).status_code == 507
-            assert uploader.put(pack_of([noise("short", 1000)])).status_code == 201
-            assert uploader.download(node_id) == {digest(b"".join(kept)): b"".join(kept)}
-            filler.unlink()
-            assert json.loads(gc(mount, "--grace", "0"))["rewritten_packs"] == 1
-            assert uploader.download(node_id) == {digest(b"".join(kept)): b"".join(kept)}
-            assert list(check(services.database, services.blobs, read=True)) == []
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
+def test_full_disk_ends_it_and_the_service_goes_on(
+    small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount = small_disk(64)
+    with (
+        run_server(mount / "served") as serving,
+        contextlib.closing(open_services(Settings(data_dir=mount / "served"))) as services,
+        contextlib.closing(client_of(serving, serving.api_key)) as uploader,
+    ):
+        kept = [noise(("kept", at), 1 << 20) for at in range(3)]
+        gone = [noise(("gone", at), 1 << 20) for at in range(5)]
+        whole = uploader.upload(Content({"kept": kept, "gone": gone}))["node"]["id"]
+        node_id = uploader.commit(Content({"kept": kept})).json()["node"]["id"]
+        check_objects(services.database, services.blobs)
+        uploader.call("DELETE", f"/nodes/{whole}")
+        uploader.call("DELETE", f"/trash/{whole}")
+        pass_a_day(services)
+        limits = Limits(written_bytes=0)
+        collect(services.database, services.blobs, lease_s=LATER, grace_s=86_400, limits=limits)
+        assert json.loads(gc(mount, "--dry-run"))["rewritten_packs"] == 1
+        filler = mount / "filler"
+        filler.write_bytes(bytes(room(mount) - (2 << 20)))  # not as much as a new pack takes
+        before = sorted(blob.key for blob in services.blobs.list())
+        assert json.loads(gc(mount))["rewritten_packs"] == 0  # it sees that, and begins nothing
+        with monkeypatch.context() as blind:
+            blind.setattr(services.blobs, "room", lambda: None)  # as when uploads take the room meanwhile
+            done = collect(services.database, services.blobs, lease_s=LATER, grace_s=86_400)
+        assert done.rewritten_packs == 0
+        assert sorted(blob.key for blob in services.blobs.list()) == before
+        assert room(mount) > 1 << 20
+        uploader.lease = None
+        assert uploader.put(pack_of([noise(("long", at), 1 << 20) for at in range(3)])).status_code == 507
+        assert uploader.put(pack_of([noise("short", 1000)])).status_code == 201
+        assert uploader.download(node_id) == {digest(b"".join(kept)): b"".join(kept)}
+        filler.unlink()
+        assert json.loads(gc(mount, "--grace", "0"))["rewritten_packs"] == 1
+        assert uploader.download(node_id) == {digest(b"".join(kept)): b"".join(kept)}
+        assert list(check(services.database, services.blobs, read=True)) == []
 
 
 def room(mount: Path) -> int:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,16 +147,9 @@ def test_killed_server_has_all_that_it_acknowledged(tmp_path: Path, database_url
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Path]:
+def mount(small_disk: Callable[[int], Path]) -> Path:
     """A file system of 24 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system takes root")
-    mount = tmp_path / "small"
-    mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=False).returncode:
-        pytest.skip("no tmpfs can be mounted here")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    return small_disk(24)
 
 
 def enlarge(mount: Path) -> None:

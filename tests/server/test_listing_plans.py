@@ -107,13 +107,16 @@ def test_listings_of_a_large_folder_use_indices_at_any_depth(database: Database,
 
 
 def check_pages(database: Database, big_folder: str) -> None:
-    """Every order, both ways, at three depths."""
+    """Every order, both ways, at three depths.
+
+    Not in the last hundredth: PostgreSQL knows values by hundredths, and of less it may fetch and sort what is left.
+    """
     indices = {order: f"ix_nodes_by_{order}" for order in listing.ORDERS}
     for order, columns in listing.ORDERS.items():
         for descending in (False, True):
             direction = [column.desc() if descending else column for column in columns]
             costs = []
-            for depth in (0, IN_FOLDER // 2, IN_FOLDER * 99 // 100):
+            for depth in (0, IN_FOLDER // 2, IN_FOLDER * 95 // 100):
                 after = None
                 if depth:
                     found = sa.select(*columns).where(table.c.parent_id == big_folder)

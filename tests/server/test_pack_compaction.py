@@ -41,12 +41,6 @@ DAY = 86_400
 NOT_NOW = Limits(written_bytes=0)
 
 
-@pytest.fixture
-def uploader(api: TestClient, ada: Account) -> Uploader:
-    """Ada's client."""
-    return Uploader(api, ada)
-
-
 def run(services: Services, *, grace_s: int = DAY, limits: Limits = compaction.UNLIMITED) -> Collected:
     return collect(services.database, services.blobs, lease_s=LATER, grace_s=grace_s, limits=limits)
 

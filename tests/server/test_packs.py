@@ -6,21 +6,12 @@ import struct
 
 import pytest
 import sqlalchemy as sa
-from harness import Account
-from starlette.testclient import TestClient
 from t9k.aistore.artifacts.leases import SLACK
 from t9k.aistore.clock import now_us
 from t9k.aistore.db.tables.artifacts import leases
 from t9k.aistore.services import Services
 from test_database import statements
 from uploads import Content, Uploader, digest, noise, pack_name, pack_of, pack_of_records, record, signed
-
-
-@pytest.fixture
-def uploader(api: TestClient, ada: Account) -> Uploader:
-    """Ada's client."""
-    return Uploader(api, ada)
-
 
 CHUNKS = [noise(number, 300) for number in range(3)]
 RECORDS = [record(chunk) for chunk in CHUNKS]

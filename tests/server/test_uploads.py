@@ -61,18 +61,6 @@ def verify(services: Services) -> int:
     return check_objects(services.database, services.blobs)
 
 
-@pytest.fixture
-def uploader(api: TestClient, ada: Account) -> Uploader:
-    """Ada's client."""
-    return Uploader(api, ada)
-
-
-@pytest.fixture
-def other(api: TestClient, bob: Account) -> Uploader:
-    """Bob's client."""
-    return Uploader(api, bob)
-
-
 def share(services: Services, node_id: str, account: Account, access: str = "view") -> None:
     row = {
         "node_id": node_id,
