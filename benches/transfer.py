@@ -4,8 +4,8 @@
 BF16 weights in four files; B is A with half of its tensors changed a little, as an optimizer does, and a small tensor
 in front. Each round has a new server (its start is not counted) and new stores. Wall times are ratios to hf_xet's
 `upload_files` into its own local store, and to `curl` of the artifact's packs from the same server to disk, both in
-the same round; requests and bytes are exact. Without hf_xet or curl their rows are left out. A is loaded twice, the
-second time when the page cache has let go of the packs: it has nothing of one that was just uploaded.
+the same round; requests and bytes are exact. Without hf_xet or curl their rows are left out. A is loaded twice: when
+the server has read its packs to hash it, and when the page cache has let go of them.
 """
 
 from __future__ import annotations
