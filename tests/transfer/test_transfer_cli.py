@@ -11,13 +11,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Serving
-from proxy import Faults, proxied
+from liar import lying
+from proxy import Faults, Proxy, proxied
 from t9k import em
+from t9k.em import _engine
+from t9k.em.client import artifacts, nodes
+from t9k.em.client.connection import connected
 from t9k.em.errors import NotFoundError
-from trees import contents, make_artifact, make_tree
+from t9k.em.transfer.origins import find_on_server
+from trees import artifact_of, contents, make_artifact, make_tree
 
 EM = [sys.executable, "-m", "t9k.em"]
 
@@ -221,6 +227,56 @@ def test_origin_of_a_file_that_only_the_server_knows(configured: Path, server: S
     nowhere = run("origin", str(model))
     assert nowhere.returncode == 1
     assert "in no local artifact, and in none on the server that you may see" in nowhere.stdout
+
+
+def test_origin_goes_on_where_an_artifact_is_gone_and_asks_for_a_version_once(
+    home: Path, proxy: Proxy, server: Serving, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    em.login(proxy.url, server.api_key)
+    session = connected()
+    files = [os.urandom(100) for _ in range(3)]
+    digests = [_engine.digest(file).hex() for file in files]
+    for made in (artifact_of("gone", *files), artifact_of("kept", *files)):
+        made.upload(folder, make_folder=True)
+    kept, gone = f"/{server.user}/{folder}/kept:1", f"/{server.user}/{folder}/gone:1"
+    proxy.reset()
+    for number, (digest, (found, has_more)) in enumerate(find_on_server(session, digests)):
+        assert (digest, has_more) == (digests[number], False)
+        assert [(one.artifact, one.paths) for one in found] == [
+            (gone, [f"gone-{number}"]),
+            (kept, [f"kept-{number}"]),
+        ]
+    assert len(proxy.requests) == 3 + 2 * 3  # who holds each, and version, manifest and lineage of both
+
+    ask = artifacts.holders
+
+    def holders_of_which_one_goes(*arguments: Any) -> tuple[list[tuple[str, int]], bool]:
+        answer = ask(*arguments)
+        if node := nodes.find(session, gone.removesuffix(":1")):
+            session.request("DELETE", f"/nodes/{node.id}", "cannot delete")
+        return answer
+
+    monkeypatch.setattr(artifacts, "holders", holders_of_which_one_goes)
+    for _, (found, _) in find_on_server(session, digests):
+        assert [one.artifact for one in found] == [kept]
+
+
+def test_origin_tells_what_the_server_said_before_it_failed(configured: Path, server: Serving) -> None:
+    em.login(server.url, server.api_key)
+    artifact_of("good", b"good").upload("failing", make_folder=True)
+    artifact_of("bad", b"bad").upload("failing")
+    shutil.rmtree(".em")
+
+    def lie(path: str, body: bytes) -> bytes:
+        return b"{}" if path.endswith(f"/objects/{_engine.digest(b'bad').hex()}/artifacts?limit=20") else body
+
+    with lying(server.url, lie) as liar:
+        assert run("login", "--host", liar, "--api-key-stdin", stdin=server.api_key).returncode == 0
+        told = run("origin", "good-0", "bad-0")
+    assert told.returncode == 1
+    assert f"/{server.user}/failing/good:1: good-0\n" in told.stdout
+    assert told.stdout.endswith("  in no local artifact\n")
+    assert told.stderr.startswith("Warning: ")
 
 
 def test_ls_lists_folders_and_artifacts_of_the_server(configured: Path, server: Serving) -> None:

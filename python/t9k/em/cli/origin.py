@@ -34,7 +34,7 @@ def command(files: tuple[str, ...], local: bool, as_json: bool) -> None:
 
     A file is known by its bytes, wherever it was copied to and however it is named now. All files below a
     directory are looked for; a digest is what `em hash` prints. For what no run here has marked the server is
-    asked as well, if you are logged in to one.
+    asked as well, if you are logged in to one; it knows which runs made or read an artifact, not which version of it.
     """
     from t9k.em.cli.places import artifact_dirs
     from t9k.em.origins import find_origins
@@ -44,7 +44,7 @@ def command(files: tuple[str, ...], local: bool, as_json: bool) -> None:
     runs, problems = find_records(run_parent_dir())
     for problem in problems:
         click.echo(f"Warning: {printable(problem)}", err=True)
-    origins = find_origins({digest for _, digest in named}, artifact_dirs(), runs)
+    origins = find_origins(dict.fromkeys(digest for _, digest in named), artifact_dirs(), runs)
     open_questions = [digest for digest, found in origins.items() if not any(origin.marks for origin in found)]
     there = {} if local else _on_server(open_questions)
     if as_json:
@@ -72,19 +72,20 @@ def _named(files: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _on_server(digests: list[str]) -> dict[str, _Found]:
-    """What the server says of some objects, by digest; nothing, with a warning, if it cannot be asked."""
+    """What the server says of some objects, by digest; with a warning, what it said until it could not be asked."""
     from t9k.em.client.connection import connected, is_configured
     from t9k.em.errors import EmError
     from t9k.em.transfer.origins import find_on_server
 
     if not digests or not is_configured():
         return {}
+    there: dict[str, _Found] = {}
     try:
-        session = connected()
-        return {digest: find_on_server(session, digest) for digest in digests}
+        for digest, found in find_on_server(connected(), digests):
+            there[digest] = found
     except EmError as error:
         click.echo(f"Warning: {printable(str(error))}", err=True)
-        return {}
+    return there
 
 
 def _as_dict(name: str, digest: str, origins: list[Origin], there: _Found | None) -> dict[str, Any]:

@@ -175,8 +175,8 @@ def resolve(session: Session, path: str) -> Version:
     return version_of(session.request("GET", "/artifacts", what, params={"path": path}).json(), what)
 
 
-def holders(session: Session, digest: str, limit: int) -> tuple[list[Version], bool]:
-    """Artifacts that have an object, each in its newest version that has it, and whether there may be more."""
+def holders(session: Session, digest: str, limit: int) -> tuple[list[tuple[str, int]], bool]:
+    """Ids of the artifacts that have an object, each with its newest version that has it; whether there may be more."""
     what = f"cannot look for {digest} at {session.url}"
     found = session.request("GET", f"/objects/{digest}/artifacts", what, params={"limit": limit}).json()
     try:
@@ -184,8 +184,13 @@ def holders(session: Session, digest: str, limit: int) -> tuple[list[Version], b
         is_truncated = bool(found["truncated"])
     except (KeyError, TypeError, ValueError):
         raise _garbage(what) from None
-    documents = (session.request("GET", f"/artifacts/{node}", what, params={"version": n}) for node, n in named)
-    return [version_of(document.json(), what) for document in documents], is_truncated
+    return named, is_truncated
+
+
+def version(session: Session, node: str, number: int) -> Version:
+    """A version of an artifact whose id is known."""
+    what = f"cannot find version {number} of an artifact at {session.url}"
+    return version_of(session.request("GET", f"/artifacts/{node}", what, params={"version": number}).json(), what)
 
 
 def version_of(document: Any, what: str) -> Version:
