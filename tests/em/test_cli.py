@@ -44,6 +44,26 @@ def test_adds_lists_verifies_and_reports_damage(run) -> None:
     assert run("verify")[0] == run("verify", local.strip())[0] == 0
 
 
+def test_verify_names_the_files_where_another_artifact_is_damaged_too(run, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = [run("add", "a/1.txt", "a/2.bin", "--name", name)[1].strip() for name in ("x", "y", "z")]
+    digest = run("hash", "a/1.txt")[1].split()[0]
+    damaged = Path(".em/store/objects", digest[:2], digest[2:])
+    damaged.chmod(0o644)
+    damaged.write_text("two")
+    (manifest,) = Path(artifacts[1], ".artifact").glob("manifest-*")
+    manifest.chmod(0o644)
+    manifest.write_bytes(b"no manifest")
+    held = [f"{os.path.basename(artifacts[at])}: 1.txt" for at in (0, 2)]
+    with pytest.raises(SystemExit, match="1"):
+        main(["verify", "--json"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["problems"] == [{"kind": "damaged", "path": str(damaged), "files": held}]
+    assert said.err.startswith("Warning: ")
+    assert os.path.basename(artifacts[1]) in said.err
+    code, text = run("verify")
+    assert (code, text.splitlines()[:3]) == (1, [f"damaged: {damaged}", f"  {held[0]}", f"  {held[1]}"])
+
+
 def test_add_of_several_makes_all_or_no_artifact(run, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo("pipe")
     Path("b").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -35,10 +36,12 @@ def command(artifact: str | None, store: bool, as_json: bool) -> None:
     with translated(), Progress("verify") as progress:
         report: dict[str, Any] = _engine.verify(store_dir(), artifact_dir(artifact) if artifact else None, progress)
     problems = report["problems"]
+    held = _held(problems)
     if as_json:
+        for problem in problems:
+            problem["files"] = held.get(problem["path"], [])
         echo_json(report)
     else:
-        held = _held(problems)
         for problem in problems:
             click.echo(f"{click.style(problem['kind'], fg='red')}: {printable(problem['path'])}")
             for file in held.get(problem["path"], ()):
@@ -56,18 +59,18 @@ def _held(problems: list[dict[str, Any]]) -> dict[str, list[str]]:
     from t9k.em.errors import EmError
     from t9k.em.origins import find_origins
 
-    objects = {}
+    objects: dict[str, str] = {}
     for problem in problems:
-        folder, head, rest = ["", "", *str(problem["path"]).split(os.sep)][-3:]
-        if problem["kind"] == "damaged" and folder == "objects":
-            objects[problem["path"]] = head + rest
-    if not objects:
-        return {}
-    try:
-        origins = find_origins(set(objects.values()), artifact_dirs(), ())
-    except EmError:  # the manifest of one is damaged as well, and is told of by itself
-        return {}
-    return {
-        path: [f"{os.path.basename(origin.artifact)}: {file}" for origin in origins[digest] for file in origin.paths]
-        for path, digest in objects.items()
-    }
+        parts = Path(problem["path"]).parts[-3:]
+        if problem["kind"] == "damaged" and parts[0] == "objects":
+            objects["".join(parts[1:])] = problem["path"]
+    held: dict[str, list[str]] = {path: [] for path in objects.values()}
+    for artifact in artifact_dirs() if objects else ():
+        try:
+            origins = find_origins(objects, [artifact], ())
+        except EmError as error:  # its manifest is damaged as well; the others' files are told
+            click.echo(f"Warning: {printable(str(error))}", err=True)
+            continue
+        for digest, path in objects.items():
+            held[path] += [f"{os.path.basename(artifact)}: {file}" for one in origins[digest] for file in one.paths]
+    return held
