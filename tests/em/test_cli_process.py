@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import os
 import pty
@@ -109,6 +110,10 @@ def test_verbs_of_the_store_print_json_and_exit_as_documented(directory: Path) -
     done = em_output("verify", "--json")
     assert done.returncode == 1
     assert [problem["kind"] for problem in json.loads(done.stdout)["problems"]] == ["damaged"]
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert em_output("--version").stdout == f"t9k {importlib.metadata.version('t9k')}\n"
 
 
 def test_unknown_verb_exits_2() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import urllib3
 from harness import Serving, run_server
 from proxy import Proxy, proxied
 from scripts import Start, starting
@@ -57,6 +59,18 @@ def logged_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(connection, "_is_logged_out", False)
     yield
     connection.logout()
+
+
+@pytest.fixture
+def urllib3_1_26(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Responses take a body that is cut off for whole, unless they are told not to."""
+    made = urllib3.HTTPResponse.__init__
+
+    def as_urllib3_1_26(response: Any, *arguments: Any, **options: Any) -> None:
+        made(response, *arguments, **options)
+        response.enforce_content_length = False
+
+    monkeypatch.setattr(urllib3.HTTPResponse, "__init__", as_urllib3_1_26)
 
 
 @pytest.fixture

@@ -248,6 +248,16 @@ def test_garbage_instead_of_a_server_is_a_typed_error(
     assert isinstance(caught.value, TransferError)
 
 
+@pytest.mark.usefixtures("urllib3_1_26")
+def test_answer_that_is_cut_off_is_an_error(recorder: http.server.ThreadingHTTPServer, home: Path) -> None:
+    body = b'{"user": "ada"}'
+    recorder.answers += [(200, {"Content-Length": str(len(body) + 1)}, body)]  # type: ignore[attr-defined]
+    session = Session.open(_url(recorder), None)
+    session.attempts = 1
+    with pytest.raises(TransferError, match="cannot ask: no answer from"):
+        session.request("GET", "/session", "cannot ask")
+
+
 def test_forked_child_opens_connections_of_its_own(server: Serving, home: Path) -> None:
     code = f"""
 import os

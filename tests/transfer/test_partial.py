@@ -19,7 +19,6 @@ import fsspec
 import numpy as np
 import pytest
 import safetensors.numpy
-import urllib3
 from harness import Serving
 from proxy import Proxy
 from t9k import em
@@ -338,16 +337,8 @@ def test_reference_that_is_not_what_was_recorded_is_refused(
     assert os.listdir("got") == []
 
 
-def test_reference_that_is_cut_off_or_too_long_is_refused(
-    home: Path, web: http.server.ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = urllib3.HTTPResponse.__init__
-
-    def as_urllib3_1_26(response: Any, *arguments: Any, **options: Any) -> None:
-        made(response, *arguments, **options)
-        response.enforce_content_length = False
-
-    monkeypatch.setattr(urllib3.HTTPResponse, "__init__", as_urllib3_1_26)
+@pytest.mark.usefixtures("urllib3_1_26")
+def test_reference_that_is_cut_off_or_too_long_is_refused(home: Path, web: http.server.ThreadingHTTPServer) -> None:
     url = f"http://127.0.0.1:{web.server_port}"
     artifact = em.create_artifact("unreliable")
     artifact.add_reference(f"{url}/cut-off", "cut-off")

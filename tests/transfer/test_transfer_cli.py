@@ -179,6 +179,9 @@ def test_newcomers_share_a_folder(configured: Path, server: Serving, tmp_path: P
     assert run("share", "none", "bob").returncode == 1
     done = run("share", "both/team", "--make-folder", "bob", "--json")
     assert json.loads(done.stdout) == {"path": f"/{server.user}/both/team", "shares": {"bob": "view"}}
+    shared = f"Folder    /{server.user}/both/team\n"
+    assert shared in run("ls", "--server", **theirs).stdout
+    assert shared not in run("ls", "--server", "/bob", **theirs).stdout  # a path is asked for alone
     into = ["upload", artifact.local, "--folder", f"/{server.user}/both/team"]
     refused = run(*into, **theirs)
     assert refused.returncode == 1
@@ -189,6 +192,7 @@ def test_newcomers_share_a_folder(configured: Path, server: Serving, tmp_path: P
     assert contents(json.loads(loaded.stdout)["local"]) == contents(artifact.local)
     assert "everybody may view" in run("share", "both/team/things", "everybody").stdout
     assert run("share", "both/team", "bob", "--end").stdout == f"/{server.user}/both/team: yours\n"
+    assert shared not in run("ls", "--server", **theirs).stdout
     assert run("load", f"/{server.user}/both/team/things", "--into", "theirs", **theirs).returncode == 0  # everybody
     assert run(*into, **theirs).returncode == 1
     assert run("share", "both/team", "nobody").returncode == 1
