@@ -167,7 +167,7 @@ def test_mistakes_that_are_made_easily_say_the_way_out(run: Run) -> None:
         create_run("mnist")
     with pytest.raises(NotFoundError, match=r"there is no file run_config\.yaml$"):
         create_run("run_config.yaml")
-    with pytest.raises(InvalidInputError, match=r"config_path must be a path, not a dict .*hparams="):
+    with pytest.raises(InvalidInputError, match=r"a path is text or a pathlib.Path, not a dict .*hparams="):
         create_run({"lr": 0.1})  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="step must be an integer, not a str"):
         run.log("train", {"loss": 0.5}, "1")  # type: ignore[arg-type]

@@ -470,11 +470,11 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     try:
         return load_local(path)
     except NotFoundError as error:
-        if not is_configured() and error.hint is None:
+        if not is_configured():
+            if error.hint is not None:
+                raise
             hint = "no server was asked: nobody is logged in, or EM_MODE is offline"
             raise NotFoundError(str(error), hint=hint) from None
-        if not is_configured():
-            raise
     from t9k.em.transfer.download import download_artifact
 
     return download_artifact(connected(), path)

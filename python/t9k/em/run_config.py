@@ -8,7 +8,7 @@ from typing import Any
 
 from t9k.em.errors import InvalidInputError, NotFoundError
 from t9k.em.params import to_plain
-from t9k.em.run_files import check_name, node_value, read_yaml_node
+from t9k.em.run_files import check_name, node_value, path_text, read_yaml_node
 
 
 def _is_labels(value: object) -> bool:
@@ -48,9 +48,7 @@ def read_run_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     import yaml
 
-    if not isinstance(path, str | os.PathLike):
-        raise InvalidInputError(f"config_path must be a path, not a {type(path).__name__}", hint="hparams={…}, name=…")
-    path = os.fspath(path)
+    path = path_text(path, hint="hparams={…}, name=…")
     try:
         root = read_yaml_node(path)
     except NotFoundError as error:

@@ -43,14 +43,14 @@ def is_file_name(text: str, max_bytes: int) -> bool:
     return bool(visible) and visible[0] != "." and is_plain and len(text.encode()) <= max_bytes
 
 
-def path_text(path: object) -> str:
+def path_text(path: object, *, hint: str | None = None) -> str:
     """Returns a local path, given as text or as a `pathlib.Path`, as text.
 
     Raises:
         InvalidInputError: It is neither.
     """
     if not isinstance(path, str | bytes | os.PathLike):
-        raise InvalidInputError(f"a path is text or a pathlib.Path, not a {type(path).__name__}")
+        raise InvalidInputError(f"a path is text or a pathlib.Path, not a {type(path).__name__}", hint=hint)
     return os.fsdecode(path)
 
 
