@@ -37,7 +37,7 @@ class Together:
 
     Its own threads do so, as many as transactions may be open, and callers wait for a future: a thread for each caller
     that waits would cost more than what it waits for, of which there are hundreds in a second. If a transaction of
-    several fails, each runs in one of its own, so nobody else is told of it.
+    several fails, each runs in one of its own, so nobody else is told of it; if none can begin, all are.
     """
 
     def __init__(self, run: Callable[[Sequence[str], Callable[[Connection], Any]], Any], at_once: int) -> None:
@@ -87,11 +87,19 @@ class Together:
                 self._run_group(group)
 
     def _run_group(self, group: list[_Entry[Any, Any]]) -> None:
+        has_begun = False
+
+        def work(connection: Connection) -> list[tuple[_Entry[Any, Any], Any]]:
+            nonlocal has_begun
+            has_begun = True
+            return _results(connection, group)
+
         try:
-            results = self._run(sorted({entry.key for entry in group}), lambda connection: _results(connection, group))
-        except BaseException as error:  # a transaction of several fails for one of them
-            if len(group) == 1:
-                group[0].answer.set_exception(error)
+            results = self._run(sorted({entry.key for entry in group}), work)
+        except BaseException as error:  # a transaction of several fails for one of them, or there is no database
+            if len(group) == 1 or not has_begun:
+                for entry in group:
+                    entry.answer.set_exception(error)
                 return
             for entry in group:
                 self._run_group([entry])
