@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from t9k.aistore.artifacts import versions
-from uploads import Content, Uploader, digest, noise
+from t9k.aistore.artifacts.verification import check_objects
+from t9k.aistore.services import Services
+from uploads import Content, Uploader, digest, noise, table_of
 
 WEIGHTS, LICENSE = noise("weights", 5000), b"license"
 
@@ -53,3 +55,13 @@ def test_an_answer_has_an_end(uploader: Uploader, monkeypatch: pytest.MonkeyPatc
     assert held(uploader, LICENSE, limit=3)[1] is False
     monkeypatch.setattr(versions, "MAX_HOLDERS", 2)
     assert held(uploader, LICENSE)[1] is True
+
+
+def test_object_that_is_not_what_it_was_called_is_told_to_nobody(uploader: Uploader, services: Services) -> None:
+    chunks = [noise(1, 900), noise(2, 900)]
+    content = b"".join(chunks)
+    uploader.send(chunks)
+    lie = Content({"x": chunks}, {digest(content): table_of(chunks[::-1])})
+    assert uploader.commit(lie).status_code == 201
+    check_objects(services.database, services.blobs)
+    assert held(uploader, content) == ([], False)

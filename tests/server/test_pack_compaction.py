@@ -27,7 +27,6 @@ from t9k.aistore.artifacts.gc import Collected, collect, look_ahead, sweep
 from t9k.aistore.artifacts.verification import check_objects
 from t9k.aistore.cli import main
 from t9k.aistore.db import Database, dump
-from t9k.aistore.db import leases as lease_rows
 from t9k.aistore.db.tables import artifacts as tables
 from t9k.aistore.db.tables import tree
 from t9k.aistore.services import Services, open_services
@@ -253,12 +252,6 @@ def test_lease_that_is_taken_after_chunks_moved_keeps_them(
     node_id = sparse(uploader, services, kept, gone)
     uploader.missing(gone[:1])  # else the pack would be condemned, and its chunks be called missing
     uploader.lease = None
-    protect = lease_rows.protect
-
-    def compact_first(*arguments: Any) -> set[int]:
-        monkeypatch.setattr(lease_rows, "protect", protect)
-        return protect(*arguments)
-
     write = services.database.write
 
     def write_after(work: Any, *arguments: Any) -> Any:
@@ -266,7 +259,6 @@ def test_lease_that_is_taken_after_chunks_moved_keeps_them(
         assert run(services).rewritten_packs == 1
         return write(work, *arguments)
 
-    monkeypatch.setattr(lease_rows, "protect", compact_first)
     monkeypatch.setattr(services.database, "write", write_after)
     assert uploader.missing(kept) == []
     delete_node(services, node_id)
@@ -274,6 +266,87 @@ def test_lease_that_is_taken_after_chunks_moved_keeps_them(
         run(services, grace_s=LATER)
     assert uploader.commit(Content({"kept": kept})).status_code == 201
     assert problems(services) == []
+
+
+def test_lease_is_not_taken_for_what_was_condemned_since(
+    uploader: Uploader, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the lease of one request, the old pack and the new one."""
+    kept, gone = one(1)
+    node_id = sparse(uploader, services, kept, gone)
+    assert run(services).rewritten_packs == 1
+    write = services.database.write
+
+    def write_after(work: Any, *arguments: Any) -> Any:
+        monkeypatch.setattr(services.database, "write", write)
+        delete_node(services, node_id)
+        run(services, limits=NOT_NOW)
+        return write(work, *arguments)
+
+    monkeypatch.setattr(services.database, "write", write_after)
+    assert len(uploader.missing(kept)) == len(kept)
+    assert problems(services) == []
+
+
+def test_packs_that_came_into_use_again_since_they_were_listed_stay(
+    uploader: Uploader, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for number in range(3):
+        made.append(one(number))
+        sparse(uploader, services, *made[-1], is_leased=True)
+    listed = list(compaction.groups(services.database))
+    monkeypatch.setattr(compaction, "groups", lambda *_, **__: iter(listed))
+    sent = uploader.sent_packs
+    whole = [uploader.upload(Content({"x": [*kept, *gone]}))["node"]["id"] for kept, gone in made]
+    assert uploader.sent_packs == sent
+    assert run(services) == Collected()
+    assert all(read_is(uploader, node_id, *kept, *gone) for node_id, (kept, gone) in zip(whole, made, strict=True))
+    assert problems(services) == []
+
+
+def test_packs_that_no_pack_takes_any_more_end_no_collection(
+    uploader: Uploader, services: Services, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sparse(uploader, services, *one(1))
+    sparse(uploader, services, *one(2))
+    monkeypatch.setattr(compaction, "PACK_BYTES", 1)  # each pack by itself
+    real, tried = compaction.engine.PackCopier, []
+
+    def full_once(size_bytes: int) -> Any:
+        tried.append(size_bytes)
+        if len(tried) == 1:
+            raise compaction.engine.EngineError("the pack is full")
+        return real(size_bytes)
+
+    monkeypatch.setattr(compaction.engine, "PackCopier", full_once)
+    assert run(services).rewritten_packs == 1
+    assert "the pack is full" in caplog.text
+
+
+def test_new_pack_that_a_sweep_took_for_a_dead_upload_s_is_named_by_no_row(
+    uploader: Uploader, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, gone = one(1)
+    node_id = sparse(uploader, services, kept, gone)
+    swept: list[int] = []
+    with monkeypatch.context() as meanwhile:
+        all_blobs = -1_000_000
+        during_put(services, meanwhile, lambda: swept.append(sweep(services.database, services.blobs, all_blobs)))
+        assert run(services).rewritten_packs == 0
+    assert swept == [1]
+    assert read_is(uploader, node_id, *kept)
+    assert problems(services) == []
+    assert run(services).rewritten_packs == 1
+
+
+def test_check_looks_at_where_chunks_were(uploader: Uploader, services: Services) -> None:
+    sparse(uploader, services, *one(1))
+    assert run(services).rewritten_packs == 1
+    moved = tables.moved_records
+    elsewhere = sa.update(moved).values(offset=moved.c.offset + 1)
+    services.database.write(lambda connection: connection.execute(elsewhere))
+    assert {problem.kind for problem in problems(services)} == {"rows"}
 
 
 def test_chunk_that_comes_into_use_meanwhile_stays_where_it_is(
@@ -521,13 +594,26 @@ def test_round_has_a_limit_and_rests(uploader: Uploader, services: Services, mon
         sparse(uploader, services, *one(number))
     monkeypatch.setattr(compaction, "PACK_BYTES", 1)  # each pack by itself
     rested: list[float] = []
-    monkeypatch.setattr("t9k.aistore.artifacts.compaction.time.sleep", rested.append)
-    ticks = iter(range(10_000))
-    monkeypatch.setattr("t9k.aistore.artifacts.compaction.time.monotonic", lambda: next(ticks) / 100)
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        rested.append(seconds)
+        now += seconds
+
+    put = services.blobs.put_if_absent
+
+    def put_slowly(key: str, data: bytes) -> bool:
+        nonlocal now
+        now += 0.5
+        return put(key, data)
+
+    monkeypatch.setattr(services.blobs, "put_if_absent", put_slowly)
+    monkeypatch.setattr(compaction, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now))
     each = len(pack_of(one(0)[0]))
     done = run(services, limits=Limits(written_bytes=2 * each + 100, rest=3.0))
     assert (done.rewritten_packs, done.written_bytes) == (2, 2 * each)
-    assert sum(rested) > 0.02
+    assert sum(rested) == pytest.approx(2 * 3.0 * 0.5)
     assert run(services).rewritten_packs == 2
 
 
@@ -660,13 +746,25 @@ def test_dry_run_tells_to_the_byte_what_comes(uploader: Uploader, services: Serv
 
 
 def test_background_tells_metrics_and_log(
-    uploader: Uploader, services: Services, api: TestClient, caplog: pytest.LogCaptureFixture
+    uploader: Uploader,
+    services: Services,
+    api: TestClient,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept, gone = one(1)
     sparse(uploader, services, kept, gone)
     caplog.set_level(logging.INFO)
+    compact, given = compaction.compact, list[Limits]()
+
+    def note_limits(database: Database, blobs: Any, limits: Limits, *more: Any) -> Any:
+        given.append(limits)
+        return compact(database, blobs, limits, *more)
+
+    monkeypatch.setattr(compaction, "compact", note_limits)
     (job,) = [each for each in services.background._jobs if each.name == "collect-garbage"]
     job.run()
+    assert given == [compaction.IN_BACKGROUND]
     (line,) = [each for each in caplog.records if each.message == "garbage was collected"]
     assert line.fields["rewritten_packs"] == 1  # type: ignore[attr-defined]
     text = api.get("/metrics").text

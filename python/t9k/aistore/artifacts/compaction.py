@@ -152,6 +152,9 @@ def compact(
         except OSError as error:
             log.warning("packs are not rewritten: %s", error)
             return
+        except engine.EngineError as error:  # what is used of them has changed so much that no pack takes it
+            log.warning("%d packs are not rewritten now: %s", len(group.packs), error)
+            continue
         left -= max(done.written_bytes, done.read_bytes)
         yield done
         if left <= rows.FRAME_BYTES:
@@ -176,11 +179,14 @@ def _rest(seconds: float, is_stopping: Callable[[], bool]) -> None:
 
 
 def _rewrite(database: Database, blobs: BlobStore, group: Group, is_stopping: Callable[[], bool]) -> Rewritten:
+    places = [database.read(rows.live_places, pack.id) for pack in group.packs]
+    if rows.bytes_of(place for found in places for place in found) > group.written_bytes:
+        return Rewritten()  # more of them is used than when they were listed: the next round looks anew
     copier = engine.PackCopier(group.written_bytes)
     read_bytes = damaged = copied = 0
-    for pack in group.packs:
+    for pack, found in zip(group.packs, places, strict=True):
         faults: list[str] = []
-        for run in runs(database.read(rows.live_places, pack.id)):
+        for run in runs(found):
             if is_stopping():
                 return Rewritten()
             for part, offsets in _read(blobs, run, faults):
@@ -193,8 +199,8 @@ def _rewrite(database: Database, blobs: BlobStore, group: Group, is_stopping: Ca
             log.error("%d used chunks of pack %s are damaged: %s", len(faults), bytes(pack.digest).hex(), faults[0])
     if not copied:
         return Rewritten(read_bytes=read_bytes, damaged_chunks=damaged)
-    data, digest, found = copier.finish()
-    is_moved = _put(database, blobs, group, data, digest, packs.records_of(found))
+    data, digest, records = copier.finish()
+    is_moved = _put(database, blobs, group, data, digest, packs.records_of(records))
     return Rewritten(len(group.packs) * is_moved, read_bytes, len(data) * is_moved, damaged)
 
 
@@ -228,7 +234,7 @@ def _put(
         return False
 
     def work(connection: Connection) -> bool:
-        if is_lost(connection, blobs, key):
+        if is_lost(connection, blobs, key):  # first of all: what it sees is what the transaction sees
             return False
         put = packs.put(connection, group.domain_id, digest, key, len(data), now_us())
         if put is None or put[1] != key:

@@ -50,6 +50,7 @@ def command(place: Place, grace_s: int, dry_run: bool, as_json: bool) -> None:
             part = collect(services.database, services.blobs, lease_s=lease_s, grace_s=grace_s)
             done += part
             if not part.rewritten_packs:
+                done.damaged_chunks = part.damaged_chunks  # each pass meets them again
                 break
         swept = sweep(services.database, services.blobs)
     if as_json:
@@ -60,6 +61,8 @@ def command(place: Place, grace_s: int, dry_run: bool, as_json: bool) -> None:
         f"{done.versions} versions, {done.manifests} manifests, {done.objects} objects; "
         f"condemned {done.condemned_packs} packs; rewrote {done.rewritten_packs} to {_mb(done.written_bytes)}"
     )
+    if done.damaged_chunks:
+        click.echo(f"{done.damaged_chunks} used chunks are damaged: see `aistore check --read`", err=True)
 
 
 def _mb(size_bytes: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,14 +10,16 @@ from sqlalchemy.engine import Connection, Row
 
 from t9k.aistore.db import bulk
 from t9k.aistore.db.garbage import is_used
-from t9k.aistore.db.packs import Record, put_chunks
+from t9k.aistore.db.packs import HEAD_BYTES, Record, put_chunks
 from t9k.aistore.db.tables.artifacts import chunks, lease_packs, moved_records, packs
 
 FRAME_BYTES = 32
 """Of a pack without chunks (`docs/formats.md`)."""
 
-HEAD_BYTES = 41
-"""Of a record without its chunk; the footer has it again."""
+
+def bytes_of(places: Iterable[Row[Any]]) -> int:
+    """Of a pack with these records only."""
+    return FRAME_BYTES + sum(int(place.length) + HEAD_BYTES for place in places)
 
 
 def _live(first: int, behind: int, asked_before_us: int | None = None) -> sa.Subquery:

@@ -78,11 +78,13 @@ def protect(connection: Connection, lease_id: str, pack_ids: Iterable[int]) -> s
         batch = bulk.table_of(connection, pack_id=(sa.BigInteger, wanted[start : start + bulk.BATCH_ROWS]))
         there = bulk.look_up(batch, (packs, packs.c.id == batch.c.pack_id))
         query = sa.select(packs.c.id).select_from(there).where(packs.c.condemned_us.is_(None))
+        home = packs.alias()
         moved = (
             (moved_records, moved_records.c.pack_id == packs.c.id),
             (chunks, chunks.c.id == moved_records.c.chunk_id),
+            (home, home.c.id == chunks.c.pack_id),
         )
-        now_in = sa.select(chunks.c.pack_id).select_from(bulk.look_up(there, *moved))
+        now_in = sa.select(home.c.id).select_from(bulk.look_up(there, *moved)).where(home.c.condemned_us.is_(None))
         alive.update(connection.execute(sa.union(query, now_in)).scalars())
     rows = [{"lease_id": lease_id, "pack_id": pack_id} for pack_id in sorted(alive)]
     if rows:

@@ -21,6 +21,9 @@ from t9k.aistore.db.tables.artifacts import (
     packs,
 )
 
+HEAD_BYTES = 41
+"""Of a record without its chunk; the footer has it again."""
+
 _RECORD = struct.Struct("<32sQII")
 
 
@@ -175,5 +178,5 @@ def spans(connection: Connection, pack_id: int, manifest_id: int, start: int, en
     return merged
 
 
-_MAX_RECORD_BYTES = (2 << 20) + 41
+_MAX_RECORD_BYTES = (2 << 20) + HEAD_BYTES
 """A chunk has at most 2 MiB, and is never stored longer."""
