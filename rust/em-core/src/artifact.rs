@@ -210,9 +210,9 @@ impl ArtifactDir {
         let inner = self.inner();
         let entries = fs::read_dir(&inner).map_err(|e| Error::io("list", &inner, e))?;
         for entry in entries.flatten() {
-            let Some((intent, has_ended)) = Intent::left(&entry.path()) else { continue };
+            let Some((intent, ended)) = Intent::left(&entry.path())? else { continue };
             let changed = |metadata: Metadata| (metadata.ctime(), metadata.ctime_nsec());
-            let ended = entry.metadata().ok().filter(|_| has_ended).map(changed);
+            let ended = ended.map(changed);
             // A link has another name in the store. A copy may be the user's own, who has put it there since.
             let is_ours = |path: &Path| match fs::symlink_metadata(path) {
                 Ok(found) if found.nlink() > 1 => Ok(true),
@@ -224,6 +224,7 @@ impl ArtifactDir {
             };
             let lease = Lease::take(store)?;
             self.put_back(store, &intent, is_ours, &lease, progress)?;
+            // Not done if another process, which undoes it too, was first: that is as good.
             intent.done();
         }
         Ok(())

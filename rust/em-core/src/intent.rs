@@ -6,9 +6,11 @@
 //! ```
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -16,7 +18,7 @@ use crate::{
     Error, Result,
     artifact::{ArtifactDir, RESERVED, write_buffered},
     cancel::Progress,
-    manifest::{Entry, EntryKind},
+    manifest::{At, Entry, EntryKind},
     names,
     store::{
         leases::{self, Lease},
@@ -36,6 +38,8 @@ const DIRECTORY: u8 = b'/';
 #[derive(Debug)]
 pub struct Intent {
     path: PathBuf,
+    /// Another process that undoes the same removes it from `path`.
+    file: Arc<File>,
 }
 
 impl Intent {
@@ -55,20 +59,32 @@ impl Intent {
                     missing.put(out, &entry)?;
                 }
                 Ok(())
-            })
+            })?;
+            File::open(temp)
         });
         match failed {
             Some(error) => Err(error),
-            None => written.map(|()| Self { path }),
+            None => written.map(|file| Self { path, file: Arc::new(file) }),
         }
     }
 
-    /// If there is one at `path` whose add does not go on, and whether that left it to others.
-    pub(crate) fn left(path: &Path) -> Option<(Self, bool)> {
+    /// If there is one at `path` whose add does not go on, and what is known of its file if that add left it to others.
+    pub(crate) fn left(path: &Path) -> Result<Option<(Self, Option<Metadata>)>> {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
         let is_undo = name.starts_with(b"undo-");
-        let is_left = is_undo || name.starts_with(b"intent-") && is_abandoned(path);
-        is_left.then(|| (Self { path: path.into() }, is_undo))
+        if !is_undo && !name.starts_with(b"intent-") {
+            return Ok(None);
+        }
+        let opened = File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+        Ok(match opened {
+            // Another process has undone it meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Ok((_, metadata)) if metadata.nlink() == 0 => None,
+            Err(error) if is_undo => return Err(Error::io("read", path, error)),
+            Ok((file, metadata)) if is_undo => Some((Self { path: path.into(), file: Arc::new(file) }, Some(metadata))),
+            Ok((file, _)) if is_abandoned(&file) => Some((Self { path: path.into(), file: Arc::new(file) }, None)),
+            _ => None,
+        })
     }
 
     /// What is where it was written.
@@ -79,13 +95,9 @@ impl Intent {
     /// What stands before each path, and the paths, in order. What is not of this form does no harm.
     fn items(&self) -> impl Iterator<Item = Result<(u8, String)>> {
         let failed = |error| Error::io("read", &self.path, error);
-        let (parts, unopened) = match File::open(&self.path) {
-            Ok(file) => (Some(BufReader::new(file).split(0).skip(1)), None),
-            Err(error) => (None, Some(Err(failed(error)))),
-        };
+        let parts = BufReader::new(At { file: Arc::clone(&self.file), offset: 0 }).split(0).skip(1);
         let item = |part: Vec<u8>| Some((*part.first()?, String::from_utf8(part[1..].to_vec()).ok()?));
-        let items = parts.into_iter().flatten().filter_map(move |part| part.map(item).map_err(failed).transpose());
-        unopened.into_iter().chain(items)
+        parts.filter_map(move |part| part.map(item).map_err(failed).transpose())
     }
 
     /// The paths of files, sorted if an add has written them.
@@ -218,12 +230,10 @@ fn is_in(path: &str, directory: &str) -> bool {
 }
 
 /// Whether the process that wrote an intent is gone.
-pub(crate) fn is_abandoned(intent: &Path) -> bool {
+pub(crate) fn is_abandoned(mut intent: &File) -> bool {
     let mut owner = Vec::new();
-    let read = File::open(intent).and_then(|file| {
-        BufReader::new(&file).take(MAX_OWNER_BYTES).read_until(0, &mut owner)?;
-        file.metadata()?.modified()
-    });
+    let read = BufReader::new(&mut intent).take(MAX_OWNER_BYTES).read_until(0, &mut owner);
+    let read = read.and_then(|_| intent.metadata()?.modified());
     owner.pop_if(|last| *last == 0);
     let now = SystemTime::now();
     match (read, std::str::from_utf8(&owner)) {

@@ -246,7 +246,7 @@ pub(crate) fn remove_leftovers(parent: &Path) -> Result<()> {
         let is_intent =
             |path: &&PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"intent-"));
         let gone = match inside.iter().find(is_intent) {
-            Some(intent) => is_abandoned(intent),
+            Some(intent) => fs::File::open(intent).is_ok_and(|intent| is_abandoned(&intent)),
             // Not there yet, or one was killed before it wrote it or while it removed the directory.
             None => {
                 let now = SystemTime::now();

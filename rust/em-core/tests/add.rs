@@ -494,6 +494,38 @@ fn add_in_flight_is_told_of_an_undo_that_may_have_removed_its_files() {
 }
 
 #[test]
+fn processes_that_undo_the_same_all_succeed() {
+    const NAMES: usize = 3000;
+    let place = Place::new();
+    place.write("a", b"one");
+    place.add();
+    let (store, inner) = (place.store(), place.path("artifact/.artifact"));
+    let object = store.object_path(Digest::of(b"one"));
+    for round in 0..4 {
+        let names: String = (0..NAMES).map(|name| format!("\0+new/{name:05}")).collect();
+        fs::create_dir(place.path("artifact/new")).unwrap();
+        for name in 0..NAMES {
+            fs::hard_link(&object, place.path("artifact/new").join(format!("{name:05}"))).unwrap();
+        }
+        fs::remove_file(place.path("artifact/a")).unwrap();
+        fs::write(inner.join("undo-x"), owner(true) + "\0=a\0/new" + &names).unwrap();
+        let begin = std::sync::Barrier::new(6);
+        let undone: Vec<_> = std::thread::scope(|scope| {
+            let undo = || {
+                begin.wait();
+                place.artifact().recover(&store, &Progress::default())
+            };
+            let threads: Vec<_> = (0..6).map(|_| scope.spawn(undo)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(undone.iter().all(Result::is_ok), "round {round}: {undone:?}");
+        assert!(!place.path("artifact/new").exists());
+        assert!(!inner.join("undo-x").exists());
+        place.assert_verifies();
+    }
+}
+
+#[test]
 fn forced_link_mode_is_used() {
     for (mode, shared) in [(LinkMode::Hardlink, true), (LinkMode::Copy, false)] {
         let place = Place::new();

@@ -259,9 +259,9 @@ impl<'a> Manifest<'a> {
 }
 
 /// Reads a file from a position of its own.
-struct At {
-    file: Arc<File>,
-    offset: u64,
+pub(crate) struct At {
+    pub(crate) file: Arc<File>,
+    pub(crate) offset: u64,
 }
 
 impl Read for At {

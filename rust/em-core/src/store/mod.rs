@@ -152,10 +152,10 @@ pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The same with a file that `create` makes under a temporary name, perhaps twice.
-pub(crate) fn write_atomic_by(path: &Path, mut create: impl FnMut(&Path) -> std::io::Result<()>) -> Result<()> {
+pub(crate) fn write_atomic_by<T>(path: &Path, mut create: impl FnMut(&Path) -> std::io::Result<T>) -> Result<T> {
     let mut write = || {
         let temp = path.with_file_name(temp_name());
-        create(&temp).and_then(|()| fs::rename(&temp, path)).inspect_err(|_| {
+        create(&temp).and_then(|made| fs::rename(&temp, path).map(|()| made)).inspect_err(|_| {
             let _ = fs::remove_file(&temp);
         })
     };
