@@ -218,7 +218,12 @@ impl ArtifactDir {
                 Ok(found) if found.nlink() > 1 => Ok(true),
                 Ok(found) if found.is_file() => match ended {
                     Some(ended) => Ok(changed(found) <= ended),
-                    None => store.usable_unless_cancelled(hash_file(path, 1, progress)?, found.len(), progress),
+                    None => match hash_file(path, 1, progress) {
+                        Ok(digest) => store.usable_unless_cancelled(digest, found.len(), progress),
+                        Err(error) if error.kind == Kind::Cancelled => Err(error),
+                        // What cannot be read, or is gone, would keep the rest from being undone for ever.
+                        Err(_) => Ok(false),
+                    },
                 },
                 _ => Ok(false),
             };

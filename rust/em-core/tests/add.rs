@@ -470,6 +470,29 @@ fn leftover_intent_of_a_dead_process_is_undone() {
 }
 
 #[test]
+fn file_that_cannot_be_read_does_not_keep_the_rest_from_being_undone() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let place = interrupted(false);
+    let secret = place.path("artifact/mine");
+    fs::write(&secret, b"two").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    let undone = std::thread::scope(|scope| {
+        let undo = || {
+            // Of this thread alone: root reads everything.
+            let mut sets = capabilities(None).unwrap();
+            sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+            set_capabilities(None, sets).unwrap();
+            assert!(fs::File::open(&secret).is_err());
+            place.artifact().recover(&place.store(), &Progress::default())
+        };
+        scope.spawn(undo).join().unwrap()
+    });
+    undone.unwrap();
+    place.assert_put_back("intent-x");
+    assert!(secret.exists());
+}
+
+#[test]
 fn intent_of_a_process_that_lives_is_left_alone_unless_it_says_so() {
     let place = interrupted(true);
     place.artifact().recover(&place.store(), &Progress::default()).unwrap();
