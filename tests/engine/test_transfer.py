@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -296,6 +297,45 @@ def test_chunks_are_taken_from_objects_that_the_store_has(sender: Sender, tmp_pa
         taken = assembly.take_from(weights)
         assert taken > 1_000_000
         assert len(assembly.wanted()[0]) < before / 2
+
+
+def test_taking_chunks_ends_at_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of a file of holes every chunk is the same: the first completes it, and then all of it is hashed.
+    sizes = {"large": 4 << 30, "small": 4 << 20}
+    for name, size in sizes.items():
+        with Path(tmp_path, name).open("wb") as file:
+            file.truncate(size)
+    artifact, sender, store = (str(tmp_path / name) for name in ("artifact", "from", "to"))
+    _engine.create_artifact(artifact)
+    _engine.add_file(sender, artifact, str(tmp_path / "large"), "large")
+    _engine.add_file(store, artifact, str(tmp_path / "small"), "small")
+    digests, _ = _engine.manifest_objects(_engine.read_manifest(artifact))
+    large, small = split(digests)
+    if not _engine.usable(sender, large, sizes["large"]):
+        large, small = small, large
+    monkeypatch.setenv("EM_THREADS", "1")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt(threads: int = len(os.listdir("/proc/self/task")) + 1) -> None:
+        while len(os.listdir("/proc/self/task")) <= threads and not returned.is_set():
+            pass
+        os.kill(os.getpid(), signal.SIGINT)
+
+    returned = threading.Event()
+    with _engine.Assembly(store) as assembly:
+        assert assembly.add(large, sizes["large"], table_of(sender, large)) is False
+        assert len(split(assembly.wanted()[0])) == 1
+        thread = threading.Thread(target=interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            thread.start()
+            try:
+                assembly.take_from(small)
+            finally:
+                returned.set()
+                thread.join()
+                signal.signal(signal.SIGINT, before)
+        assert assembly.completed() == b""
+    assert not _engine.usable(store, large, sizes["large"])
 
 
 def test_hostile_bytes_are_typed_errors(sender: Sender, tmp_path: Path) -> None:

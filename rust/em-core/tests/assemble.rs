@@ -194,7 +194,7 @@ fn chunks_are_taken_from_objects_that_the_store_has() {
     place.runs().iter().for_each(|run| assembly.take_records(run, 1).unwrap());
     place.ask(&assembly, &place.files[1]);
     let wanted: u64 = assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum();
-    let taken = assembly.take_from(Digest::of(&place.files[0]), 1).unwrap();
+    let taken = assembly.take_from(Digest::of(&place.files[0]), 1, &Progress::default()).unwrap();
     let rest: u64 = assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum();
     assert_eq!(taken + rest, wanted);
     assert!(taken > 9 * wanted / 10 && rest > 0, "{taken} of {wanted}");
@@ -269,9 +269,9 @@ fn an_assembly_goes_on_with_what_those_before_have_got() {
     for run in place.runs() {
         let assembly = place.assembly();
         let before = wanted(&assembly);
-        assert_eq!(before - assembly.take_left(2).unwrap(), wanted(&all));
+        assert_eq!(before - assembly.take_left(2, &Progress::default()).unwrap(), wanted(&all));
         assert_eq!(wanted(&assembly), wanted(&all));
-        assert_eq!(assembly.take_left(2).unwrap(), 0, "each is looked for once");
+        assert_eq!(assembly.take_left(2, &Progress::default()).unwrap(), 0, "each is looked for once");
         assembly.take_records(&run, 2).unwrap();
         all.take_records(&run, 2).unwrap();
     }
@@ -282,7 +282,7 @@ fn an_assembly_goes_on_with_what_those_before_have_got() {
     let runs = place.runs();
     drop(begun(&place));
     let assembly = place.assembly();
-    assembly.take_left(1).unwrap();
+    assembly.take_left(1, &Progress::default()).unwrap();
     runs.iter().for_each(|run| assembly.take_records(run, 1).unwrap());
     place.assert_complete();
 }
@@ -302,11 +302,34 @@ fn what_of_a_part_is_not_as_it_was_is_wanted_again() {
         drop(begun(&place));
         fs::write(place.parts().pop().unwrap(), damaged).unwrap();
         let assembly = place.assembly();
-        assembly.take_left(1).unwrap();
+        assembly.take_left(1, &Progress::default()).unwrap();
         runs.iter().for_each(|run| assembly.take_records(run, 1).unwrap());
         place.assert_complete();
         fs::remove_file(place.to.object_path(Digest::of(file))).unwrap();
     }
+}
+
+#[test]
+fn taking_what_is_there_can_be_cancelled_and_loses_nothing() {
+    let place = Place::new(vec![random(1, 9 << 20), random(2, 3 << 20)]);
+    let cancelled = Progress::default();
+    cancelled.cancel();
+    let kind = |taken: em_core::Result<u64>| taken.unwrap_err().kind;
+    drop(begun(&place));
+    let first = place.assembly();
+    let before = wanted(&first);
+    assert_eq!(kind(first.take_left(1, &cancelled)), Kind::Cancelled);
+    assert_eq!(wanted(&first), before);
+    drop(first);
+    let second = place.assembly();
+    assert!(second.take_left(1, &Progress::default()).unwrap() > 0);
+    place.runs().iter().for_each(|run| second.take_records(run, 1).unwrap());
+    place.assert_complete();
+    fs::remove_file(place.to.object_path(Digest::of(&place.files[0]))).unwrap();
+    let (third, from) = (place.assembly(), Digest::of(&place.files[1]));
+    let before = wanted(&third);
+    assert_eq!(kind(third.take_from(from, 1, &cancelled)), Kind::Cancelled);
+    assert_eq!(wanted(&third), before);
 }
 
 /// An assembly that has the first chunk of each of the files that have a table.
@@ -327,11 +350,11 @@ fn begun(place: &Place) -> Assembly {
 fn a_part_belongs_to_one_assembly_as_long_as_that_lives() {
     let place = Place::new(vec![random(1, 3 << 20)]);
     let (first, second) = (begun(&place), place.assembly());
-    assert_eq!((second.take_left(1).unwrap(), place.parts().len()), (0, 1));
+    assert_eq!((second.take_left(1, &Progress::default()).unwrap(), place.parts().len()), (0, 1));
     drop(first);
     let (third, fourth) = (place.assembly(), place.assembly());
-    assert!(third.take_left(1).unwrap() > 0);
-    assert_eq!((fourth.take_left(1).unwrap(), place.parts().len()), (0, 1));
+    assert!(third.take_left(1, &Progress::default()).unwrap() > 0);
+    assert_eq!((fourth.take_left(1, &Progress::default()).unwrap(), place.parts().len()), (0, 1));
     for assembly in [fourth, third, second] {
         place.runs().iter().for_each(|run| assembly.take_records(run, 1).unwrap());
     }
@@ -384,7 +407,7 @@ fn a_damaged_object_gives_no_chunk_that_is_wrong() {
     let table = place.table(other);
     fs::remove_file(from.object_path(other)).unwrap();
     assert!(!assembly.add(other, size, table.as_deref()).unwrap());
-    let taken = assembly.take_from(object, 1).unwrap();
+    let taken = assembly.take_from(object, 1, &Progress::default()).unwrap();
     let rest: u64 = assembly.wanted().iter().map(|(_, bytes)| u64::from(*bytes)).sum();
     assert!(taken > 0 && rest > 0 && taken + rest <= size);
     assert!(assembly.completed().is_empty());

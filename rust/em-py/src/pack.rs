@@ -16,7 +16,7 @@ use pyo3::{
 };
 
 use crate::{
-    call::{detached, threads, to_py},
+    call::{detached, threads, to_py, watched},
     convert::{Buffer, Name, StoreArg, digests},
     object::columns,
 };
@@ -180,13 +180,13 @@ impl Assembly {
     /// Take what chunks of an object of the store are wanted; answers their bytes.
     fn take_from(&self, py: Python<'_>, digest: Name) -> PyResult<u64> {
         let open = self.open(py)?;
-        detached(py, || open.take_from(digest.0, threads()?))
+        watched(py, None, |progress| open.take_from(digest.0, threads()?, progress))
     }
 
     /// Take the wanted chunks that an assembly before this one has got of the same objects; answers their bytes.
     fn take_left(&self, py: Python<'_>) -> PyResult<u64> {
         let open = self.open(py)?;
-        detached(py, || open.take_left(threads()?))
+        watched(py, None, |progress| open.take_left(threads()?, progress))
     }
 
     /// Take what chunks of a run of whole records of a pack are wanted.

@@ -102,6 +102,14 @@ struct Object {
     missing: AtomicU64,
 }
 
+/// Where a chunk lies: in an object of the store, or in the file that others have left of `part`.
+#[derive(Clone, Copy)]
+struct Found<'a> {
+    file: &'a File,
+    offset: u64,
+    part: Option<&'a Arc<Object>>,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -165,7 +173,7 @@ impl Assembly {
         let (file, missing) = (Mutex::new(file), AtomicU64::new(count));
         let object = Arc::new(Object { digest, size_bytes, table, file, left, missing });
         if count == 0 {
-            self.finish(&object, 1)?;
+            self.finish(&object, 1, &Progress::default())?;
             lock(&self.state).done.push(digest);
             return Ok(false);
         }
@@ -197,13 +205,15 @@ impl Assembly {
 
     /// Takes what chunks of `object`, which the store has, are wanted; answers their bytes. A chunk that is not as the
     /// table says is left to be fetched.
-    pub fn take_from(&self, object: Digest, threads: usize) -> Result<u64> {
+    pub fn take_from(&self, object: Digest, threads: usize, progress: &Progress) -> Result<u64> {
         let file = self.store.open_object(object)?;
         let Some((table, reader)) = self.store.open_table(object)? else {
             let size_bytes = self.store.size(object)?;
             let whole = u32::try_from(size_bytes).ok().filter(|&bytes| u64::from(bytes) <= WHOLE_BYTES);
             let mut buffer = Vec::new();
-            return whole.map_or(Ok(0), |bytes| self.take_chunk(&file, 0, (object, bytes), &mut buffer, None, threads));
+            let found = Found { file: &file, offset: 0, part: None };
+            return whole
+                .map_or(Ok(0), |bytes| self.take_chunk(found, (object, bytes), &mut buffer, threads, progress));
         };
         let (mut first, mut offset, mut taken, mut buffer) = (0, 0, 0, Vec::new());
         while first < reader.count {
@@ -211,7 +221,8 @@ impl Assembly {
             let chunks = reader.chunks(&table, first, BLOCK_CHUNKS)?;
             first += chunks.len() as u64;
             for chunk in chunks {
-                taken += self.take_chunk(&file, offset, chunk, &mut buffer, None, threads)?;
+                let found = Found { file: &file, offset, part: None };
+                taken += self.take_chunk(found, chunk, &mut buffer, threads, progress)?;
                 offset += u64::from(chunk.1);
             }
         }
@@ -219,35 +230,36 @@ impl Assembly {
     }
 
     /// Takes the chunks that an assembly before this one has left in its files; answers their bytes.
-    pub fn take_left(&self, threads: usize) -> Result<u64> {
+    pub fn take_left(&self, threads: usize, progress: &Progress) -> Result<u64> {
         let left = std::mem::take(&mut lock(&self.state).left);
         let (mut taken, mut buffer) = (0, Vec::new());
         for (object, offset, chunk) in left {
             let Some(file) = object.left.as_ref().filter(|file| has_data(file, offset, chunk.1)) else { continue };
-            taken += self.take_chunk(file, offset, chunk, &mut buffer, Some(&object), threads)?;
+            let found = Found { file, offset, part: Some(&object) };
+            taken += self.take_chunk(found, chunk, &mut buffer, threads, progress)?;
         }
         Ok(taken)
     }
 
-    /// Takes a chunk at its place in a file, which is the part of `part` if that is given.
+    /// Takes a chunk where it was found.
     fn take_chunk(
         &self,
-        file: &File,
-        offset: u64,
+        found: Found<'_>,
         (digest, bytes): (Digest, u32),
         buffer: &mut Vec<u8>,
-        part: Option<&Arc<Object>>,
         threads: usize,
+        progress: &Progress,
     ) -> Result<u64> {
+        progress.check()?;
         let Some(wanted) = self.claim(digest) else { return Ok(0) };
         self.lease.renew();
         buffer.resize(bytes as usize, 0);
-        let right = file.read_exact_at(buffer, offset).is_ok() && Digest::of(buffer) == digest;
+        let right = found.file.read_exact_at(buffer, found.offset).is_ok() && Digest::of(buffer) == digest;
         if !right || bytes != wanted.bytes {
             self.give_back(digest, wanted);
             return Ok(0);
         }
-        self.place(digest, wanted, buffer, part.map(|part| (part, offset)), threads)?;
+        self.place(digest, wanted, buffer, Some(found), threads, progress)?;
         Ok(u64::from(bytes))
     }
 
@@ -264,7 +276,7 @@ impl Assembly {
                     false => Err(Error::integrity(format!("chunk {} has another length", record.digest))),
                 });
             match chunk {
-                Ok(chunk) => self.place(record.digest, wanted, chunk, None, threads)?,
+                Ok(chunk) => self.place(record.digest, wanted, chunk, None, threads, &Progress::default())?,
                 Err(error) => {
                     self.give_back(record.digest, wanted);
                     return Err(error);
@@ -307,11 +319,13 @@ impl Assembly {
         digest: Digest,
         wanted: Wanted,
         chunk: &[u8],
-        found: Option<(&Arc<Object>, u64)>,
+        found: Option<Found<'_>>,
         threads: usize,
+        progress: &Progress,
     ) -> Result<()> {
         let zeros = chunk.iter().all(|&byte| byte == 0);
-        let is_there = |object, at: u64| found.is_some_and(|(part, offset)| Arc::ptr_eq(part, object) && offset == at);
+        let is_part = |object, found: Found<'_>| found.part.is_some_and(|part| Arc::ptr_eq(part, object));
+        let is_there = |object, at| found.is_some_and(|found| is_part(object, found) && found.offset == at);
         let mut places = wanted.places.iter().filter(|(object, offset)| !is_there(object, *offset));
         let written = places.try_for_each(|(object, offset)| {
             let file = self.begun(object)?;
@@ -328,7 +342,7 @@ impl Assembly {
         let mut finished = Ok(());
         for (object, _) in &wanted.places {
             if object.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
-                let result = self.finish(object, threads);
+                let result = self.finish(object, threads, progress);
                 let mut state = lock(&self.state);
                 state.objects.remove(&object.digest);
                 if result.is_ok() {
@@ -362,11 +376,11 @@ impl Assembly {
     }
 
     /// Every chunk is written: publishes the object if they are what its digest says.
-    fn finish(&self, object: &Object, threads: usize) -> Result<()> {
+    fn finish(&self, object: &Object, threads: usize, progress: &Progress) -> Result<()> {
         let file = self.begun(object)?;
         let path = self.store.object_path(object.digest);
         if let Some((table, _)) = &object.table {
-            if hash_open_file(file.file(), &path, threads, &Progress::default())? != object.digest {
+            if hash_open_file(file.file(), &path, threads, progress)? != object.digest {
                 file.discard();
                 let message =
                     format!("the chunks of object {} are not its bytes: its chunk table is wrong", object.digest);
