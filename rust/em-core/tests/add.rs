@@ -119,16 +119,6 @@ fn digest_of_every_size_equals_blake3() {
 }
 
 #[test]
-fn file_too_long_for_the_memory_is_an_error() {
-    // Where a file may claim so many bytes.
-    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
-    let path = dir.path().join("sparse");
-    if fs::File::create(&path).and_then(|file| file.set_len(7 << 60)).is_ok() {
-        assert_eq!(hash_file(&path, 2, &Progress::default()).unwrap_err().kind, Kind::Store);
-    }
-}
-
-#[test]
 fn chunk_table_covers_the_object_and_does_not_depend_on_threads() {
     let table_with = |threads| {
         let place = Place::new();

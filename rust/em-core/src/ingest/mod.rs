@@ -663,3 +663,21 @@ pub fn hash_open_file(file: &File, path: &Path, threads: usize, progress: &Progr
     )?;
     Ok(join(&lock(&subtrees)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_too_long_for_the_memory_is_an_error() {
+        let path = Path::new("sparse");
+        for blocks in [i64::MAX as u64 / BLOCK_BYTES, u64::MAX / BLOCK_BYTES, u64::MAX] {
+            let error = chaining_values(blocks, path).err();
+            assert!(
+                error.is_some_and(|error| error.kind == Kind::Store && error.message.contains("sparse")),
+                "{blocks}"
+            );
+        }
+        assert_eq!(chaining_values(3, path).ok(), Some(vec![[0; 32]; 3]));
+    }
+}
