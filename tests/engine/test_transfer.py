@@ -321,19 +321,22 @@ def test_taking_chunks_ends_at_ctrl_c(tmp_path: Path, monkeypatch: pytest.Monkey
             pass
         os.kill(os.getpid(), signal.SIGINT)
 
+    def take_interrupted() -> None:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        try:
+            assembly.take_from(small)
+        finally:
+            returned.set()
+            thread.join()
+            signal.signal(signal.SIGINT, before)
+
     returned = threading.Event()
     with _engine.Assembly(store) as assembly:
         assert assembly.add(large, sizes["large"], table_of(sender, large)) is False
         assert len(split(assembly.wanted()[0])) == 1
-        thread = threading.Thread(target=interrupt)
         with pytest.raises(KeyboardInterrupt):
-            thread.start()
-            try:
-                assembly.take_from(small)
-            finally:
-                returned.set()
-                thread.join()
-                signal.signal(signal.SIGINT, before)
+            take_interrupted()
         assert assembly.completed() == b""
     assert not _engine.usable(store, large, sizes["large"])
 

@@ -275,7 +275,10 @@ class Assembly:
         """The chunks that are missing, in no order: digests, and lengths as u32."""
 
     def take_from(self, digest: bytes) -> int:
-        """Take what chunks of an object of the store are wanted; answers their bytes. Ctrl-C ends it at the next chunk."""
+        """Take what chunks of an object of the store are wanted; answers their bytes.
+
+        Ctrl-C ends it at the next chunk.
+        """
 
     def take_left(self) -> int:
         """Take the wanted chunks that an assembly before this one has got of the same objects; answers their bytes.
