@@ -54,6 +54,37 @@ def test_index_of_long_names(source: Path) -> None:
     assert peak_mib() < 128
 
 
+SPARSE_SCRIPT = """
+from t9k import em
+from t9k.em import _engine
+def peak():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+def progress(_, done_bytes, *__):
+    if done_bytes:
+        raise InterruptedError
+artifact = em.create_artifact("x").local
+before = peak()
+for call in (
+    lambda: _engine.add_dir(".em/store", artifact, "source", "", progress),
+    lambda: _engine.hash_file("source/sparse", progress),
+):
+    try:
+        call()
+    except InterruptedError:
+        print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_size_of_a_file(source: Path) -> None:
+    """8 TiB have so many blocks that 32 bytes for each are 256 MiB."""
+    with Path(source, "sparse").open("wb") as file:
+        file.truncate(8 << 40)
+    run = subprocess.run([sys.executable, "-c", SPARSE_SCRIPT], check=True, capture_output=True, text=True)
+    peaks_kib = [int(line) for line in run.stdout.split()]
+    assert len(peaks_kib) == 2
+    assert max(peaks_kib) / 1024 < 32
+
+
 def test_memory_of_many_files_is_small_for_each() -> None:
     """Every call stays below 8 MiB and 110 bytes for each file, and below 96 MiB however many they are."""
     files = int(os.environ.get("EM_MEMORY_FILES", "20000"))

@@ -47,9 +47,11 @@ use crate::{
 };
 
 mod objects;
+mod subtrees;
 
 use objects::Known;
 pub use objects::Objects;
+use subtrees::{Subtrees, chaining_value};
 
 /// Bytes a worker reads at a time; a power of two, so that a block is a BLAKE3 subtree. 256 KiB to 1 MiB
 /// measured alike (DESIGN section 4); larger blocks mean fewer hand-overs between workers.
@@ -102,7 +104,7 @@ struct Large<'s> {
     blocks: u64,
     next_block: AtomicU64,
     unfinished: AtomicU64,
-    subtrees: Mutex<Vec<[u8; 32]>>,
+    subtrees: Mutex<Subtrees>,
     target: Option<Target<'s>>,
     began_ns: i128,
 }
@@ -436,14 +438,13 @@ impl<'f, 's> Call<'f, 's> {
             Some(Target { object, chunks })
         };
         let blocks = size.div_ceil(BLOCK_BYTES);
-        let subtrees = Mutex::new(chaining_values(blocks, &self.path(&job))?);
         lock(&self.queue).large.push_back(Arc::new(Large {
             job,
             file,
             blocks,
             next_block: AtomicU64::new(0),
             unfinished: AtomicU64::new(blocks),
-            subtrees,
+            subtrees: Mutex::new(Subtrees::new(blocks)),
             target,
             began_ns,
         }));
@@ -462,7 +463,8 @@ impl<'f, 's> Call<'f, 's> {
             write_block(target.object.file(), buffer, offset, large.job.stat.sparse)
                 .map_err(|e| self.write_error(&large.job, e))?;
         }
-        lock(&large.subtrees)[block as usize] = subtree(buffer, offset);
+        let value = chaining_value(buffer, offset);
+        lock(&large.subtrees).add(block, value);
         if let Some(chunks) = large.target.as_ref().and_then(|target| target.chunks.as_ref()) {
             self.chunks(large, chunks, block, buffer)?;
         }
@@ -512,7 +514,7 @@ impl<'f, 's> Call<'f, 's> {
 
     /// The last block is done: join the digest, check the source, publish.
     fn complete(&self, large: &Arc<Large<'s>>) -> Result<()> {
-        let digest = join(&lock(&large.subtrees));
+        let digest = lock(&large.subtrees).digest();
         let Some(job) = self.unchanged(large.job, &large.file, large.job.stat.size)? else { return Ok(()) };
         let usable = self.usable(digest, job.stat.size)?;
         match &large.target {
@@ -552,42 +554,6 @@ impl<'s> Chunks<'s> {
             turn: Condvar::new(),
         })
     }
-}
-
-/// Places for the chaining values of a file's blocks. A sparse file may claim more bytes than there is memory for these.
-fn chaining_values(blocks: u64, path: &Path) -> Result<Vec<[u8; 32]>> {
-    let mut values = Vec::new();
-    let reserved = values.try_reserve_exact(blocks as usize);
-    reserved.map_err(|error| Error::new(Kind::Store, format!("cannot hash {}: {error}", path.display())))?;
-    values.resize(blocks as usize, [0; 32]);
-    Ok(values)
-}
-
-/// The chaining value of a block that is not the whole file.
-fn subtree(block: &[u8], offset: u64) -> [u8; 32] {
-    use blake3::hazmat::HasherExt;
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(offset).update(block);
-    hasher.finalize_non_root()
-}
-
-/// The digest of a file of at least two blocks from its blocks' chaining values: BLAKE3's left-heavy tree.
-fn join(blocks: &[[u8; 32]]) -> Digest {
-    use blake3::hazmat::{Mode, merge_subtrees_non_root, merge_subtrees_root};
-    fn node(blocks: &[[u8; 32]]) -> [u8; 32] {
-        match blocks {
-            [block] => *block,
-            _ => {
-                let (left, right) = blocks.split_at(split(blocks.len()));
-                merge_subtrees_non_root(&node(left), &node(right), Mode::Hash)
-            }
-        }
-    }
-    fn split(count: usize) -> usize {
-        count.div_ceil(2).next_power_of_two()
-    }
-    let (left, right) = blocks.split_at(split(blocks.len()));
-    merge_subtrees_root(&node(left), &node(right), Mode::Hash).into()
 }
 
 /// Reads until `buffer` is full or the file ends; answers the bytes read.
@@ -644,7 +610,7 @@ pub fn hash_open_file(file: &File, path: &Path, threads: usize, progress: &Progr
         return hashed.map_err(|e| progress.read_error(e, |e| fail("read", e)));
     }
     let blocks = size.div_ceil(BLOCK_BYTES);
-    let subtrees = Mutex::new(chaining_values(blocks, path)?);
+    let subtrees = Mutex::new(Subtrees::new(blocks));
     parallel::each(
         threads,
         blocks as usize,
@@ -656,28 +622,11 @@ pub fn hash_open_file(file: &File, path: &Path, threads: usize, progress: &Progr
             if read_full(file, &mut buffer[..length], offset).map_err(|e| fail("read", e))? != length {
                 return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", path.display())));
             }
-            lock(&subtrees)[block] = subtree(&buffer[..length], offset);
+            let value = chaining_value(&buffer[..length], offset);
+            lock(&subtrees).add(block as u64, value);
             progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
             Ok(())
         },
     )?;
-    Ok(join(&lock(&subtrees)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn file_too_long_for_the_memory_is_an_error() {
-        let path = Path::new("sparse");
-        for blocks in [i64::MAX as u64 / BLOCK_BYTES, u64::MAX / BLOCK_BYTES, u64::MAX] {
-            let error = chaining_values(blocks, path).err();
-            assert!(
-                error.is_some_and(|error| error.kind == Kind::Store && error.message.contains("sparse")),
-                "{blocks}"
-            );
-        }
-        assert_eq!(chaining_values(3, path).ok(), Some(vec![[0; 32]; 3]));
-    }
+    Ok(lock(&subtrees).digest())
 }
