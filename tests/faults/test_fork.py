@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,46 +29,50 @@ def many(files: int = SOURCES) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
-def test_forked_child_uses_the_engine_while_the_parent_is_inside_an_add() -> None:
-    many()
-    Path("small").mkdir()
-    Path("small/file").write_text("small")
-    artifact, others = em.create_artifact("x"), [em.create_artifact("y") for _ in range(3)]
-    inside = threading.Event()
+def test_children_forked_while_an_add_goes_on_add_too_and_so_does_the_parent() -> None:
+    many(300)
+    Path("many", "large").write_bytes(os.urandom((3 << 20) + 1))
+    Path("long").mkdir()
+    sparse(Path("long/sparse"))
+    endless, artifact, *others = [em.create_artifact("x") for _ in range(5)]
+    ticks, enough = threading.Semaphore(0), threading.Event()
 
-    def progress(files: int, *_: int) -> None:
-        if files:
-            inside.set()
+    def progress(*_: int) -> None:
+        ticks.release()
+        if enough.is_set():
+            raise InterruptedError
 
-    adding = threading.Thread(
-        target=_engine.add_dir, args=(".em/store", artifact.local, "many", "many"), kwargs={"progress": progress}
-    )
+    def add() -> None:
+        with pytest.raises(InterruptedError):
+            _engine.add_dir(".em/store", endless.local, "long", "long", progress)
+
+    def child(other: em.Artifact) -> None:
+        signal.alarm(120)  # one that hangs is killed
+        other.add_dir("many")
+
+    adding = threading.Thread(target=add)
     adding.start()
-    inside.wait(2)
-    children = []
-    for other in others:
-        child = os.fork()
-        if child == 0:
-            try:
-                other.add_dir("small")
-                os._exit(0 if contents(other) == {"small/file": b"small"} else 1)
-            finally:
-                os._exit(2)
-        children.append(child)
-        time.sleep(0.01)
-    ends = time.monotonic() + 20
-    for child in children:
-        while (status := os.waitpid(child, os.WNOHANG)) == (0, 0):
-            assert time.monotonic() < ends, "the child hangs"
-            time.sleep(0.01)
-        assert os.waitstatus_to_exitcode(status[1]) == 0
-    adding.join()
-    assert contents(artifact) == tree("many")
-    assert problems(artifact) == problems() == leftovers(artifact) == []
+    try:
+        for other in others:
+            # Each at another moment of the add, whose threads do not live in the child.
+            assert ticks.acquire(timeout=60)
+            ended = run(partial(child, other))
+            assert ended.ok, ended
+        artifact.add_dir("many")
+        assert adding.is_alive()
+    finally:
+        enough.set()
+        adding.join()
+    assert contents(endless) == {}
+    for other in (artifact, *others):
+        assert contents(other) == tree("many")
+        assert problems(other) == leftovers(other) == []
+    assert problems() == leftovers(endless) == []
 
 
 def test_a_child_forked_after_an_add_and_its_own_child_add_too() -> None:
     many(100)
+    Path("many", "large").write_bytes(os.urandom((3 << 20) + 1))
     artifact, other, third = em.create_artifact("x"), em.create_artifact("y"), em.create_artifact("z")
     artifact.add_dir("many")
 
