@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import blake3
 import pytest
 from t9k import em
+from t9k.em import _engine
 from t9k.em.cli import main
 
 pytestmark = pytest.mark.usefixtures("files")
@@ -86,6 +91,117 @@ def test_add_of_several_makes_all_or_no_artifact(run, capsys: pytest.CaptureFixt
     assert json.loads(run("gc", "--older-than", "0s", "--json")[1])["deleted_objects"] == 2
 
 
+def test_gc_says_what_it_frees_before_anything_is_deleted(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = em.create_artifact("gone")
+    gone.add_dir("a")
+    shutil.rmtree(gone.local)
+    seen = []
+
+    def collect(store: str, older_than_s: int, dry_run: bool, progress: object, planned: Any) -> dict[str, int]:
+        def look(counts: dict[str, int]) -> None:
+            seen.append((dict(counts), len(list(Path(".em/store/objects").glob("??/*")))))
+            planned(counts)
+
+        return gc(store, older_than_s, dry_run, progress, look)
+
+    gc = _engine.gc
+    monkeypatch.setattr(_engine, "gc", collect)
+    code, said = run("gc", "--older-than", "0s")
+    ((counts, objects),) = seen
+    assert (code, objects, counts["unreachable_objects"], counts["deleted_objects"]) == (0, 2, 2, 0)
+    freed = f"{counts['reclaimable_bytes']:,} bytes on the disk"
+    assert said.splitlines()[1:] == [f"deleting them frees {freed}", f"deleted 2, freed {freed}"]
+
+    def refuse(counts: dict[str, int]) -> None:
+        raise KeyboardInterrupt
+
+    em.create_artifact("gone").add_dir("a")
+    shutil.rmtree(next(Path(".em/artifacts").iterdir()))
+    with pytest.raises(KeyboardInterrupt):
+        gc(".em/store", 0, False, None, refuse)
+    assert len(list(Path(".em/store/objects").glob("??/*"))) == 2
+
+
+def test_gc_reads_manifests_twice_and_undoes_adds_once(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after it condemns; it was four times."""
+    em.create_artifact("x").add_dir("a")
+    log = Path("strace")
+    command = [sys.executable, "-m", "t9k.em", "gc"]
+    subprocess.run(["strace", "-f", "-qq", "-e", "trace=openat", "-o", log, *command], check=True, capture_output=True)
+    opened = re.findall(r'"[^"]*/\.artifact(/manifest-\d+)?"', log.read_text())
+    assert len([name for name in opened if name]) == 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "obj_path", "entries"),
+    [
+        (["a"], None, ["a/1.txt", "a/2.bin"]),
+        (["a"], "b", ["b/1.txt", "b/2.bin"]),
+        (["a"], "b/", ["b/a/1.txt", "b/a/2.bin"]),
+        (["a/"], "b/c/", ["b/c/a/1.txt", "b/c/a/2.bin"]),
+        (["a/1.txt"], None, ["1.txt"]),
+        (["a/1.txt"], "b", ["b"]),
+        (["a/1.txt"], "b/c.txt", ["b/c.txt"]),
+        (["a/1.txt"], "b/", ["b/1.txt"]),
+        (["a/1.txt", "a/2.bin"], "b/", ["b/1.txt", "b/2.bin"]),
+        (["a", "a/1.txt"], "b/c/", ["b/c/1.txt", "b/c/a/1.txt", "b/c/a/2.bin"]),
+        (["./a/../a"], "b/", ["b/a/1.txt", "b/a/2.bin"]),
+        (["a", "a"], "b", ["b/1.txt", "b/2.bin"]),
+    ],
+)
+def test_add_to_a_path(run, paths: list[str], obj_path: str | None, entries: list[str]) -> None:
+    code, local = run("add", *paths, *([] if obj_path is None else ["--path", obj_path]))
+    assert code == 0
+    assert [entry["path"] for entry in em.load_artifact(local.strip()).objects] == entries
+
+
+@pytest.mark.parametrize(
+    ("paths", "obj_path", "said"),
+    [
+        (["a"], "../b", '"../b/1.txt" is not normalized'),
+        (["a"], "b/../../c", '"b/../../c/1.txt" is not normalized'),
+        (["a"], ".", '"./1.txt" is not normalized'),
+        (["a"], "/b", '"/b/1.txt" is absolute'),
+        (["a"], "/", '"/a/1.txt" is absolute'),
+        (["a/1.txt"], ".artifact", '".artifact" is reserved'),
+        (["a/1.txt"], ".artifact/", '".artifact/1.txt" is reserved'),
+        (["a/1.txt"], "b//c", '"b//c" has an empty component'),
+        (["a/1.txt"], "b/" + "c" * 256, "bytes"),
+    ],
+)
+def test_add_to_a_wrong_path_makes_no_artifact(
+    paths: list[str], obj_path: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["add", *paths, "--path", obj_path])
+    captured = capsys.readouterr()
+    assert (exit_info.value.code, captured.out) == (1, "")
+    assert said in captured.err
+    assert list(Path(".em/artifacts").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "obj_path", "said"),
+    [
+        (["a/1.txt", "a/2.bin"], "b", "a/1.txt and a/2.bin would both be b; a --path that ends in / keeps their names"),
+        (["a", "a/1.txt"], "b", "a and a/1.txt would both be b; a --path that ends in / keeps their names"),
+        (["a", "b/a"], "c/", "a and b/a would both be c/a\n"),
+        (["a/1.txt", "b/a/1.txt"], None, "a/1.txt and b/a/1.txt would both be 1.txt\n"),
+    ],
+)
+def test_add_of_two_to_one_path_is_a_wrong_call(
+    paths: list[str], obj_path: str | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second replaced what the first had added."""
+    shutil.copytree("a", "b/a")
+    with pytest.raises(SystemExit) as exit_info:
+        main(["add", *paths, *([] if obj_path is None else ["--path", obj_path])])
+    captured = capsys.readouterr()
+    assert (exit_info.value.code, captured.out) == (2, "")
+    assert said in captured.err
+    assert not Path(".em").exists()
+
+
 def test_gc_reclaims_what_a_deleted_artifact_had(run) -> None:
     kept, gone = em.create_artifact("kept"), em.create_artifact("gone")
     kept.add_file("a/1.txt")
@@ -110,18 +226,28 @@ def test_gc_reclaims_what_a_deleted_artifact_had(run) -> None:
     assert run("gc", "--older-than", "soon")[0] == 2
 
 
-def test_du_tells_apparent_stored_and_unique_bytes(run) -> None:
+def test_du_tells_apparent_stored_unique_and_shared_bytes(run) -> None:
     first, second = em.create_artifact("first"), em.create_artifact("second")
     first.add_dir("a")
     first.add_file("a/1.txt", "again")
     second.add_file("a/1.txt")
-    rows = {os.path.basename(row["artifact"]): row for row in json.loads(run("du", "--json")[1])}
     size = 3 << 20
-    sizes = {name: (row["apparent_bytes"], row["stored_bytes"], row["unique_bytes"]) for name, row in rows.items()}
-    assert sizes[first.alternative_name] == (size + 6, size + 3, size)
-    assert sizes[second.alternative_name] == (3, 3, 0)
-    assert sizes["total"] == (size + 9, size + 3, size + 3)
-    assert "3.0 MiB" in run("du")[1]
+
+    def sizes(*artifacts: str) -> dict[str, tuple[int, ...]]:
+        rows = json.loads(run("du", *artifacts, "--json")[1])
+        fields = [f"{field}_bytes" for field in ("apparent", "stored", "unique", "shared")]
+        return {os.path.basename(row["artifact"]): tuple(row[field] for field in fields) for row in rows}
+
+    of_first, of_second = (size + 6, size + 3, size, 3), (3, 3, 0, 3)
+    both = {first.alternative_name: of_first, second.alternative_name: of_second}
+    assert sizes() == both | {"total": (size + 9, size + 3, size, 3)}
+    # Who is named is compared with all the same, under any name.
+    assert sizes("first") == {first.alternative_name: of_first, "total": of_first}
+    assert sizes(second.local) == {second.alternative_name: of_second, "total": of_second}
+    assert sizes("first", "first") == sizes("first")
+    header, row, *_ = run("du")[1].splitlines()
+    assert header.split() == ["apparent", "stored", "unique", "shared", "artifact"]
+    assert row.split() == ["3.0", "MiB", "3.0", "MiB", "3.0", "MiB", "3", "B", first.alternative_name]
 
 
 def test_diff_tells_paths_and_shared_bytes(run) -> None:

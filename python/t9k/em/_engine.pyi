@@ -23,6 +23,9 @@ class EngineError(Exception):
     hint: str | None
     errno: int | None
 
+ERROR_KINDS: tuple[str, ...]
+"""Every `kind`, and `cancelled`, which is raised as KeyboardInterrupt."""
+
 # Directories of artifacts and their manifests.
 
 def create_artifact(artifact_dir: str) -> None:
@@ -96,10 +99,19 @@ def verify(
 ) -> dict[str, int | list[dict[str, str]]]:
     """Hash every object of the store, or every file and object of one artifact, and report what is wrong."""
 
-def gc(store: str, older_than_s: int, dry_run: bool, progress: _Progress = None) -> dict[str, int]:
-    """Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago."""
+def gc(
+    store: str,
+    older_than_s: int,
+    dry_run: bool,
+    progress: _Progress = None,
+    planned: Callable[[dict[str, int]], object] | None = None,
+) -> dict[str, int]:
+    """Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago.
 
-def diff(store: str, first: str, second: str) -> tuple[int, int]:
+    `planned` is called with what a dry run returns before anything is deleted; what it raises ends the call.
+    """
+
+def diff(store: str, first: str, second: str, progress: _Progress = None) -> tuple[int, int]:
     """Compare two artifacts: bytes of the chunks that both have, and of all chunks of the second."""
 
 @final
@@ -112,8 +124,13 @@ class Differences:
 def differences(first: str, second: str) -> Differences:
     """The paths that differ between two artifacts, sorted: "added", "removed" or "changed", and the path."""
 
-def usage(store: str, artifact_dirs: list[str]) -> list[tuple[int, int, int]]:
-    """Apparent, stored and unique bytes of each artifact, then of all together."""
+def usage(
+    store: str, artifact_dirs: list[str], others: list[str] = ..., progress: _Progress = None
+) -> list[tuple[int, int, int]]:
+    """Apparent, stored and unique bytes of each artifact, then of these together.
+
+    Unique are objects that one artifact alone has, of these and the `others`.
+    """
 
 # Single objects.
 

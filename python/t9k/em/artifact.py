@@ -175,7 +175,7 @@ class Artifact:
 
     def _add(self, add: Callable[..., dict[str, int]], path: str | os.PathLike[str], obj_path: str | None) -> None:
         source = path_text(path)
-        target = _obj_path(source, obj_path)
+        target = target_path(source, obj_path)
         with translated(), Progress("add") as progress:
             summary = add(store_dir(), self._directory(), source, target, progress)
         self._warn(summary)
@@ -216,7 +216,7 @@ class Artifact:
         Example:
             >>> artifact.add_reference("s3://bucket/data.csv", size=1200)
         """
-        target = _obj_path(uri.split("?")[0].split("#")[0], obj_path)
+        target = target_path(uri.split("?")[0].split("#")[0], obj_path)
         if size is not None and not 0 <= size < 1 << 63:
             raise InvalidInputError(f"no content has {size} bytes")
         try:
@@ -390,7 +390,7 @@ class Artifact:
         return f"Artifact(name={self.name!r}, local={self.local!r})"
 
 
-def _obj_path(source: str, obj_path: str | None) -> str:
+def target_path(source: str, obj_path: str | None) -> str:
     """Returns the path in the artifact: the source's own name, or below a path that ends in a slash."""
     name = os.path.basename(os.path.abspath(source)) if "://" not in source else source.rstrip("/").rpartition("/")[2]
     given = path_text(obj_path) if obj_path is not None else ""

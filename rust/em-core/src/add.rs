@@ -1,6 +1,6 @@
 //! Adding to an artifact: scan, stat cache, read once, object in store, link, entry.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::atomic::Ordering::Relaxed};
 
 use crate::{
     Digest, Error, Kind, Result,
@@ -87,6 +87,8 @@ impl Add<'_> {
         found.path = name.ok_or_else(|| Error::invalid(format!("{} names no file", source.display())))?.to_owned();
         let parent = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let listing = Listing::of_file(&found, self.store.room())?;
+        self.progress.total_files.store(1, Relaxed);
+        self.progress.total_bytes.store(found.stat.size, Relaxed);
         self.run(parent, &Plan { listing: &listing, obj_path, is_file: true })
     }
 

@@ -1,6 +1,6 @@
 //! What artifacts share: entry by entry, and chunk by chunk.
 
-use std::{cmp::Ordering, iter::Peekable};
+use std::{cmp::Ordering, iter::Peekable, sync::atomic::Ordering::Relaxed};
 
 use crate::{
     Result,
@@ -111,20 +111,21 @@ pub struct Usage {
     pub apparent_bytes: u64,
     /// Bytes of its distinct objects: what the store keeps for it.
     pub stored_bytes: u64,
-    /// Bytes of those objects that no other of the artifacts has.
+    /// Bytes of those objects that no other artifact has; several have the rest of them.
     pub unique_bytes: u64,
 }
 
-/// Usage of each of some artifacts, and of all of them together. `manifest` opens one, each twice. What is much is kept in
-/// the store.
+/// Usage of each of the first `told` of some artifacts, and of these together; an object counts as unique if one of all
+/// artifacts has it. `manifest` opens one, those that are told of twice. What is much is kept in the store.
 pub fn usage(
     store: &Store,
+    told: usize,
     count: usize,
     manifest: impl Fn(usize) -> Result<Manifest<'static>>,
     progress: &Progress,
 ) -> Result<(Vec<Usage>, Usage)> {
     let mut several = Tally::new(store.room());
-    let (mut each, mut total) = (Vec::new(), Usage::default());
+    let mut each = Vec::new();
     for index in 0..count {
         let (objects, apparent_bytes) = objects(store, &manifest(index)?, progress)?;
         let mut stored_bytes = 0;
@@ -134,22 +135,30 @@ pub fn usage(
             stored_bytes += counted.bytes;
             several.push(counted)?;
         }
-        each.push(Usage { apparent_bytes, stored_bytes, unique_bytes: 0 });
-        total.apparent_bytes += apparent_bytes;
+        if index < told {
+            each.push(Usage { apparent_bytes, stored_bytes, unique_bytes: 0 });
+        }
     }
-    let mut several = several.sorted(2)?;
-    for counted in several.iter() {
-        total.stored_bytes += counted?.bytes;
-    }
+    let (mut several, mut shared) = (several.sorted(2)?, Tally::new(store.room()));
+    let mut total = Usage::default();
     for (index, usage) in each.iter_mut().enumerate() {
         for counted in objects(store, &manifest(index)?, progress)?.0.iter() {
             progress.check()?;
-            let Counted { half, bytes } = counted?;
-            usage.unique_bytes += if several.has_half(half)? { 0 } else { bytes };
+            let counted = counted?;
+            if several.has_half(counted.half)? {
+                shared.push(counted)?;
+            } else {
+                usage.unique_bytes += counted.bytes;
+            }
         }
-        total.stored_bytes += usage.unique_bytes;
+        total.apparent_bytes += usage.apparent_bytes;
+        total.unique_bytes += usage.unique_bytes;
     }
-    total.unique_bytes = total.stored_bytes;
+    total.stored_bytes = total.unique_bytes;
+    for counted in shared.sorted(1)?.iter() {
+        progress.check()?;
+        total.stored_bytes += counted?.bytes;
+    }
     Ok((each, total))
 }
 
@@ -157,6 +166,7 @@ pub fn usage(
 fn objects(store: &Store, manifest: &Manifest<'_>, progress: &Progress) -> Result<(Sorted, u64)> {
     let (mut objects, mut apparent_bytes) = (Tally::new(store.room()), 0);
     for file in manifest.files() {
+        progress.files.fetch_add(1, Relaxed);
         progress.check()?;
         let (_, bytes, digest, _) = file?;
         objects.add(digest, bytes)?;
@@ -169,6 +179,7 @@ fn objects(store: &Store, manifest: &Manifest<'_>, progress: &Progress) -> Resul
 fn chunks(store: &Store, manifest: &Manifest<'_>, progress: &Progress) -> Result<Sorted> {
     let mut chunks = Tally::new(store.room());
     for file in manifest.files() {
+        progress.files.fetch_add(1, Relaxed);
         progress.check()?;
         let (_, size, digest, _) = file?;
         let Some((file, table)) = store.open_table(digest)? else {

@@ -1,7 +1,7 @@
 //! Reclaiming objects that nothing reaches.
 //!
 //! ```text
-//! mark ─ condemn (rename to trash/gc-…) ─ list leases ─ mark again ─ restore what is live ─ delete after the grace
+//! mark ─ count ─ condemn (rename to trash/gc-…) ─ list leases ─ mark again ─ restore what is live ─ delete after the grace
 //! ```
 //!
 //! An add holds a lease from before its first look into the store until its manifest is committed. So after the
@@ -14,6 +14,7 @@ use std::{
     io::{BufReader, ErrorKind, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -71,44 +72,73 @@ pub struct Reclaimed {
 /// Condemns objects that nothing reaches, and deletes those condemned for at least `grace`.
 /// With `dry_run` nothing is changed.
 pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) -> Result<Reclaimed> {
-    let mut done = Reclaimed::default();
     if !dry_run {
         recover(store, progress)?;
     }
-    let now = file_system_time(store)?;
-    let condemned = unreachable(store, &mut mark(store, progress)?, progress)?;
-    let count = |done: &mut Reclaimed, digest: Digest, path: &Path| -> Result<Option<Blocks>> {
-        let Some(metadata) = found(fs::symlink_metadata(path)).map_err(|e| Error::io("stat", path, e))? else {
-            return Ok(None);
-        };
-        let table = fs::symlink_metadata(table_path(store, digest)).ok();
-        let blocks = Blocks { object: freed(&metadata), table: table.as_ref().map_or(0, freed) };
-        done.unreachable_objects += 1;
-        done.unreachable_bytes += metadata.len();
-        done.reclaimable_bytes += blocks.object + blocks.table;
-        Ok(Some(blocks))
-    };
-    if dry_run {
-        for digest in condemned.iter() {
-            progress.check()?;
-            let digest = digest?;
-            count(&mut done, digest, &store.object_path(digest))?;
-        }
-        for (batch, objects) in batches(store, progress)? {
-            for digest in objects.iter() {
-                progress.check()?;
-                let digest = digest?;
-                count(&mut done, digest, &batch.join(digest.to_string()))?;
-            }
-        }
-        collect_parts(store, &mut done, |_| false)?;
-        return Ok(done);
+    let plan = plan(store, progress)?;
+    if dry_run { Ok(plan.counts) } else { reclaim(store, &plan, grace, progress) }
+}
+
+/// What [`reclaim`] would do, found by [`plan`].
+#[derive(Debug)]
+pub struct Plan {
+    began: SystemTime,
+    unreachable: Digests,
+    /// Nothing is deleted yet.
+    pub counts: Reclaimed,
+}
+
+/// Finds the objects that nothing reaches, and changes nothing. What an interrupted add linked keeps its objects'
+/// blocks: to be exact, [`recover`] first.
+pub fn plan(store: &Store, progress: &Progress) -> Result<Plan> {
+    let began = file_system_time(store)?;
+    let unreachable = unreachable(store, &mut mark(store, progress)?, progress)?;
+    let mut counts = Reclaimed::default();
+    for digest in unreachable.iter() {
+        step(progress)?;
+        let digest = digest?;
+        count(store, &mut counts, digest, &store.object_path(digest))?;
     }
+    for (batch, objects) in batches(store, progress)? {
+        for digest in objects.iter() {
+            step(progress)?;
+            let digest = digest?;
+            count(store, &mut counts, digest, &batch.join(digest.to_string()))?;
+        }
+    }
+    collect_parts(store, &mut counts, |_| false)?;
+    Ok(Plan { began, unreachable, counts })
+}
+
+/// Counts an object that nothing reaches, and tells what deleting it frees; `None` if it is gone.
+fn count(store: &Store, counts: &mut Reclaimed, digest: Digest, path: &Path) -> Result<Option<Blocks>> {
+    let Some(metadata) = found(fs::symlink_metadata(path)).map_err(|e| Error::io("stat", path, e))? else {
+        return Ok(None);
+    };
+    let table = fs::symlink_metadata(table_path(store, digest)).ok();
+    let blocks = Blocks { object: freed(&metadata), table: table.as_ref().map_or(0, freed) };
+    counts.unreachable_objects += 1;
+    counts.unreachable_bytes += metadata.len();
+    counts.reclaimable_bytes += blocks.object + blocks.table;
+    Ok(Some(blocks))
+}
+
+/// One more entry or object was looked at.
+fn step(progress: &Progress) -> Result<()> {
+    progress.files.fetch_add(1, Relaxed);
+    progress.check()
+}
+
+/// Condemns what a plan has found, and deletes what was condemned at least `grace` ago, unless something reaches it by
+/// now. Everything is judged by the time at which the plan was begun, so a plan may be old.
+pub fn reclaim(store: &Store, plan: &Plan, grace: Duration, progress: &Progress) -> Result<Reclaimed> {
+    let (now, condemned) = (plan.began, &plan.unreachable);
+    let mut done = Reclaimed::default();
     if !condemned.is_empty() && !leases::any(store, now)? {
         let batch = store.root().join("trash").join(format!("gc-{}", &temp_name()[5..]));
         fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
         for digest in condemned.iter() {
-            progress.check()?;
+            step(progress)?;
             let digest = digest?;
             let (path, target) = (store.object_path(digest), batch.join(digest.to_string()));
             found(fs::rename(&path, &target)).map_err(|e| Error::io("condemn", &path, e))?;
@@ -123,10 +153,10 @@ pub fn gc(store: &Store, grace: Duration, dry_run: bool, progress: &Progress) ->
         let Some(condemned_at) = condemned_at.map_err(|e| Error::io("stat", &batch, e))? else { continue };
         let due = age(now, condemned_at) >= grace;
         for digest in objects.iter() {
-            progress.check()?;
+            step(progress)?;
             let digest = digest?;
             let path = batch.join(digest.to_string());
-            let Some(blocks) = count(&mut done, digest, &path)? else { continue };
+            let Some(blocks) = count(store, &mut done, digest, &path)? else { continue };
             if leased || live.has(digest)? {
                 restore(store, digest, &path)?;
             } else if due {
@@ -212,7 +242,7 @@ fn mark(store: &Store, progress: &Progress) -> Result<Sorted> {
             Err(error) => return Err(error),
         };
         for file in manifest.files() {
-            progress.check()?;
+            step(progress)?;
             live.add(file?.2, 0)?;
         }
     }
@@ -271,6 +301,7 @@ fn unreachable(store: &Store, live: &mut Sorted, progress: &Progress) -> Result<
     for fan in list(&store.root().join("objects"))? {
         progress.check()?;
         for path in list(&fan)? {
+            step(progress)?;
             let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if let Ok(digest) = (name(&fan) + &name(&path)).parse::<Digest>()
                 && !live.has(digest)?
@@ -306,6 +337,7 @@ fn batches(store: &Store, progress: &Progress) -> Result<Vec<Batch>> {
 }
 
 /// Digests in a spool.
+#[derive(Debug)]
 struct Digests {
     room: Room,
     spool: Spool,

@@ -165,7 +165,7 @@ fn counts_and_collections_are_the_same() {
         let (store, progress) = (place.store(), Progress::default());
         let manifest = |index: usize| Ok(place.artifact(["x", "y"][index]).manifest()?.1);
         let compared = shared(&store, &manifest(1).unwrap(), &manifest(0).unwrap(), &progress).unwrap();
-        let used = usage(&store, 2, manifest, &progress).unwrap();
+        let used = usage(&store, 2, 2, manifest, &progress).unwrap();
         fs::remove_dir_all(place.artifact("x").root()).unwrap();
         let planned = gc(&store, Duration::ZERO, true, &progress).unwrap();
         let done = gc(&store, Duration::ZERO, false, &progress).unwrap();

@@ -26,12 +26,20 @@ pub fn watched<T: Send>(
     progress: Option<Py<PyAny>>,
     work: impl FnOnce(&Progress) -> Result<T> + Send,
 ) -> PyResult<T> {
-    let state = Progress::default();
-    let mut raised = None;
+    watched_on(py, &Progress::default(), progress, work)
+}
+
+/// As [`watched`], for work that goes on counting where work before it ended.
+pub fn watched_on<T: Send>(
+    py: Python<'_>,
+    state: &Progress,
+    progress: Option<Py<PyAny>>,
+    work: impl FnOnce(&Progress) -> Result<T> + Send,
+) -> PyResult<T> {
+    let (mut raised, mut has_ticked) = (None, false);
     let done = py.detach(|| {
         std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::channel();
-            let state = &state;
             let worker = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let result = work(state);
                 // The receiver lives until this thread is joined.
@@ -43,6 +51,7 @@ pub fn watched<T: Send>(
                 error.hint("raise the limit of processes (`ulimit -u`)")
             })?;
             while let Err(mpsc::RecvTimeoutError::Timeout) = receiver.recv_timeout(TICK) {
+                has_ticked = true;
                 if raised.is_none() {
                     raised = Python::attach(|py| tick(py, progress.as_ref(), state)).err();
                     if raised.is_some() {
@@ -54,6 +63,11 @@ pub fn watched<T: Send>(
         })
     });
     match (done, raised) {
+        (Ok(value), None) if has_ticked => {
+            // A bar ends at the end. The work is done: what is raised now changes nothing.
+            let _ = progress.map(|progress| report(py, &progress, state));
+            Ok(value)
+        }
         (Ok(value), _) => Ok(value),
         (Err(error), Some(raised)) if error.kind == Kind::Cancelled => Err(raised),
         (Err(error), _) => Err(to_py(py, error)),
@@ -62,14 +76,13 @@ pub fn watched<T: Send>(
 
 fn tick(py: Python<'_>, progress: Option<&Py<PyAny>>, state: &Progress) -> PyResult<()> {
     py.check_signals()?;
-    if let Some(progress) = progress {
-        let counts = (&state.files, &state.bytes, &state.total_files, &state.total_bytes);
-        progress.call1(
-            py,
-            (counts.0.load(Relaxed), counts.1.load(Relaxed), counts.2.load(Relaxed), counts.3.load(Relaxed)),
-        )?;
-    }
-    Ok(())
+    progress.map_or(Ok(()), |progress| report(py, progress, state))
+}
+
+fn report(py: Python<'_>, progress: &Py<PyAny>, state: &Progress) -> PyResult<()> {
+    let [files, bytes, total_files, total_bytes] =
+        [&state.files, &state.bytes, &state.total_files, &state.total_bytes].map(|count| count.load(Relaxed));
+    progress.call1(py, (files, bytes, total_files, total_bytes)).map(drop)
 }
 
 /// Workers of one call: `EM_THREADS`, else what the machine and its cgroup allow.

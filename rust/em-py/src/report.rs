@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use em_core::{
     artifact::ArtifactDir,
+    cancel::Progress,
     diff::{Differences, shared},
+    gc::{self as garbage, Reclaimed},
     manifest::{Manifest, OwnedEntries},
     store::Store,
     verify::{self as verification, Report},
@@ -13,7 +15,7 @@ use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
     artifact::manifest,
-    call::{to_py, watched},
+    call::{to_py, watched, watched_on},
 };
 
 /// Hash every object of the store, or every file and object of one artifact, and report what is wrong.
@@ -51,29 +53,56 @@ pub fn verify<'py>(
 
 /// Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago.
 #[pyfunction]
-#[pyo3(signature = (store, older_than_s, dry_run, progress=None))]
+#[pyo3(signature = (store, older_than_s, dry_run, progress=None, planned=None))]
 pub fn gc<'py>(
     py: Python<'py>,
     store: PathBuf,
     older_than_s: u64,
     dry_run: bool,
     progress: Option<Py<PyAny>>,
+    planned: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let state = Progress::default();
+    let (store, plan) = watched_on(py, &state, progress.as_ref().map(|progress| progress.clone_ref(py)), |progress| {
+        let store = Store::open(&store)?;
+        if !dry_run {
+            garbage::recover(&store, progress)?;
+        }
+        let plan = garbage::plan(&store, progress)?;
+        Ok((store, plan))
+    })?;
+    let counts = reclaimed(py, plan.counts)?;
+    if let Some(planned) = planned {
+        planned.call1(py, (&counts,))?;
+    }
+    if dry_run {
+        return Ok(counts);
+    }
     let grace = Duration::from_secs(older_than_s);
-    let done = watched(py, progress, |progress| em_core::gc::gc(&Store::open(&store)?, grace, dry_run, progress))?;
+    reclaimed(py, watched_on(py, &state, progress, |progress| garbage::reclaim(&store, &plan, grace, progress))?)
+}
+
+fn reclaimed(py: Python<'_>, counts: Reclaimed) -> PyResult<Bound<'_, PyDict>> {
     let result = PyDict::new(py);
-    result.set_item("unreachable_objects", done.unreachable_objects)?;
-    result.set_item("unreachable_bytes", done.unreachable_bytes)?;
-    result.set_item("reclaimable_bytes", done.reclaimable_bytes)?;
-    result.set_item("deleted_objects", done.deleted_objects)?;
-    result.set_item("freed_bytes", done.freed_bytes)?;
+    result.set_item("unreachable_objects", counts.unreachable_objects)?;
+    result.set_item("unreachable_bytes", counts.unreachable_bytes)?;
+    result.set_item("reclaimable_bytes", counts.reclaimable_bytes)?;
+    result.set_item("deleted_objects", counts.deleted_objects)?;
+    result.set_item("freed_bytes", counts.freed_bytes)?;
     Ok(result)
 }
 
 /// Compare two artifacts: bytes of the chunks that both have, and of all chunks of the second.
 #[pyfunction]
-pub fn diff(py: Python<'_>, store: PathBuf, first: PathBuf, second: PathBuf) -> PyResult<(u64, u64)> {
-    let done = watched(py, None, |progress| {
+#[pyo3(signature = (store, first, second, progress=None))]
+pub fn diff(
+    py: Python<'_>,
+    store: PathBuf,
+    first: PathBuf,
+    second: PathBuf,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<(u64, u64)> {
+    let done = watched(py, progress, |progress| {
         let (first, second) = (manifest(&first, progress)?, manifest(&second, progress)?);
         shared(&Store::open(&store)?, &first, &second, progress)
     })?;
@@ -108,12 +137,21 @@ impl DifferenceIterator {
     }
 }
 
-/// Apparent, stored and unique bytes of each artifact, then of all together.
+/// Apparent, stored and unique bytes of each artifact, then of these together.
 #[pyfunction]
-pub fn usage(py: Python<'_>, store: PathBuf, artifact_dirs: Vec<PathBuf>) -> PyResult<Vec<(u64, u64, u64)>> {
-    let (each, total) = watched(py, None, |progress| {
+#[pyo3(signature = (store, artifact_dirs, others=Vec::new(), progress=None))]
+pub fn usage(
+    py: Python<'_>,
+    store: PathBuf,
+    mut artifact_dirs: Vec<PathBuf>,
+    others: Vec<PathBuf>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Vec<(u64, u64, u64)>> {
+    let told = artifact_dirs.len();
+    artifact_dirs.extend(others);
+    let (each, total) = watched(py, progress, |progress| {
         let open = |index: usize| manifest(&artifact_dirs[index], progress);
-        em_core::diff::usage(&Store::open(&store)?, artifact_dirs.len(), open, progress)
+        em_core::diff::usage(&Store::open(&store)?, told, artifact_dirs.len(), open, progress)
     })?;
     let tuple = |usage: em_core::diff::Usage| (usage.apparent_bytes, usage.stored_bytes, usage.unique_bytes);
     Ok(each.into_iter().chain([total]).map(tuple).collect())

@@ -27,10 +27,17 @@ NOTHING_MADE = "no artifact was made. What was stored meanwhile makes the next t
 def command(paths: tuple[str, ...], name: str, obj_path: str | None, as_json: bool) -> None:
     """Add directories and files to a new artifact, and print its directory.
 
-    All of them or none: when one cannot be added, no artifact is made.
+    All of them or none: when one cannot be added, no artifact is made. Without --path each goes to its own name.
     """
     from t9k import em
+    from t9k.em.artifact import target_path
 
+    targets: dict[str, str] = {}
+    for path in paths:
+        target = target_path(path, obj_path)
+        if (other := targets.setdefault(target, path)) != path:
+            more = "" if obj_path is None or obj_path.endswith("/") else "; a --path that ends in / keeps their names"
+            raise click.UsageError(f"{printable(other)} and {printable(path)} would both be {printable(target)}{more}")
     artifact = em.create_artifact(name)
     try:
         for path in paths:

@@ -22,10 +22,12 @@ def command(first: str, second: str, as_json: bool) -> None:
     from t9k.em.artifact import store_dir
     from t9k.em.cli.places import artifact_dir
     from t9k.em.errors import translated
+    from t9k.em.progress import Progress
 
     both = artifact_dir(first), artifact_dir(second)
     with translated():
-        shared_bytes, unique_bytes = _engine.diff(store_dir(), *both)
+        with Progress("diff", "entries") as progress:
+            shared_bytes, unique_bytes = _engine.diff(store_dir(), *both, progress)
         if as_json:
             paths: dict[str, list[str]] = {kind: [] for kind in SIGNS}
             for kind, path in _engine.differences(*both):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,18 +15,35 @@ from t9k.em.progress import Progress
 
 def print_digests(paths: Iterable[str]) -> None:
     """Prints the digest of each file, and of each file below a directory, when it is known."""
-    for path, digest in digests(paths):
-        # `b3sum --check` knows escaped names by the backslash before the digest.
-        escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-        mark = "" if escaped == path else "\\"
-        print(f"{mark}{digest}  {printable(escaped) if sys.stdout.isatty() else escaped}", flush=True)
+    is_terminal = sys.stdout.isatty()
+    with Progress("hash") as progress:
+        for path, digest in digests(paths, progress):
+            # `b3sum --check` knows escaped names by the backslash before the digest.
+            escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+            mark = "" if escaped == path else "\\"
+            if is_terminal:
+                progress.clear()
+            print(f"{mark}{digest}  {printable(escaped) if is_terminal else escaped}", flush=True)
 
 
-def digests(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yields path and BLAKE3 digest of each file."""
+def digests(paths: Iterable[str], progress: Progress) -> Iterator[tuple[str, str]]:
+    """Yields path and BLAKE3 digest of each file; progress is told of all of them together."""
+    paths = list(paths)
+    # What lies below a directory is not known before it has been walked.
+    sizes = [0 if os.path.isdir(path) else os.path.getsize(path) for path in paths]
+    totals = (0, 0) if any(map(os.path.isdir, paths)) else (len(paths), sum(sizes))
+    files = size_bytes = 0
+
+    def count(_: int, now_bytes: int, *__: int) -> None:
+        progress(files, size_bytes + now_bytes, *totals)
+
     for path in _files(paths):
-        with translated(), Progress("hash") as progress:
-            digest = _engine.hash_file(path, progress)
+        with translated():
+            digest = _engine.hash_file(path, count)
+        files += 1
+        with contextlib.suppress(OSError):  # deleted since
+            size_bytes += os.path.getsize(path)
+        progress(files, size_bytes, *totals)
         yield path, digest
 
 

@@ -10,26 +10,35 @@ from t9k.em.cli.console import echo_json, echo_table
 from t9k.em.cli.verb import Verb, json_option
 from t9k.em.progress import size_text
 
-FIELDS = ("apparent_bytes", "stored_bytes", "unique_bytes")
+FIELDS = ("apparent_bytes", "stored_bytes", "unique_bytes", "shared_bytes")
 
 
 @click.command("du", cls=Verb, examples=["em du", "em du checkpoints_261123_101500_a1b2c3 --json"])
 @click.argument("artifacts", nargs=-1)
 @json_option
 def command(artifacts: tuple[str, ...], as_json: bool) -> None:
-    """Show what artifacts occupy: bytes of all files, of distinct objects, and of objects no other one has."""
+    """Show what artifacts occupy, by default all.
+
+    apparent: bytes of all files. stored: of distinct objects, which are unique or shared. unique: of objects that no
+    other artifact here has. shared: of objects that others have too. Chunks that different objects share are not
+    counted here: `em diff` does.
+    """
     from t9k.em import _engine
     from t9k.em.artifact import artifact_parent_dir, store_dir
     from t9k.em.cli.places import artifact_dir, artifact_dirs
     from t9k.em.errors import translated
+    from t9k.em.progress import Progress
 
-    directories = [artifact_dir(artifact) for artifact in artifacts] if artifacts else artifact_dirs()
-    with translated():
-        sizes = _engine.usage(store_dir(), directories)
-    named = list(zip([*directories, "total"], sizes, strict=True))
+    directories = list(dict.fromkeys(map(artifact_dir, artifacts))) if artifacts else artifact_dirs()
+    told = set(map(os.path.realpath, directories))
+    others = [directory for directory in artifact_dirs() if os.path.realpath(directory) not in told]
+    with translated(), Progress("du", "entries") as progress:
+        sizes = _engine.usage(store_dir(), directories, others, progress)
+    rows = [(apparent, stored, unique, stored - unique) for apparent, stored, unique in sizes]
+    named = list(zip([*directories, "total"], rows, strict=True))
     if as_json:
         echo_json([{"artifact": name} | dict(zip(FIELDS, row, strict=True)) for name, row in named])
         return
     parent = os.path.join(artifact_parent_dir(), "")
-    rows = [[*map(size_text, row), name.removeprefix(parent)] for name, row in named]
-    echo_table(["apparent", "stored", "unique", "artifact"], rows, right={0, 1, 2})
+    cells = [[*map(size_text, row), name.removeprefix(parent)] for name, row in named]
+    echo_table(["apparent", "stored", "unique", "shared", "artifact"], cells, right={0, 1, 2, 3})

@@ -14,6 +14,7 @@ from t9k.em.cli.verb import Verb
 from t9k.em.escape import printable
 
 if TYPE_CHECKING:
+    from t9k.em.progress import Progress
     from t9k.em.runs.selection import Selection
 
 _TEXT_FORMATS = ("csv", "json")
@@ -60,10 +61,10 @@ def command(runs: tuple[str, ...], form: str, output: str | None, kinds: tuple[s
         raise click.UsageError(f"--format {form} needs -o")
     records = [run_record(run) for run in dict.fromkeys(runs)]
     with Progress("export") as progress:
-        _export(Selection(records, kinds, progress), form, output)
+        _export(Selection(records, kinds, progress), form, output, progress)
 
 
-def _export(selection: Selection, form: str, output: str | None) -> None:
+def _export(selection: Selection, form: str, output: str | None, progress: Progress) -> None:
     if form == "tensorboard":
         from t9k.em.runs.export_tensorboard import write_tensorboard
 
@@ -77,22 +78,26 @@ def _export(selection: Selection, form: str, output: str | None) -> None:
         from t9k.em.runs.export_csv import write_csv
         from t9k.em.runs.export_json import write_json
 
-        with _text_output(output) as file:
+        with _text_output(output, progress) as file:
             (write_csv if form == "csv" else write_json)(selection, file)
 
 
 class _Terminal:
-    """Escapes what could control the terminal."""
+    """Escapes what could control the terminal, and keeps a bar out of the text."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
     def write(self, text: str) -> int:
+        self._progress.clear()
         click.echo("\n".join(map(printable, text.split("\n"))), nl=False)
         return len(text)
 
 
 @contextlib.contextmanager
-def _text_output(path: str | None) -> Iterator[IO[str]]:
+def _text_output(path: str | None, progress: Progress) -> Iterator[IO[str]]:
     if path is None:
-        yield _Terminal() if sys.stdout.isatty() else sys.stdout  # type: ignore[misc]
+        yield _Terminal(progress) if sys.stdout.isatty() else sys.stdout  # type: ignore[misc]
         return
     with replaced(path) as temporary, open(temporary, "x", encoding="utf-8", newline="") as file:
         yield file

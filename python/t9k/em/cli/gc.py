@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from t9k.em.cli.console import count_text, echo_json
@@ -31,35 +33,32 @@ def _age_s(context: click.Context, parameter: click.Parameter, text: str) -> int
 )
 @json_option
 def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
-    """Reclaim objects that no artifact reaches.
+    """Reclaim objects that no artifact reaches, and say first what that frees.
 
-    Unreachable objects are set aside at first, and deleted by a later run once they are old enough. What is freed is
-    told in whole blocks of the disk, chunk tables included; an object that has a name elsewhere frees none.
+    It does not ask: what an artifact, a load or an add in flight reaches is never touched. Unreachable objects are set
+    aside at first, and deleted by a later run once they are old enough. What is freed is told in whole blocks of the
+    disk, chunk tables included; an object that has a name elsewhere frees none.
     """
     from t9k.em import _engine
     from t9k.em.artifact import store_dir
     from t9k.em.errors import translated
     from t9k.em.progress import Progress
 
-    with translated(), Progress("gc") as progress:
-        if not dry_run:
-            # What an interrupted add linked would keep its objects' blocks.
-            _engine.recover(store_dir())
-        planned = _engine.gc(store_dir(), older_than_s, True, progress)
-    if not as_json:
-        count, size_bytes = planned["unreachable_objects"], planned["unreachable_bytes"]
-        blocks = count_text(planned["reclaimable_bytes"], "byte")
-        click.echo(f"{count_text(count, 'object')} that no artifact reaches, {count_text(size_bytes, 'byte')}")
-        click.echo(f"deleting them frees {blocks} on the disk")
-    if dry_run:
-        if as_json:
-            echo_json(planned)
-        return
-    with translated(), Progress("gc") as progress:
-        done = _engine.gc(store_dir(), older_than_s, False, progress)
+    with translated(), Progress("gc", "entries and objects") as progress:
+
+        def say(planned: dict[str, int]) -> None:
+            if as_json:
+                return
+            progress.clear()
+            objects = count_text(planned["unreachable_objects"], "object")
+            click.echo(f"{objects} that no artifact reaches, {count_text(planned['unreachable_bytes'], 'byte')}")
+            click.echo(f"deleting them frees {count_text(planned['reclaimable_bytes'], 'byte')} on the disk")
+            sys.stdout.flush()
+
+        done = _engine.gc(store_dir(), older_than_s, dry_run, progress, say)
     if as_json:
         echo_json(done)
-        return
-    click.echo(f"deleted {done['deleted_objects']:,}, freed {count_text(done['freed_bytes'], 'byte')} on the disk")
-    if kept := done["unreachable_objects"] - done["deleted_objects"]:
-        click.echo(f"{kept:,} set aside until they are old enough, or an add is running: run `em gc` again later")
+    elif not dry_run:
+        click.echo(f"deleted {done['deleted_objects']:,}, freed {count_text(done['freed_bytes'], 'byte')} on the disk")
+        if kept := done["unreachable_objects"] - done["deleted_objects"]:
+            click.echo(f"{kept:,} set aside until they are old enough, or an add is running: run `em gc` again later")

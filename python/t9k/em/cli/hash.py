@@ -14,8 +14,10 @@ from t9k.em.cli.verb import Verb, json_option
 def command(paths: tuple[str, ...], as_json: bool) -> None:
     """Print BLAKE3 digests of files, and of all files below directories, as b3sum does."""
     from t9k.em.cli.digests import digests, print_digests
+    from t9k.em.progress import Progress
 
     if as_json:
-        echo_json(dict(digests(paths)))
+        with Progress("hash") as progress:
+            echo_json(dict(digests(paths, progress)))
     else:
         print_digests(paths)

@@ -37,6 +37,7 @@ def command(tool: str, directory: str, as_json: bool) -> None:
         for outcome in _outcomes(tool, directory, progress):
             done.append(outcome)
             if not as_json:
+                progress.clear()
                 click.echo(printable(outcome.path) + ("" if outcome.is_new else " is there already"))
                 for note in outcome.notes:
                     click.echo(f"Warning: {printable(outcome.path)}: {note}", err=True)

@@ -59,15 +59,17 @@ def _named(files: tuple[str, ...]) -> list[tuple[str, str]]:
     """What is looked for, and its digest."""
     from t9k.em.cli.digests import digests
     from t9k.em.errors import NotFoundError
+    from t9k.em.progress import Progress
 
     named: list[tuple[str, str]] = []
-    for file in files:
-        if os.path.exists(file):
-            named.extend(digests([file]))
-        elif _DIGEST.fullmatch(file):
-            named.append((file, file))
-        else:
-            raise NotFoundError(f"there is no file {file}")
+    with Progress("hash") as progress:
+        for file in files:
+            if os.path.exists(file):
+                named.extend(digests([file], progress))
+            elif _DIGEST.fullmatch(file):
+                named.append((file, file))
+            else:
+                raise NotFoundError(f"there is no file {file}")
     return named
 
 

@@ -110,7 +110,7 @@ pub struct FileFound {
 /// Lists the tree below `root` with up to `threads` threads, the caller's included. What is much goes to the `room`'s
 /// directory.
 ///
-/// Sets the totals of `progress`. Costs one `stat` per file and one `open` per directory.
+/// Sets the totals of `progress`; files count while they are found. Costs one `stat` per file and one `open` per directory.
 ///
 /// # Errors
 /// `NotFound` or `InvalidInput` if the root is missing or no directory; `InvalidInput` for an entry
@@ -452,6 +452,7 @@ impl Walk<'_> {
                 Err(_) => return Err(not_utf8(&self.shown_directory(&path), name.to_bytes())),
             }
         }
+        self.progress.total_files.fetch_add(found.len() as u64, Relaxed);
         self.found().add(&path, &found)?;
         if !found.directories.is_empty() {
             let mut queue = self.lock();

@@ -232,6 +232,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// How many files.
+    pub(super) fn len(&self) -> usize {
+        self.files.len()
+    }
+
     pub(super) fn file(&mut self, name: &str, stat: Stat, executable: bool, via_link: bool) {
         // Batches are small.
         let name_at = Text { start: self.names.len() as u32, length: name.len() as u32 };
