@@ -5,39 +5,41 @@
 
 use std::{fmt, io, path::Path};
 
-/// What kind of failure it is: decides which exception Python raises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The caller asked for something that cannot be done (a bad path, a bad value).
-    InvalidInput,
-    /// A path, artifact or object is not there.
-    NotFound,
-    /// Somebody else changed the same thing, or a source changed while it was read.
-    Conflict,
-    /// Bytes do not match their digest or checksum.
-    Integrity,
-    /// The operating system refused: disk full, no permission, input/output error.
-    Store,
-    /// The caller cancelled the call (Ctrl-C).
-    Cancelled,
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// What kind of failure it is: decides which exception Python raises.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind, for the test that keeps Rust, Python and the protocol equal.
+            pub const ALL: &[Kind] = &[$(Kind::$kind,)*];
+
+            /// The stable name, as JSON and Python spell it.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Kind::$kind => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl Kind {
-    /// Every kind, for the test that keeps Rust and Python equal.
-    pub const ALL: [Kind; 6] =
-        [Kind::InvalidInput, Kind::NotFound, Kind::Conflict, Kind::Integrity, Kind::Store, Kind::Cancelled];
-
-    /// The stable name, as JSON and Python spell it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::InvalidInput => "invalid_input",
-            Kind::NotFound => "not_found",
-            Kind::Conflict => "conflict",
-            Kind::Integrity => "integrity",
-            Kind::Store => "store",
-            Kind::Cancelled => "cancelled",
-        }
-    }
+kinds! {
+    /// The caller asked for something that cannot be done (a bad path, a bad value).
+    InvalidInput = "invalid_input",
+    /// A path, artifact or object is not there.
+    NotFound = "not_found",
+    /// Somebody else changed the same thing, or a source changed while it was read.
+    Conflict = "conflict",
+    /// Bytes do not match their digest or checksum.
+    Integrity = "integrity",
+    /// The operating system refused: disk full, no permission, input/output error.
+    Store = "store",
+    /// The caller cancelled the call (Ctrl-C).
+    Cancelled = "cancelled",
 }
 
 /// A failure with its kind, a message and perhaps a hint and the operating system's error number.

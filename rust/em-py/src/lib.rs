@@ -21,6 +21,8 @@ pyo3::create_exception!(
 /// What Python sees; `_engine.pyi` describes it, in the same order.
 #[pyo3::pymodule]
 mod _engine {
+    use pyo3::{prelude::*, types::PyTuple};
+
     #[pymodule_export]
     use super::EngineError;
     #[pymodule_export]
@@ -44,4 +46,10 @@ mod _engine {
     use super::receive::{ObjectHasher, PackCopier, decode_record, list_records, pack_digest, verify_pack};
     #[pymodule_export]
     use super::report::{DifferenceIterator, diff, differences, gc, usage, verify};
+
+    #[pymodule_init]
+    fn constants(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let kinds = em_core::Kind::ALL.iter().map(|kind| kind.as_str());
+        module.add("ERROR_KINDS", PyTuple::new(module.py(), kinds.collect::<Vec<_>>())?)
+    }
 }
