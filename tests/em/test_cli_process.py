@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -110,6 +111,25 @@ def test_verbs_of_the_store_print_json_and_exit_as_documented(directory: Path) -
     done = em_output("verify", "--json")
     assert done.returncode == 1
     assert [problem["kind"] for problem in json.loads(done.stdout)["problems"]] == ["damaged"]
+
+
+def test_verbs_that_look_into_a_store_make_none(directory: Path) -> None:
+    for call in [("du",), ("gc",), ("gc", "--dry-run"), ("diff", "a", "b")]:
+        done = em_output(*call)
+        assert (done.returncode, done.stdout) == (1, ""), call
+        hint = "(hint: go to the directory of .em, or set EM_STORE_DIR)"
+        assert done.stderr == f"Error: there is no store .em/store {hint}\n"
+    assert list(directory.iterdir()) == []
+
+
+def test_closed_outputs_are_no_traceback(directory: Path) -> None:
+    """As of a daemon that has closed them."""
+    (directory / "file").write_text("one")
+    for call, redirection, code in [("hash file", ">&-", 0), ("hash nowhere", ">&- 2>&-", 2), ("ls nowhere", ">&-", 1)]:
+        command = f"{shlex.join(EM)} {call} {redirection}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
 
 
 def test_version_is_that_of_the_package() -> None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 def main(args: Sequence[str] | None = None) -> NoReturn:
     """Runs the command with the arguments, by default those of the process, and exits."""
     words = list(sys.argv[1:] if args is None else args)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed by who has started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the end of the process
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 is no reason to fail

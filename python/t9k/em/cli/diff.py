@@ -19,15 +19,14 @@ SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yel
 def command(first: str, second: str, as_json: bool) -> None:
     """Show what the second artifact adds (+), lacks (-) and changes (~), and how many bytes it shares."""
     from t9k.em import _engine
-    from t9k.em.artifact import store_dir
-    from t9k.em.cli.places import artifact_dir
+    from t9k.em.cli.places import artifact_dir, existing_store_dir
     from t9k.em.errors import translated
     from t9k.em.progress import Progress
 
     both = artifact_dir(first), artifact_dir(second)
     with translated():
         with Progress("diff", "entries") as progress:
-            shared_bytes, unique_bytes = _engine.diff(store_dir(), *both, progress)
+            shared_bytes, unique_bytes = _engine.diff(existing_store_dir(), *both, progress)
         if as_json:
             paths: dict[str, list[str]] = {kind: [] for kind in SIGNS}
             for kind, path in _engine.differences(*both):

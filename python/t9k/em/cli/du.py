@@ -25,7 +25,7 @@ def command(artifacts: tuple[str, ...], as_json: bool) -> None:
     """
     from t9k.em import _engine
     from t9k.em.artifact import artifact_parent_dir, store_dir
-    from t9k.em.cli.places import artifact_dir, artifact_dirs
+    from t9k.em.cli.places import artifact_dir, artifact_dirs, existing_store_dir
     from t9k.em.errors import translated
     from t9k.em.progress import Progress
 
@@ -33,7 +33,9 @@ def command(artifacts: tuple[str, ...], as_json: bool) -> None:
     told = set(map(os.path.realpath, directories))
     others = [directory for directory in artifact_dirs() if os.path.realpath(directory) not in told]
     with translated(), Progress("du", "entries") as progress:
-        sizes = _engine.usage(store_dir(), directories, others, progress)
+        # An artifact to which nothing was added may have none yet.
+        store = store_dir() if directories else existing_store_dir()
+        sizes = _engine.usage(store, directories, others, progress)
     rows = [(apparent, stored, unique, stored - unique) for apparent, stored, unique in sizes]
     named = list(zip([*directories, "total"], rows, strict=True))
     if as_json:

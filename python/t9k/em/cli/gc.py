@@ -40,7 +40,7 @@ def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
     disk, chunk tables included; an object that has a name elsewhere frees none.
     """
     from t9k.em import _engine
-    from t9k.em.artifact import store_dir
+    from t9k.em.cli.places import existing_store_dir
     from t9k.em.errors import translated
     from t9k.em.progress import Progress
 
@@ -55,7 +55,7 @@ def command(dry_run: bool, older_than_s: int, as_json: bool) -> None:
             click.echo(f"deleting them frees {count_text(planned['reclaimable_bytes'], 'byte')} on the disk")
             sys.stdout.flush()
 
-        done = _engine.gc(store_dir(), older_than_s, dry_run, progress, say)
+        done = _engine.gc(existing_store_dir(), older_than_s, dry_run, progress, say)
     if as_json:
         echo_json(done)
     elif not dry_run:

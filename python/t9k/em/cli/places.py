@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from t9k.em.artifact import METADATA, artifact_parent_dir
+from t9k.em.artifact import METADATA, artifact_parent_dir, store_dir
 from t9k.em.errors import InvalidInputError, NotFoundError
 from t9k.em.runs.record import RunRecord, find_records, read_record, run_parent_dir
 
@@ -46,6 +46,18 @@ def artifact_dir(artifact: str) -> str:
         InvalidInputError: Several artifacts are named so.
     """
     return _find(artifact, artifact_parent_dir(), METADATA, "artifacts") or artifact
+
+
+def existing_store_dir() -> str:
+    """Returns the directory of the store.
+
+    Raises:
+        NotFoundError: There is none; who only looks makes none.
+    """
+    store = store_dir()
+    if not os.path.isdir(store):
+        raise NotFoundError(f"there is no store {store}", hint="go to the directory of .em, or set EM_STORE_DIR")
+    return store
 
 
 def artifact_dirs() -> list[str]:
