@@ -138,38 +138,61 @@ class Artifact:
     def add_dir(self, dir_path: str | os.PathLike[str], obj_path: str | None = None) -> None:
         """Adds all files under a local directory as objects of the Artifact.
 
-        Symbolic links are followed. All or nothing: on an error the artifact
-        is what it was.
+        Symbolic links are followed; empty directories and the executable bit
+        are kept. A file whose path the Artifact has already is replaced, all
+        others of the Artifact stay. All or nothing: on an error and at Ctrl-C
+        the Artifact is what it was. Several processes may add to one Artifact.
+
+        New bytes are read once and written once. A file that has not changed
+        since it was last added, to any Artifact of the store, is not read. The
+        source stays as it is and may be changed or deleted afterwards. What
+        takes longer than two seconds shows its progress on stderr, unless
+        EM_QUIET is set.
 
         Args:
             dir_path: The directory.
             obj_path: Where it goes in the artifact: its own name by default;
-                ``'b/'`` is ``b/<its name>``.
+                ``'b/'`` is ``b/<its name>``, and ``'b'`` is its new name.
 
         Raises:
-            InvalidInputError: A bad obj_path, a special file, a name that is
-                not UTF-8, a loop of links.
+            InvalidInputError: The obj_path is absolute, is not normalized,
+                is ``.artifact``, or makes a directory of a file or the
+                reverse; a pipe, socket or device; a name that is not UTF-8; a
+                loop of links.
             NotFoundError: There is no such directory.
             ConflictError: A file changed while it was read, twice.
-            StoreError: The disk is full, or a file cannot be read.
+            StoreError: The disk is full, or a file cannot be read; ``errno``
+                says why.
 
         Example:
             >>> artifact.add_dir("a/")  # to <local>/a
             >>> artifact.add_dir("a/", "b/")  # to <local>/b/a
+            >>> artifact.add_dir("a/", "b")  # to <local>/b
         """
         self._add(_engine.add_dir, dir_path, obj_path)
 
     def add_file(self, file_path: str | os.PathLike[str], obj_path: str | None = None) -> None:
-        """Adds a local file as an object of the Artifact; all else is as with `add_dir`.
+        """Adds a local file as an object of the Artifact.
+
+        A link is followed. A file that is there already at that path is
+        replaced, whole. Cost, progress and Ctrl-C are as with `add_dir`.
 
         Args:
             file_path: The file.
             obj_path: Where it goes in the artifact: its own name by default;
-                ``'a/'`` is ``a/<its name>``.
+                ``'a/'`` is ``a/<its name>``, and ``'a'`` is its new name.
+
+        Raises:
+            InvalidInputError: A bad obj_path, as with `add_dir`, or no regular
+                file.
+            NotFoundError: There is no such file.
+            ConflictError: It changed while it was read, twice.
+            StoreError: The disk is full, or the file cannot be read.
 
         Example:
             >>> artifact.add_file("1.png")  # to <local>/1.png
             >>> artifact.add_file("1.png", "a/")  # to <local>/a/1.png
+            >>> artifact.add_file("1.png", "a/2.png")  # to <local>/a/2.png
         """
         self._add(_engine.add_file, file_path, obj_path)
 
@@ -199,19 +222,21 @@ class Artifact:
         """Adds a URI as an object reference to the Artifact; nothing is fetched.
 
         What is given of the content is kept with it, and `fetch_references`
-        refuses other content.
+        refuses other content. An object at that path is replaced as an entry;
+        its file stays in the directory.
 
         Args:
-            uri: Where the content is.
+            uri: Where the content is: 1 to 8,192 bytes.
             obj_path: Its path in the artifact: the last part of the URI by
-                default.
+                default; ``'a/'`` is below ``a``.
             size: Bytes of the content.
             etag: Its ETag, as the server of an HTTP URI says it.
             digest: Its BLAKE3, 64 hex digits, as `em hash` prints it.
 
         Raises:
-            InvalidInputError: A bad obj_path, or what is said of the content
-                cannot be.
+            InvalidInputError: A bad obj_path, as with `add_dir`, or what is
+                said of the content cannot be.
+            StoreError: The manifest cannot be written.
 
         Example:
             >>> artifact.add_reference("s3://bucket/data.csv", size=1200)
@@ -410,12 +435,14 @@ def create_artifact(name: str, labels: Sequence[str] | None = None, description:
     is ``<name>_<YYMMDD>_<HHMMSS>_<6 random characters>``.
 
     Args:
-        name: Name of the Artifact.
+        name: Name of the Artifact: 1 to 200 bytes of printable text without
+            slashes. Names may be equal; alternative names are not.
         labels: Labels of the Artifact.
         description: Description of the Artifact.
 
     Returns:
-        An Artifact instance without objects.
+        An Artifact instance without objects. Its directory is there; removing
+        it deletes the Artifact, and `em gc` then reclaims what it alone had.
 
     Raises:
         InvalidInputError: The name cannot be part of a directory's name, or
@@ -456,6 +483,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Artifact:
     Raises:
         NotFoundError: There is none at that path; it is a RuntimeError too.
         InvalidInputError: Its metadata cannot be read.
+        StoreError: The disk is full, or the directory cannot be read.
         IntegrityError: The server's bytes are wrong, twice; none of them is
             kept.
         AuthError: The user may not see it.
