@@ -16,11 +16,11 @@ def digest(data: bytes) -> str:
     return blake3.blake3(data).hexdigest()
 
 
-def checked(data: bytes, magic: bytes) -> bytes:
+def checked(data: bytes, magic: bytes, version: int = 1) -> bytes:
     """The bytes after magic and version, without the trailer."""
     body, trailer = data[:-8], data[-8:]
     assert xxhash.xxh3_64_intdigest(body) == int.from_bytes(trailer, "little")
-    assert body[:12] == magic + struct.pack("<I", 1)
+    assert body[:12] == magic + struct.pack("<I", version)
     return body[12:]
 
 
@@ -188,7 +188,7 @@ class CacheRow:
 
 
 def cache_shard(data: bytes) -> dict[bytes, CacheRow]:
-    body = checked(data, b"EMSTATS\n")
+    body = checked(data, b"EMSTATS\n", version=2)
     assert body[:4] == struct.pack("<I", 80)
     assert (len(body) - 4) % 80 == 0
     rows = {}
@@ -207,5 +207,14 @@ def file_key(stat: os.stat_result) -> bytes:
     return struct.pack("<QQ", stat.st_dev, stat.st_ino)
 
 
-def head_key(data: bytes) -> bytes:
-    return xxhash.xxh3_128_intdigest(struct.pack("<Q", len(data)) + data[: 64 << 10]).to_bytes(16, "little")
+def sketch_places(size: int) -> list[tuple[int, int]]:
+    """Offsets and lengths of what a content hint looks at."""
+    samples = min(size >> 20, 64)
+    step = size // (samples + 1)
+    ends = [(0, 64 << 10), (max(0, size - (64 << 10)), 64 << 10)]
+    return ends + [(number * step // 4096 * 4096, 4096) for number in range(1, samples + 1)]
+
+
+def sketch_key(data: bytes) -> bytes:
+    samples = b"".join(data[at : at + length] for at, length in sketch_places(len(data)))
+    return xxhash.xxh3_128_intdigest(struct.pack("<Q", len(data)) + samples).to_bytes(16, "little")

@@ -76,24 +76,38 @@ def test_chunk_tables_cover_the_large_objects(artifact: em.Artifact) -> None:
             assert all(16 << 10 <= length <= 256 << 10 for _, length in table.chunks[:-1])
 
 
-def test_stat_cache_has_a_row_of_every_source(artifact: em.Artifact, tmp_path: Path) -> None:
+def stat_cache_rows(tmp_path: Path) -> dict[tuple[str, bytes], oracle.CacheRow]:
     (cache,) = Path(tmp_path, "cache/em").glob("stat-*")
     rows = {}
-    for kind in ("files", "heads"):
-        for path in Path(cache, kind).iterdir():
-            found = oracle.cache_shard(path.read_bytes())
-            assert {oracle.shard_of(key) for key in found} == {path.name}
-            rows |= {(kind, key): row for key, row in found.items()}
-    sources = [path for path in Path("source").iterdir() if path.is_file()]
-    for path in sources:
-        stat, data = path.stat(), path.read_bytes()
-        row = rows.pop(("files", oracle.file_key(stat)))
-        assert (row.size, row.mtime_ns, row.ctime_ns) == (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-        assert row.digest == oracle.digest(data)
-        assert row.flags == 1, "written a moment ago"
-        if len(data) > 1 << 20:
-            assert rows.pop(("heads", oracle.head_key(data))).digest == row.digest
-    assert rows == {}
+    for path in cache.glob("*/*"):
+        found = oracle.cache_shard(path.read_bytes())
+        assert {oracle.shard_of(key) for key in found} == {path.name}
+        rows |= {(path.parent.name, key): row for key, row in found.items()}
+    return rows
+
+
+def test_stat_cache_has_a_row_of_a_file_that_is_old_enough(artifact: em.Artifact, tmp_path: Path) -> None:
+    assert {kind for kind, _ in stat_cache_rows(tmp_path)} == {"hints"}, "the others were written a moment ago"
+    old = Path(os.__file__)
+    artifact.add_file(old, "old")
+    rows = stat_cache_rows(tmp_path)
+    stat = old.stat()
+    row = rows["files", oracle.file_key(stat)]
+    assert (row.size, row.mtime_ns, row.ctime_ns) == (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    assert (row.digest, row.flags) == (oracle.digest(old.read_bytes()), 0)
+
+
+def test_stat_cache_has_a_hint_of_every_large_source(artifact: em.Artifact, tmp_path: Path) -> None:
+    data = [path.read_bytes() for path in Path("source").iterdir() if path.stat().st_size > 1 << 20]
+    rows = {("hints", oracle.sketch_key(large)): (len(large), oracle.digest(large), 0) for large in data}
+    assert len(rows) == 2
+    assert {at: (row.size, row.digest, row.flags) for at, row in stat_cache_rows(tmp_path).items()} == rows
+    alike = bytearray(Path("source/noise.dat").read_bytes())
+    alike[100_000] ^= 1
+    Path("alike").write_bytes(alike)
+    artifact.add_file("alike")
+    rows["hints", oracle.sketch_key(alike)] = (len(alike), oracle.digest(alike), 1)
+    assert {at: (row.size, row.digest, row.flags) for at, row in stat_cache_rows(tmp_path).items()} == rows
 
 
 def test_root_and_lease_of_an_artifact_elsewhere(tmp_path: Path, artifact: em.Artifact) -> None:

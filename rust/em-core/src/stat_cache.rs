@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <dir>/files/00 … ff    rows by (device, inode)
-//! <dir>/heads/00 … ff    rows by XXH3-128 of (size, first 64 KiB): content hints
+//! <dir>/hints/00 … ff    rows by XXH3-128 of (size, samples of the bytes): content hints
 //! shard = magic[8] version:u32 row_bytes:u32, rows sorted by key, XXH3-64 of all before; little-endian
 //! row   = key[16] size:u64 mtime_ns:i64 ctime_ns:i64 digest[32] flags:u32 last_used_day:u32
 //! ```
@@ -20,7 +20,7 @@ use std::{
     collections::{HashMap, VecDeque},
     ffi::OsStr,
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -38,14 +38,14 @@ const TEMPORARY: &str = ".tmp-";
 /// Age at which a temporary file belongs to a process that died; writing one takes milliseconds.
 const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
 const MAGIC: &[u8; 8] = b"EMSTATS\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SHARDS: usize = 256;
 const HEADER_BYTES: usize = 16;
 const ROW_BYTES: usize = 80;
 const KEY_BYTES: usize = 16;
 const TRAILER_BYTES: usize = 8;
-/// The times could not yet vouch for the bytes when the row was recorded.
-const FLAG_RACY: u32 = 1;
+/// Files of several contents look alike in all samples.
+const FLAG_AMBIGUOUS: u32 = 1;
 
 /// Most rows of a shard; the ones unused for longest go first. 256 full shards hold 2.1 million
 /// files in 168 MB of disk.
@@ -54,8 +54,15 @@ pub const MAX_ROWS: usize = 8192;
 /// Rows of one table that are held in memory, give or take a shard: some 3 MB.
 const MAX_HELD_ROWS: usize = 32_768;
 
-/// Bytes at the start of a file that a content hint looks at.
-pub const HEAD_BYTES: usize = 64 * 1024;
+/// Bytes at the start and at the end of a file that a content hint looks at: the index of most tensor files, and the
+/// directory of a zip file, which has a checksum of each of its members.
+pub const EDGE_BYTES: usize = 64 * 1024;
+
+/// What it looks at in between: a page in each MiB, and in at most 64 places. They cost less than a thousandth of
+/// reading the file if that is long, and one in 256 bytes if it is short.
+pub const SAMPLE_BYTES: usize = 4096;
+const SAMPLES: u64 = 64;
+const LEAST_STEP_BYTES: u64 = 1 << 20;
 
 /// How much older than the start of hashing a file's newest time has to be, in nanoseconds.
 ///
@@ -65,18 +72,6 @@ pub const HEAD_BYTES: usize = 64 * 1024;
 /// seconds cover all of these, and cost one more hashing of files that were added right after they
 /// were written.
 pub const SLACK_NS: i128 = 2_000_000_000;
-
-/// What the cache knows about a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// The file was not touched since it had this digest.
-    Known(Digest),
-    /// Probably this digest: the same inode and size, but the times differ or cannot vouch for the
-    /// bytes. Hash before writing.
-    Rehash(Digest),
-    /// Never seen, or not with this size.
-    Unknown,
-}
 
 /// The directory of this user and host: `$XDG_CACHE_HOME/em/stat-<host>`, else below `~/.cache`.
 ///
@@ -101,7 +96,7 @@ pub fn now_ns() -> i128 {
 #[derive(Debug)]
 pub struct StatCache {
     files: Shards,
-    heads: Shards,
+    hints: Shards,
     today: u32,
 }
 
@@ -111,20 +106,16 @@ impl StatCache {
         let day = now_ns() / (24 * 3600 * 1_000_000_000);
         Self {
             files: Shards::new(dir.join("files")),
-            heads: Shards::new(dir.join("heads")),
+            hints: Shards::new(dir.join("hints")),
             today: u32::try_from(day).unwrap_or(0),
         }
     }
 
-    /// What is known about the file in this state.
-    pub fn lookup(&self, stat: &Stat) -> Answer {
-        match self.files.get(file_key(stat), self.today) {
-            Some(row) if row.size != stat.size => Answer::Unknown,
-            Some(row) if row.flags & FLAG_RACY != 0 => Answer::Rehash(row.digest),
-            Some(row) if (row.mtime_ns, row.ctime_ns) == (stat.mtime_ns, stat.ctime_ns) => Answer::Known(row.digest),
-            Some(row) => Answer::Rehash(row.digest),
-            None => Answer::Unknown,
-        }
+    /// The digest of the file if it was not touched since it was recorded.
+    pub fn lookup(&self, stat: &Stat) -> Option<Digest> {
+        let row = self.files.get(file_key(stat), self.today)?;
+        let then = (row.size, row.mtime_ns, row.ctime_ns);
+        (then == (stat.size, stat.mtime_ns, stat.ctime_ns)).then_some(row.digest)
     }
 
     /// Whether `stat` cannot vouch for bytes that were read after `hashing_began_ns`.
@@ -132,40 +123,36 @@ impl StatCache {
         i128::from(stat.mtime_ns.max(stat.ctime_ns)) >= hashing_began_ns.saturating_sub(SLACK_NS)
     }
 
-    /// Remembers that the file in this state has `digest`; its bytes were read after `hashing_began_ns`.
+    /// Remembers that the file in this state, which is not racy, has `digest`.
     ///
     /// `stat` must be from before the first read and equal to the state after the last one.
-    pub fn record(&self, stat: &Stat, digest: Digest, hashing_began_ns: i128) {
-        let racy = Self::is_racy(stat, hashing_began_ns);
-        let row = Row {
-            size: stat.size,
-            mtime_ns: stat.mtime_ns,
-            ctime_ns: stat.ctime_ns,
-            digest,
-            flags: if racy { FLAG_RACY } else { 0 },
-            day: self.today,
-            changed: true,
-        };
-        self.files.put(file_key(stat), row);
+    pub fn record(&self, stat: &Stat, digest: Digest) {
+        let (size, mtime_ns, ctime_ns) = (stat.size, stat.mtime_ns, stat.ctime_ns);
+        let row = Row { size, mtime_ns, ctime_ns, digest, flags: 0, day: self.today, changed: true };
+        self.files.put(file_key(stat), |_| row);
     }
 
-    /// The digest that a file of this size and these first bytes had before: a guess, for hashing
-    /// a copied file before anything is written. Only the first [`HEAD_BYTES`] of `head` count.
-    pub fn hint(&self, size: u64, head: &[u8]) -> Option<Digest> {
-        let row = self.heads.get(head_key(size, head), self.today)?;
-        (row.size == size).then_some(row.digest)
+    /// The digest that a file with this sketch had before: a guess, so that the bytes of a touched or copied file are
+    /// hashed before any is written. None where it would have been wrong once.
+    pub fn hint(&self, sketch: &Sketch) -> Option<Digest> {
+        let row = self.hints.get(sketch.key, self.today)?;
+        (row.size == sketch.size && row.flags & FLAG_AMBIGUOUS == 0).then_some(row.digest)
     }
 
     /// Remembers a digest for [`hint`](Self::hint).
-    pub fn record_hint(&self, size: u64, head: &[u8], digest: Digest) {
-        let row = Row { size, mtime_ns: 0, ctime_ns: 0, digest, flags: 0, day: self.today, changed: true };
-        self.heads.put(head_key(size, head), row);
+    pub fn record_hint(&self, sketch: &Sketch, digest: Digest) {
+        let row = Row { size: sketch.size, mtime_ns: 0, ctime_ns: 0, digest, flags: 0, day: self.today, changed: true };
+        self.hints.put(sketch.key, |before| match before {
+            Some(before) if before.digest != digest => Row { flags: FLAG_AMBIGUOUS, ..row },
+            Some(before) => Row { flags: before.flags, ..row },
+            None => row,
+        });
     }
 
     /// Writes the shards that changed; each appears whole or stays as it was. Not synced to disk.
     pub fn flush(&self) {
         self.files.flush();
-        self.heads.flush();
+        self.hints.flush();
     }
 }
 
@@ -187,11 +174,36 @@ fn file_key(stat: &Stat) -> Key {
     key
 }
 
-fn head_key(size: u64, head: &[u8]) -> Key {
-    let mut hash = Xxh3::new();
-    hash.update(&size.to_le_bytes());
-    hash.update(head.get(..HEAD_BYTES).unwrap_or(head));
-    hash.digest128().to_le_bytes()
+/// What a file looks like from its size and a few of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sketch {
+    size: u64,
+    key: Key,
+}
+
+impl Sketch {
+    /// Of a file of this size, by at most 66 reads of 384 KiB in sum. `read` fills a buffer from an offset on, and
+    /// answers how many bytes there were.
+    pub fn of(size: u64, mut read: impl FnMut(&mut [u8], u64) -> io::Result<usize>) -> io::Result<Self> {
+        let mut hash = Xxh3::new();
+        hash.update(&size.to_le_bytes());
+        let mut buffer = vec![0; EDGE_BYTES];
+        for (offset, length) in places(size) {
+            let count = read(&mut buffer[..length], offset)?;
+            hash.update(&buffer[..count]);
+        }
+        Ok(Self { size, key: hash.digest128().to_le_bytes() })
+    }
+}
+
+/// Offsets and lengths of what a sketch looks at.
+fn places(size: u64) -> impl Iterator<Item = (u64, usize)> {
+    let samples = (size / LEAST_STEP_BYTES).min(SAMPLES);
+    let step = size / (samples + 1);
+    let page = SAMPLE_BYTES as u64;
+    let inner = (1..=samples).map(move |number| (number * step / page * page, SAMPLE_BYTES));
+    let edges = [0, size.saturating_sub(EDGE_BYTES as u64)].map(|offset| (offset, EDGE_BYTES));
+    edges.into_iter().chain(inner)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -278,8 +290,9 @@ impl Shards {
         })?
     }
 
-    fn put(&self, key: Key, row: Row) {
+    fn put(&self, key: Key, row: impl FnOnce(Option<&Row>) -> Row) {
         self.with(key, |rows| {
+            let row = row(rows.get(&key));
             rows.insert(key, row);
             if rows.len() > 2 * MAX_ROWS {
                 drop_oldest(rows);
@@ -398,7 +411,7 @@ fn encode(rows: &Rows) -> Vec<u8> {
     bytes
 }
 
-fn write_shard(path: &Path, rows: &Rows) -> std::io::Result<()> {
+fn write_shard(path: &Path, rows: &Rows) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or("shard");

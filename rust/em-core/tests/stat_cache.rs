@@ -9,13 +9,12 @@ use std::{
 use em_core::{
     Digest,
     scan::Stat,
-    stat_cache::{Answer, HEAD_BYTES, MAX_ROWS, SLACK_NS, StatCache, now_ns},
+    stat_cache::{MAX_ROWS, SLACK_NS, Sketch, StatCache, now_ns},
 };
 use tempfile::TempDir;
 
 const SECOND: i64 = 1_000_000_000;
 const WRITTEN: i64 = 1_700_000_000 * SECOND;
-const LATER: i128 = WRITTEN as i128 + 3600 * SECOND as i128;
 
 fn stat(ino: u64) -> Stat {
     Stat { dev: 7, ino, size: 100, mtime_ns: WRITTEN, ctime_ns: WRITTEN, sparse: false }
@@ -27,7 +26,7 @@ fn digest(ino: u64) -> Digest {
 
 fn shards(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for kind in ["files", "heads"] {
+    for kind in ["files", "hints"] {
         if let Ok(entries) = fs::read_dir(dir.join(kind)) {
             found.extend(entries.map(|entry| entry.unwrap().path()));
         }
@@ -39,7 +38,7 @@ fn shards(dir: &Path) -> Vec<PathBuf> {
 fn small() -> (TempDir, PathBuf) {
     let dir = TempDir::new().unwrap();
     let cache = StatCache::open(dir.path());
-    cache.record(&stat(1), digest(1), LATER);
+    cache.record(&stat(1), digest(1));
     cache.flush();
     let found = shards(dir.path());
     assert_eq!(found.len(), 1);
@@ -61,57 +60,44 @@ fn one_shard(count: usize) -> Vec<u64> {
 fn test_lookup_unchanged_file_is_known_in_another_value() {
     let (dir, _) = small();
     let cache = StatCache::open(dir.path());
-    assert_eq!(cache.lookup(&stat(1)), Answer::Known(digest(1)));
-    assert_eq!(cache.lookup(&stat(2)), Answer::Unknown);
-    assert_eq!(cache.lookup(&Stat { dev: 8, ..stat(1) }), Answer::Unknown);
+    assert_eq!(cache.lookup(&stat(1)), Some(digest(1)));
+    assert_eq!(cache.lookup(&stat(2)), None);
+    assert_eq!(cache.lookup(&Stat { dev: 8, ..stat(1) }), None);
 }
 
 #[test]
-fn test_lookup_changed_file_is_rehashed_or_unknown() {
+fn test_lookup_changed_file_is_unknown() {
     let (dir, _) = small();
     let cache = StatCache::open(dir.path());
-    assert_eq!(cache.lookup(&Stat { mtime_ns: WRITTEN + 1, ..stat(1) }), Answer::Rehash(digest(1)));
-    assert_eq!(cache.lookup(&Stat { ctime_ns: WRITTEN + 1, ..stat(1) }), Answer::Rehash(digest(1)));
-    assert_eq!(cache.lookup(&Stat { size: 101, ..stat(1) }), Answer::Unknown);
+    assert_eq!(cache.lookup(&Stat { mtime_ns: WRITTEN + 1, ..stat(1) }), None);
+    assert_eq!(cache.lookup(&Stat { ctime_ns: WRITTEN + 1, ..stat(1) }), None);
+    assert_eq!(cache.lookup(&Stat { size: 101, ..stat(1) }), None);
 }
 
 #[test]
-fn test_record_racy_file_is_rehashed() {
-    let dir = TempDir::new().unwrap();
-    let cache = StatCache::open(dir.path());
+fn test_file_whose_newest_time_is_not_older_than_the_slack_is_racy() {
     let written = i128::from(WRITTEN);
-    for (ino, began, racy) in [
-        (1, written - 1, true),
-        (2, written, true),
-        (3, written + SLACK_NS, true),
-        (4, written + SLACK_NS + 1, false),
-        (5, i128::MIN, true),
+    for (began, racy) in [
+        (written - 1, true),
+        (written, true),
+        (written + SLACK_NS, true),
+        (written + SLACK_NS + 1, false),
+        (i128::MIN, true),
+        (i128::MAX, false),
     ] {
-        cache.record(&stat(ino), digest(ino), began);
-        let expected = if racy { Answer::Rehash(digest(ino)) } else { Answer::Known(digest(ino)) };
-        assert_eq!(cache.lookup(&stat(ino)), expected, "{ino}");
+        assert_eq!(StatCache::is_racy(&stat(1), began), racy, "{began}");
     }
     // The newer of both times counts.
     let touched = Stat { ctime_ns: WRITTEN + 10 * SECOND, ..stat(6) };
-    cache.record(&touched, digest(6), written + 11 * i128::from(SECOND));
-    assert_eq!(cache.lookup(&touched), Answer::Rehash(digest(6)));
-    cache.flush();
-    let again = StatCache::open(dir.path());
-    assert_eq!(again.lookup(&stat(1)), Answer::Rehash(digest(1)));
-    assert_eq!(again.lookup(&stat(4)), Answer::Known(digest(4)));
-    // Once hashed again, later, the times vouch for it.
-    again.record(&stat(1), digest(1), LATER);
-    assert_eq!(again.lookup(&stat(1)), Answer::Known(digest(1)));
+    assert!(StatCache::is_racy(&touched, written + 11 * i128::from(SECOND)));
 }
 
 #[test]
-fn test_record_file_written_just_now_is_racy() {
+fn test_file_written_just_now_is_racy() {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("f"), "bytes").unwrap();
     let found = em_core::scan::stat_file(&dir.path().join("f")).unwrap();
-    let cache = StatCache::open(&dir.path().join("cache"));
-    cache.record(&found.stat, digest(1), now_ns());
-    assert_eq!(cache.lookup(&found.stat), Answer::Rehash(digest(1)));
+    assert!(StatCache::is_racy(&found.stat, now_ns()));
 }
 
 #[test]
@@ -122,18 +108,18 @@ fn test_shard_with_any_byte_flipped_or_cut_is_empty() {
         let mut bad = good.clone();
         bad[at] ^= 1 << (at % 8);
         fs::write(&shard, &bad).unwrap();
-        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Unknown, "byte {at}");
+        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), None, "byte {at}");
         fs::write(&shard, &good[..at]).unwrap();
-        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Unknown, "cut at {at}");
+        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), None, "cut at {at}");
     }
     fs::write(&shard, &good).unwrap();
-    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Known(digest(1)));
+    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Some(digest(1)));
 }
 
 #[test]
 fn test_shard_of_another_version_is_empty_and_replaced() {
     let (dir, shard) = small();
-    for version in [0u8, 2] {
+    for version in [0u8, 1, 3] {
         let mut other = fs::read(&shard).unwrap();
         other[8] = version;
         let end = other.len() - 8;
@@ -141,10 +127,10 @@ fn test_shard_of_another_version_is_empty_and_replaced() {
         other[end..].copy_from_slice(&sum.to_le_bytes());
         fs::write(&shard, &other).unwrap();
         let cache = StatCache::open(dir.path());
-        assert_eq!(cache.lookup(&stat(1)), Answer::Unknown);
-        cache.record(&stat(1), digest(1), LATER);
+        assert_eq!(cache.lookup(&stat(1)), None);
+        cache.record(&stat(1), digest(1));
         cache.flush();
-        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Known(digest(1)));
+        assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Some(digest(1)));
     }
 }
 
@@ -152,7 +138,7 @@ fn test_shard_of_another_version_is_empty_and_replaced() {
 fn test_oversized_shard_is_empty() {
     let (dir, shard) = small();
     fs::File::options().write(true).open(&shard).unwrap().set_len(1 << 40).unwrap();
-    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Answer::Unknown);
+    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), None);
 }
 
 #[test]
@@ -160,17 +146,17 @@ fn test_two_caches_on_one_directory_keep_both_rows() {
     let dir = TempDir::new().unwrap();
     let inodes = one_shard(3);
     let (a, b) = (StatCache::open(dir.path()), StatCache::open(dir.path()));
-    a.record(&stat(inodes[0]), digest(0), LATER);
-    assert_eq!(b.lookup(&stat(inodes[1])), Answer::Unknown);
-    b.record(&stat(inodes[1]), digest(1), LATER);
+    a.record(&stat(inodes[0]), digest(0));
+    assert_eq!(b.lookup(&stat(inodes[1])), None);
+    b.record(&stat(inodes[1]), digest(1));
     a.flush();
     b.flush();
     assert_eq!(shards(dir.path()).len(), 1);
     let cache = StatCache::open(dir.path());
-    assert_eq!(cache.lookup(&stat(inodes[0])), Answer::Known(digest(0)));
-    assert_eq!(cache.lookup(&stat(inodes[1])), Answer::Known(digest(1)));
+    assert_eq!(cache.lookup(&stat(inodes[0])), Some(digest(0)));
+    assert_eq!(cache.lookup(&stat(inodes[1])), Some(digest(1)));
     // What `b` merged, it answers itself.
-    assert_eq!(b.lookup(&stat(inodes[0])), Answer::Known(digest(0)));
+    assert_eq!(b.lookup(&stat(inodes[0])), Some(digest(0)));
 }
 
 #[test]
@@ -181,7 +167,7 @@ fn test_threads_and_flushes_at_once_never_leave_a_damaged_shard() {
         for (cache, first) in [(&a, 0), (&a, 100), (&b, 200), (&b, 300)] {
             scope.spawn(move || {
                 for ino in first..first + 100 {
-                    cache.record(&stat(ino), digest(ino), LATER);
+                    cache.record(&stat(ino), digest(ino));
                     if ino % 25 == 24 {
                         cache.flush();
                     }
@@ -195,7 +181,7 @@ fn test_threads_and_flushes_at_once_never_leave_a_damaged_shard() {
     for ino in 0..400 {
         // A row may be lost to the other flush, but never be wrong.
         let answer = cache.lookup(&stat(ino));
-        assert!(answer == Answer::Unknown || answer == Answer::Known(digest(ino)), "{ino}: {answer:?}");
+        assert!(answer.is_none() || answer == Some(digest(ino)), "{ino}: {answer:?}");
     }
     let temporary = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".tmp");
     assert!(!shards(dir.path()).iter().any(temporary));
@@ -219,14 +205,14 @@ fn test_flush_keeps_at_most_the_bounded_rows_and_the_new_ones() {
     for part in [old, new] {
         let cache = StatCache::open(dir.path());
         for &ino in part {
-            cache.record(&stat(ino), digest(ino), LATER);
+            cache.record(&stat(ino), digest(ino));
         }
         cache.flush();
     }
     let bytes = fs::metadata(&shards(dir.path())[0]).unwrap().len();
     assert_eq!(bytes, 16 + 80 * MAX_ROWS as u64 + 8);
     let cache = StatCache::open(dir.path());
-    let kept = |inodes: &[u64]| inodes.iter().filter(|&&ino| cache.lookup(&stat(ino)) != Answer::Unknown).count();
+    let kept = |inodes: &[u64]| inodes.iter().filter(|&&ino| cache.lookup(&stat(ino)).is_some()).count();
     assert_eq!((kept(old), kept(new)), (MAX_ROWS - 50, 50));
 }
 
@@ -235,7 +221,7 @@ fn test_flush_drops_the_rows_unused_for_longest() {
     let dir = TempDir::new().unwrap();
     let inodes = one_shard(MAX_ROWS + 1);
     let cache = StatCache::open(dir.path());
-    inodes[..MAX_ROWS].iter().for_each(|&ino| cache.record(&stat(ino), digest(ino), LATER));
+    inodes[..MAX_ROWS].iter().for_each(|&ino| cache.record(&stat(ino), digest(ino)));
     cache.flush();
     // Make one row a year older: its day is the last field of the row.
     let shard = &shards(dir.path())[0];
@@ -250,28 +236,76 @@ fn test_flush_drops_the_rows_unused_for_longest() {
     fs::write(shard, &bytes).unwrap();
 
     let cache = StatCache::open(dir.path());
-    cache.record(&stat(inodes[MAX_ROWS]), digest(0), LATER);
+    cache.record(&stat(inodes[MAX_ROWS]), digest(0));
     cache.flush();
     let cache = StatCache::open(dir.path());
     for &ino in &inodes {
-        assert_eq!(cache.lookup(&stat(ino)) == Answer::Unknown, ino == old);
+        assert_eq!(cache.lookup(&stat(ino)).is_none(), ino == old);
     }
 }
 
+/// The sketch of bytes in memory, and the places that were read.
+fn sketch(bytes: &[u8]) -> (Sketch, Vec<std::ops::Range<usize>>) {
+    let mut places = Vec::new();
+    let sketch = Sketch::of(bytes.len() as u64, |buffer, offset| {
+        let place = offset as usize..(offset as usize + buffer.len()).min(bytes.len());
+        buffer[..place.len()].copy_from_slice(&bytes[place.clone()]);
+        places.push(place.clone());
+        Ok(place.len())
+    });
+    (sketch.unwrap(), places)
+}
+
 #[test]
-fn test_hint_same_size_and_head_is_found() {
+fn test_sketch_sees_both_ends_and_a_page_in_each_mib() {
+    const KIB: usize = 1024;
+    const MIB: usize = 1024 * KIB;
+    for (size, inner) in [(0, 0), (1, 0), (MIB - 1, 0), (MIB, 1), (MIB + 1, 1), (5 * MIB, 5), (70 * MIB + 7, 64)] {
+        let mut bytes = vec![0; size];
+        let (before, places) = sketch(&bytes);
+        assert_eq!(sketch(&bytes).0, before);
+        assert_eq!(places.len(), 2 + inner, "{size}");
+        assert_eq!(places[0], 0..size.min(64 * KIB));
+        assert_eq!(places[1], size.saturating_sub(64 * KIB)..size);
+        let starts = places[2..].iter().map(|place| place.start);
+        assert!(starts.clone().all(|start| start.is_multiple_of(4096)));
+        assert!(places[2..].iter().all(|place| place.len() == 4096));
+        let gaps: Vec<_> = [0].into_iter().chain(starts).chain([size]).collect();
+        assert!(gaps.windows(2).all(|pair| pair[1] - pair[0] <= (2 * MIB).max(size / 64)), "{size}: {gaps:?}");
+        for place in places.into_iter().filter(|place| !place.is_empty()) {
+            for at in [place.start, place.end - 1] {
+                bytes[at] ^= 1;
+                assert_ne!(sketch(&bytes).0, before, "{size}: byte {at}");
+                bytes[at] ^= 1;
+            }
+        }
+        bytes.push(0);
+        assert_ne!(sketch(&bytes).0, before, "the size counts");
+    }
+    // Files that shrank meanwhile, and of sizes that no disk has.
+    assert!(Sketch::of(u64::MAX, |_, _| Ok(0)).is_ok());
+    assert!(Sketch::of(5, |_, _| Err(std::io::ErrorKind::Other.into())).is_err());
+}
+
+#[test]
+fn test_hint_is_given_until_it_would_have_been_wrong() {
     let dir = TempDir::new().unwrap();
+    let [alike, other] = [b"a", b"b"].map(|bytes| sketch(bytes).0);
+    for again in [false, true] {
+        let cache = StatCache::open(dir.path());
+        assert_eq!(cache.hint(&alike), again.then_some(digest(1)));
+        cache.record_hint(&alike, digest(1));
+        assert_eq!(cache.hint(&alike), Some(digest(1)));
+        cache.flush();
+    }
     let cache = StatCache::open(dir.path());
-    let mut head = vec![3; HEAD_BYTES + 10];
-    cache.record_hint(1 << 30, &head, digest(1));
+    assert_eq!(cache.hint(&other), None);
+    for number in [2, 2, 1] {
+        cache.record_hint(&alike, digest(number));
+        assert_eq!(cache.hint(&alike), None, "files of two contents look like this");
+    }
     cache.flush();
-    let cache = StatCache::open(dir.path());
-    head[HEAD_BYTES] = 4; // Behind the part that counts.
-    assert_eq!(cache.hint(1 << 30, &head), Some(digest(1)));
-    assert_eq!(cache.hint(1 << 29, &head), None);
-    head[HEAD_BYTES - 1] = 4;
-    assert_eq!(cache.hint(1 << 30, &head), None);
-    assert_eq!(cache.hint(0, b""), None);
+    assert_eq!(StatCache::open(dir.path()).hint(&alike), None);
 }
 
 #[test]
@@ -280,10 +314,10 @@ fn test_unusable_directory_behaves_as_empty() {
     fs::write(dir.path().join("file"), "").unwrap();
     for place in [dir.path().join("file"), PathBuf::from("/dev/null/x"), PathBuf::from("/proc/nothing")] {
         let cache = StatCache::open(&place);
-        assert_eq!(cache.lookup(&stat(1)), Answer::Unknown);
-        cache.record(&stat(1), digest(1), LATER);
+        assert_eq!(cache.lookup(&stat(1)), None);
+        cache.record(&stat(1), digest(1));
         cache.flush();
-        assert_eq!(cache.lookup(&stat(1)), Answer::Known(digest(1)));
+        assert_eq!(cache.lookup(&stat(1)), Some(digest(1)));
     }
 }
 
@@ -295,7 +329,7 @@ fn test_flush_removes_temporary_files_that_a_crash_left() {
     let hours_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 3600);
     fs::File::create(&old).unwrap().set_modified(hours_ago).unwrap();
     let cache = StatCache::open(dir.path());
-    cache.record(&stat(2), digest(2), LATER);
+    cache.record(&stat(2), digest(2));
     cache.flush();
     assert!(!old.exists() && young.exists() && shard.exists());
 }

@@ -12,7 +12,8 @@
 //! digest, compares the source's stat with the one of the scan, and publishes object and table. A byte of a
 //! new large file is read once, hashed twice (object, chunk) and written once, all from one buffer.
 //!
-//! A file that the stat cache believes to know is hashed first and written only if the store lacks it.
+//! A large file that looks like one that is stored ([`Sketch`]) is hashed first, and read again to be written if it is
+//! another one.
 
 use std::{
     collections::VecDeque,
@@ -38,7 +39,7 @@ use crate::{
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
     parallel,
     scan::{Stat, Tree},
-    stat_cache::{HEAD_BYTES, StatCache, now_ns},
+    stat_cache::{Sketch, StatCache, now_ns},
     store::{
         Store,
         leases::Lease,
@@ -49,7 +50,6 @@ use crate::{
 mod objects;
 mod subtrees;
 
-use objects::Known;
 pub use objects::Objects;
 use subtrees::{Subtrees, chaining_value};
 
@@ -75,17 +75,6 @@ pub struct Ingest<'a> {
     pub chunk_tables: bool,
 }
 
-/// What to do with a file.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Plan {
-    /// Ask the cache first.
-    Ask,
-    /// Hash only: the bytes are probably in the store.
-    Hash,
-    /// Read, hash and write.
-    Write,
-}
-
 /// One file of the call.
 #[derive(Clone, Copy)]
 struct Job {
@@ -94,7 +83,8 @@ struct Job {
     stat: Stat,
     /// Whether it changed under the first reading.
     retried: bool,
-    plan: Plan,
+    /// Whether the stat cache is asked; not if its answer was wrong.
+    ask: bool,
 }
 
 /// A file of several blocks that workers share.
@@ -105,6 +95,8 @@ struct Large<'s> {
     next_block: AtomicU64,
     unfinished: AtomicU64,
     subtrees: Mutex<Subtrees>,
+    sketch: Sketch,
+    /// Not there if the bytes are probably in the store.
     target: Option<Target<'s>>,
     began_ns: i128,
 }
@@ -256,7 +248,7 @@ impl<'f, 's> Call<'f, 's> {
         if index < self.tree.len() {
             queue.next_file += 1;
             queue.in_work += 1;
-            Work::File(Job { index, stat: self.tree.stat(index), retried: false, plan: Plan::Ask })
+            Work::File(Job { index, stat: self.tree.stat(index), retried: false, ask: true })
         } else if queue.in_work > 0 {
             Work::Wait
         } else {
@@ -267,9 +259,9 @@ impl<'f, 's> Call<'f, 's> {
     /// `began_ns` is when its bytes were begun to be hashed, if they were.
     fn finish(&self, job: &Job, digest: Digest, new: bool, began_ns: Option<i128>) {
         // One that has changed meanwhile is not remembered: its times could not vouch for it.
-        let racy = began_ns.filter(|_| !job.retried).map(|began_ns| StatCache::is_racy(&job.stat, began_ns));
+        let vouched = !job.retried && began_ns.is_some_and(|began_ns| !StatCache::is_racy(&job.stat, began_ns));
         let mut objects = lock(&self.objects);
-        objects.done(job.index, digest, new, racy);
+        objects.done(job.index, digest, new, vouched);
         if job.retried {
             objects.resized(job.index, job.stat.size);
         }
@@ -296,19 +288,15 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     /// Answers a file from the cache, reads a small one, or opens a large one for all workers.
-    fn file(&self, mut job: Job, buffer: &mut Vec<u8>) -> Result<()> {
+    fn file(&self, job: Job, buffer: &mut Vec<u8>) -> Result<()> {
         let ingest = self.ingest;
-        if job.plan == Plan::Ask {
-            let known = lock(&self.objects).asked(job.index);
-            match known {
-                Known::Exactly(digest) if self.usable(digest, job.stat.size)? => {
-                    ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
-                    self.finish(&job, digest, false, None);
-                    return Ok(());
-                }
-                Known::Probably(digest) if self.usable(digest, job.stat.size)? => job.plan = Plan::Hash,
-                _ => {}
-            }
+        let known = if job.ask { lock(&self.objects).asked(job.index) } else { None };
+        if let Some(digest) = known
+            && self.usable(digest, job.stat.size)?
+        {
+            ingest.progress.bytes.fetch_add(job.stat.size, Ordering::Relaxed);
+            self.finish(&job, digest, false, None);
+            return Ok(());
         }
         let began_ns = now_ns();
         let file = self.open(&job)?;
@@ -348,7 +336,7 @@ impl<'f, 's> Call<'f, 's> {
             let message = format!("{} changed while it was read, twice", self.path(&job).display());
             return Err(Error::new(Kind::Conflict, message).hint("add it when nothing writes to it any more"));
         }
-        self.again(Job { stat, retried: true, plan: Plan::Write, ..job }, counted);
+        self.again(Job { stat, retried: true, ask: false, ..job }, counted);
         Ok(None)
     }
 
@@ -402,19 +390,14 @@ impl<'f, 's> Call<'f, 's> {
         Error::io("store", &self.path(job), error)
     }
 
-    fn large(&self, mut job: Job, file: File, began_ns: i128) -> Result<()> {
+    fn large(&self, job: Job, file: File, began_ns: i128) -> Result<()> {
         let store = self.ingest.store;
         let size = job.stat.size;
-        if job.plan == Plan::Ask {
-            let mut head = vec![0; HEAD_BYTES];
-            let count = read_full(&file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
-            if let Some(digest) = self.ingest.cache.hint(size, &head[..count])
-                && self.usable(digest, size)?
-            {
-                job.plan = Plan::Hash;
-            }
-        }
-        let target = if job.plan == Plan::Hash {
+        let sketch = Sketch::of(size, |buffer, offset| read_full(&file, buffer, offset))
+            .map_err(|e| Error::io("read", &self.path(&job), e))?;
+        let hint = if job.ask { self.ingest.cache.hint(&sketch) } else { None };
+        let is_stored = hint.map(|digest| self.usable(digest, size)).transpose()?;
+        let target = if is_stored == Some(true) {
             None
         } else {
             let object = store.new_object(None)?;
@@ -445,6 +428,7 @@ impl<'f, 's> Call<'f, 's> {
             next_block: AtomicU64::new(0),
             unfinished: AtomicU64::new(blocks),
             subtrees: Mutex::new(Subtrees::new(blocks)),
+            sketch,
             target,
             began_ns,
         }));
@@ -519,7 +503,7 @@ impl<'f, 's> Call<'f, 's> {
         let usable = self.usable(digest, job.stat.size)?;
         match &large.target {
             None if !usable => {
-                self.again(Job { plan: Plan::Write, ..job }, job.stat.size);
+                self.again(Job { ask: false, ..job }, job.stat.size);
                 return Ok(());
             }
             Some(target) if !usable => {
@@ -533,9 +517,7 @@ impl<'f, 's> Call<'f, 's> {
             }
             _ => {}
         }
-        let mut head = vec![0; HEAD_BYTES];
-        let count = read_full(&large.file, &mut head, 0).map_err(|e| Error::io("read", &self.path(&job), e))?;
-        self.ingest.cache.record_hint(job.stat.size, &head[..count], digest);
+        self.ingest.cache.record_hint(&large.sketch, digest);
         self.finish(&job, digest, large.target.is_some() && !usable, Some(large.began_ns));
         Ok(())
     }

@@ -6,19 +6,17 @@ use crate::{
     Digest, Result,
     cancel::{LAST_WORDS, Progress},
     scan::Tree,
-    stat_cache::{Answer, StatCache, shard_of},
+    stat_cache::{StatCache, shard_of},
 };
 
-/// The stat cache knows the digest, or a digest that is to be checked.
+/// The stat cache knows the digest.
 const KNOWN: u8 = 1;
-const REHASH: u8 = 2;
 /// The file has its digest.
-const DONE: u8 = 4;
+const DONE: u8 = 2;
 /// This call stored the object.
-const NEW: u8 = 8;
-/// Its bytes were hashed, and whether its times can vouch for them.
-const HASHED: u8 = 16;
-const RACY: u8 = 32;
+const NEW: u8 = 4;
+/// Its bytes were hashed, and its times can vouch for them.
+const VOUCHED: u8 = 8;
 
 /// The objects of a tree's files, by their numbers.
 #[derive(Clone, Debug)]
@@ -27,13 +25,6 @@ pub struct Objects {
     flags: Vec<u8>,
     /// Sizes of files that changed after they were listed.
     sizes: BTreeMap<usize, u64>,
-}
-
-/// What the stat cache said of a file.
-pub(super) enum Known {
-    Exactly(Digest),
-    Probably(Digest),
-    Not,
 }
 
 impl Objects {
@@ -47,29 +38,23 @@ impl Objects {
                 objects.flags[index] = DONE;
                 continue;
             }
-            let (digest, flag) = match cache.lookup(&tree.stat(index)) {
-                Answer::Known(digest) => (digest, KNOWN),
-                Answer::Rehash(digest) => (digest, REHASH),
-                Answer::Unknown => continue,
-            };
-            (objects.digests[index], objects.flags[index]) = (digest, flag);
+            if let Some(digest) = cache.lookup(&tree.stat(index)) {
+                (objects.digests[index], objects.flags[index]) = (digest, KNOWN);
+            }
         }
         Ok(objects)
     }
 
-    pub(super) fn asked(&self, index: usize) -> Known {
-        match self.flags[index] {
-            flags if flags & KNOWN != 0 => Known::Exactly(self.digests[index]),
-            flags if flags & REHASH != 0 => Known::Probably(self.digests[index]),
-            _ => Known::Not,
-        }
+    /// What the stat cache said of a file that is not done.
+    pub(super) fn asked(&self, index: usize) -> Option<Digest> {
+        (self.flags[index] & KNOWN != 0).then_some(self.digests[index])
     }
 
-    /// A file is done. `racy` is there if the stat cache is to know of it.
-    pub(super) fn done(&mut self, index: usize, digest: Digest, new: bool, racy: Option<bool>) {
+    /// A file is done. The stat cache is to know of it if it is `vouched` for.
+    pub(super) fn done(&mut self, index: usize, digest: Digest, new: bool, vouched: bool) {
         let flag = |set, flag| if set { flag } else { 0 };
         self.digests[index] = digest;
-        self.flags[index] = DONE | flag(new, NEW) | flag(racy.is_some(), HASHED) | flag(racy == Some(true), RACY);
+        self.flags[index] = DONE | flag(new, NEW) | flag(vouched, VOUCHED);
     }
 
     /// It has another size than when it was listed.
@@ -85,16 +70,13 @@ impl Objects {
     pub(super) fn remember(&self, tree: &Tree, cache: &StatCache, progress: &Progress) {
         let began = Instant::now();
         for index in by_shard(tree) {
-            let flags = self.flags[index];
-            if flags & HASHED == 0 {
+            if self.flags[index] & VOUCHED == 0 {
                 continue;
             }
             if progress.check().is_err() && began.elapsed() > LAST_WORDS {
                 return;
             }
-            // Whether it was racy is known already.
-            let hashing_began_ns = if flags & RACY != 0 { i128::MIN } else { i128::MAX };
-            cache.record(&tree.stat(index), self.digests[index], hashing_began_ns);
+            cache.record(&tree.stat(index), self.digests[index]);
         }
     }
 
