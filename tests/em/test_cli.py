@@ -273,6 +273,21 @@ def test_hash_walks_directories_and_equals_blake3(run) -> None:
     assert run("hash", "a/1.txt", "a")[1].splitlines() == [lines[0], *lines]
 
 
+def test_hash_goes_on_after_what_it_cannot_read(run, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a/1.link").symlink_to("nowhere")
+    digest = blake3.blake3(b"one").hexdigest()
+    for options, said in [((), f"{digest}  a/1.txt\n"), (("--json",), '{"a/1.txt": ')]:
+        with pytest.raises(SystemExit) as exit_info:
+            main(["hash", "a", *options])
+        captured = capsys.readouterr()
+        assert exit_info.value.code == 1
+        assert captured.out.startswith(said)
+        assert "a/2.bin" in captured.out
+        first, second = captured.err.splitlines()
+        assert first.startswith("Error: cannot open a/1.link")
+        assert second == "Error: 1 file could not be hashed"
+
+
 def test_errors_are_one_line_and_exit_1(run, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["ls", "nowhere"])

@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from t9k.em import _engine
-from t9k.em.errors import translated
+from t9k.em.errors import EmError, StoreError, translated
 from t9k.em.escape import printable
 from t9k.em.progress import Progress
 
 
 def print_digests(paths: Iterable[str]) -> None:
-    """Prints the digest of each file, and of each file below a directory, when it is known."""
+    """Prints the digest of each file, and of each file below a directory, when it is known.
+
+    Raises:
+        StoreError: Some could not be hashed, which was said; the others are.
+    """
     is_terminal = sys.stdout.isatty()
-    with Progress("hash") as progress:
-        for path, digest in digests(paths, progress):
+    with Progress("hash") as progress, failures(progress) as failed:
+        for path, digest in digests(paths, progress, failed):
             # `b3sum --check` knows escaped names by the backslash before the digest.
             escaped = path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
             mark = "" if escaped == path else "\\"
@@ -26,8 +30,29 @@ def print_digests(paths: Iterable[str]) -> None:
             print(f"{mark}{digest}  {printable(escaped) if is_terminal else escaped}", flush=True)
 
 
-def digests(paths: Iterable[str], progress: Progress) -> Iterator[tuple[str, str]]:
-    """Yields path and BLAKE3 digest of each file; progress is told of all of them together."""
+@contextlib.contextmanager
+def failures(progress: Progress) -> Iterator[Callable[[EmError], None]]:
+    """Gives what says that a file could not be hashed; that there were some is an error at the end."""
+    count = 0
+
+    def failed(error: EmError) -> None:
+        nonlocal count
+        count += 1
+        progress.clear()
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
+
+    yield failed
+    if count:
+        raise StoreError(f"{count:,} file{'s' if count > 1 else ''} could not be hashed")
+
+
+def digests(
+    paths: Iterable[str], progress: Progress, failed: Callable[[EmError], None] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yields path and BLAKE3 digest of each file; progress is told of all of them together.
+
+    What cannot be hashed is told to `failed`, if there is one, and ends the call otherwise.
+    """
     paths = list(paths)
     # What lies below a directory is not known before it has been walked.
     sizes = [0 if os.path.isdir(path) else os.path.getsize(path) for path in paths]
@@ -38,8 +63,14 @@ def digests(paths: Iterable[str], progress: Progress) -> Iterator[tuple[str, str
         progress(files, size_bytes + now_bytes, *totals)
 
     for path in _files(paths):
-        with translated():
-            digest = _engine.hash_file(path, count)
+        try:
+            with translated():
+                digest = _engine.hash_file(path, count)
+        except EmError as error:
+            if failed is None:
+                raise
+            failed(error)
+            continue
         files += 1
         with contextlib.suppress(OSError):  # deleted since
             size_bytes += os.path.getsize(path)
