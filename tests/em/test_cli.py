@@ -122,6 +122,15 @@ def test_gc_says_what_it_frees_before_anything_is_deleted(run, monkeypatch: pyte
     assert len(list(Path(".em/store/objects").glob("??/*"))) == 2
 
 
+def test_gc_keeps_what_is_added_after_it_has_said_what_goes() -> None:
+    em.create_artifact("gone").add_dir("a")
+    shutil.rmtree(next(Path(".em/artifacts").iterdir()))
+    again = em.create_artifact("again")
+    counts = _engine.gc(".em/store", 0, False, None, lambda planned: again.add_dir("a"))
+    assert (counts["unreachable_objects"], counts["deleted_objects"], counts["freed_bytes"]) == (2, 0, 0)
+    assert _engine.verify(".em/store", again.local)["problems"] == _engine.verify(".em/store")["problems"] == []
+
+
 def test_gc_reads_a_manifest_twice(directory: Path) -> None:
     """Before and after it condemns; it was three times."""
     em.create_artifact("x").add_dir("a")
