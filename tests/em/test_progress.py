@@ -164,7 +164,7 @@ def test_calls_of_the_engine_say_a_line_each_ten_seconds(
         call()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3, lines  # at 4, 16 and 28 seconds
-    assert all(re.fullmatch(line, one) for one in lines), lines
+    assert re.fullmatch(line, lines[-1]), lines  # the first may come before anything is known
 
 
 def em_at_once(*args: str) -> list[str]:
@@ -240,14 +240,14 @@ def lines(shown: str) -> list[str]:
 @pytest.mark.parametrize("columns", [80, 30, 0])
 def test_bar_fits_the_terminal_and_ctrl_c_leaves_clean_lines(columns: int) -> None:
     with terminal(columns, "add", long_file("long")) as (main, process):
-        shown = read_until(main, r"\radd: +0%.*\radd: +0%")
+        shown = read_until(main, r"\radd: +\d+%.*\radd: +\d+%")
         os.write(main, b"\x03")
         shown += read_until(main, None)
         assert process.wait(60) == 130
     drawn = [part for part in re.split(r"[\r\n]", shown.replace("^C", "")) if part.startswith("add:")]
     assert max(map(len, drawn)) < (columns or 80)
     bar, *rest = lines(shown)
-    assert re.match(r"add: +0%\|.*400" if columns != 30 else r"add: +0%\|", bar), bar
+    assert re.match(r"add: +\d+%\|.*400" if columns != 30 else r"add: +\d+%\|", bar), bar
     assert [line for line in rest if line] == [
         "Interrupted; no artifact was made. What was stored meanwhile makes the next try fast; `em gc` reclaims it"
     ]
@@ -261,7 +261,7 @@ def test_dumb_terminal_has_lines_and_quiet_has_nothing(variables: dict[str, str]
         if "EM_QUIET" in variables:
             wait_for_temporary()
         else:
-            shown = read_until(main, r"add: 0 of 1 files" if "TERM" in variables else r"\radd: +0%")
+            shown = read_until(main, r"add: 0 of 1 files" if "TERM" in variables else r"\radd: +\d+%")
         os.write(main, b"\x03")
         shown += read_until(main, None)
         assert process.wait(60) == 130
@@ -283,14 +283,14 @@ def test_digests_on_a_terminal_stand_on_lines_of_their_own() -> None:
     for name in "ab":
         Path("d", name).write_bytes(b"x")
     with terminal(100, "hash", "d/a", "d/b", long_file("long")) as (main, process):
-        shown = read_until(main, r"\rhash: +0%.*\rhash: +0%")
+        shown = read_until(main, r"\rhash: +\d+%.*\rhash: +\d+%")
         os.write(main, b"\x03")
         shown += read_until(main, None)
         assert process.wait(60) == 130
     first, second, bar, *_ = lines(shown)
     assert re.fullmatch("[0-9a-f]{64}  d/a", first)
     assert re.fullmatch("[0-9a-f]{64}  d/b", second)
-    assert re.match(r"hash: +0%.* 2 of 3 files", bar)
+    assert re.match(r"hash: +\d+%.* 2 of 3 files", bar)
 
 
 def test_stderr_that_nobody_reads_ends_no_call(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
