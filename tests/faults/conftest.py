@@ -89,11 +89,15 @@ class Child:
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.pid, number)
 
-    def join(self, log: str = "") -> Ended:
-        _, status = os.waitpid(self.pid, 0)
+    def join(self, at_stop: Callable[[], object] | None = None) -> Ended:
+        """Waits for its end. With `at_stop`, that is called when a signal has stopped all threads, and they go on."""
+        while os.WIFSTOPPED(status := os.waitpid(self.pid, os.WUNTRACED if at_stop else 0)[1]):
+            if at_stop:
+                at_stop()
+            self.kill(signal.SIGCONT)
         text = bytes(self._shared).rstrip(b"\0")
         result = json.loads(text) if text else {"error": None, "message": ""}
-        return Ended(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, result["error"], result["message"], log)
+        return Ended(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, result["error"], result["message"], "")
 
 
 def run(work: Callable[[], object]) -> Ended:
@@ -102,8 +106,8 @@ def run(work: Callable[[], object]) -> Ended:
     return child.join()
 
 
-def traced(work: Callable[[], object], *options: str) -> Ended:
-    """Run `work` in a child under strace."""
+def traced(work: Callable[[], object], *options: str, at_stop: Callable[[], object] | None = None) -> Ended:
+    """Run `work` in a child under strace; `at_stop` is for signals that it injects to stop it."""
     child = Child(work)
     log = Path("strace.log").absolute()
     tracer = subprocess.Popen(
@@ -118,7 +122,7 @@ def traced(work: Callable[[], object], *options: str) -> Ended:
             pytest.fail(f"strace cannot attach: {tracer.stderr.read().decode() if tracer.stderr else ''}")
         time.sleep(0.002)
     child.go()
-    ended = child.join()
+    ended = child.join(at_stop)
     tracer.communicate()
     ended.log = log.read_text(errors="replace")
     return ended

@@ -268,7 +268,7 @@ impl Plan<'_> {
             false => EntryKind::File {
                 size: objects.size_bytes(tree, index),
                 digest: objects.digest(index),
-                executable: tree.is_executable(index),
+                executable: objects.is_executable(tree, index),
             },
         };
         (!path.is_empty()).then_some(Entry { path, kind })

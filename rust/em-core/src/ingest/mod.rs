@@ -29,7 +29,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, Mode, OFlags},
+    fs::{FallocateFlags, FileType, Mode, OFlags},
     io::Errno,
 };
 
@@ -38,7 +38,7 @@ use crate::{
     cancel::Progress,
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
     parallel,
-    scan::{Stat, Tree},
+    scan::{Stat, Tree, is_executable},
     stat_cache::{Sketch, StatCache, now_ns},
     store::{
         Store,
@@ -81,6 +81,7 @@ struct Job {
     index: usize,
     /// The source's stat that reading is checked against.
     stat: Stat,
+    executable: bool,
     /// Whether it changed under the first reading.
     retried: bool,
     /// Whether the stat cache is asked; not if its answer was wrong.
@@ -248,7 +249,8 @@ impl<'f, 's> Call<'f, 's> {
         if index < self.tree.len() {
             queue.next_file += 1;
             queue.in_work += 1;
-            Work::File(Job { index, stat: self.tree.stat(index), retried: false, ask: true })
+            let (stat, executable) = (self.tree.stat(index), self.tree.is_executable(index));
+            Work::File(Job { index, stat, executable, retried: false, ask: true })
         } else if queue.in_work > 0 {
             Work::Wait
         } else {
@@ -263,7 +265,7 @@ impl<'f, 's> Call<'f, 's> {
         let mut objects = lock(&self.objects);
         objects.done(job.index, digest, new, vouched);
         if job.retried {
-            objects.resized(job.index, job.stat.size);
+            objects.changed(job.index, job.stat.size, job.executable);
         }
         drop(objects);
         self.ingest.progress.files.fetch_add(1, Ordering::Relaxed);
@@ -288,7 +290,7 @@ impl<'f, 's> Call<'f, 's> {
     }
 
     /// Answers a file from the cache, reads a small one, or opens a large one for all workers.
-    fn file(&self, job: Job, buffer: &mut Vec<u8>) -> Result<()> {
+    fn file(&self, mut job: Job, buffer: &mut Vec<u8>) -> Result<()> {
         let ingest = self.ingest;
         let known = if job.ask { lock(&self.objects).asked(job.index) } else { None };
         if let Some(digest) = known
@@ -300,6 +302,9 @@ impl<'f, 's> Call<'f, 's> {
         }
         let began_ns = now_ns();
         let file = self.open(&job)?;
+        if job.retried {
+            job = self.as_it_is_now(job, &file)?;
+        }
         if job.stat.size <= BLOCK_BYTES {
             self.small(job, &file, buffer, began_ns)
         } else {
@@ -322,21 +327,26 @@ impl<'f, 's> Call<'f, 's> {
         })
     }
 
-    /// Whether the source is still as it was; if not, queues it once more with its new stat.
-    fn unchanged(&self, job: Job, file: &File, counted: u64) -> Result<Option<Job>> {
-        let stat = Stat::of(file)?;
-        if stat == job.stat {
-            return Ok(Some(job));
-        }
-        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+    /// What is to be read once more. It may be another file of that name than the one that was read.
+    fn as_it_is_now(&self, job: Job, file: &File) -> Result<Job> {
+        let stat = rustix::fs::fstat(file).map_err(|e| Error::io("stat", &self.path(&job), e))?;
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
             let message = format!("{} became a special file while it was added", self.path(&job).display());
             return Err(Error::new(Kind::Conflict, message));
+        }
+        Ok(Job { stat: Stat::from(&stat), executable: is_executable(&stat), ..job })
+    }
+
+    /// Whether the source is still as it was; if not, queues it once more.
+    fn unchanged(&self, job: Job, file: &File, counted: u64) -> Result<Option<Job>> {
+        if Stat::of(file)? == job.stat {
+            return Ok(Some(job));
         }
         if job.retried {
             let message = format!("{} changed while it was read, twice", self.path(&job).display());
             return Err(Error::new(Kind::Conflict, message).hint("add it when nothing writes to it any more"));
         }
-        self.again(Job { stat, retried: true, ask: false, ..job }, counted);
+        self.again(Job { retried: true, ask: false, ..job }, counted);
         Ok(None)
     }
 

@@ -23,15 +23,15 @@ const VOUCHED: u8 = 8;
 pub struct Objects {
     digests: Vec<Digest>,
     flags: Vec<u8>,
-    /// Sizes of files that changed after they were listed.
-    sizes: BTreeMap<usize, u64>,
+    /// Sizes of files that changed after they were listed, and whether they are executable now.
+    changed: BTreeMap<usize, (u64, bool)>,
 }
 
 impl Objects {
     /// With what the stat cache knows of the files.
     pub(super) fn known(tree: &Tree, cache: &StatCache, progress: &Progress) -> Result<Self> {
         let mut objects =
-            Self { digests: vec![Digest([0; 32]); tree.len()], flags: vec![0; tree.len()], sizes: BTreeMap::new() };
+            Self { digests: vec![Digest([0; 32]); tree.len()], flags: vec![0; tree.len()], changed: BTreeMap::new() };
         for index in by_shard(tree) {
             progress.check()?;
             if tree.is_directory(index) {
@@ -57,9 +57,9 @@ impl Objects {
         self.flags[index] = DONE | flag(new, NEW) | flag(vouched, VOUCHED);
     }
 
-    /// It has another size than when it was listed.
-    pub(super) fn resized(&mut self, index: usize, size_bytes: u64) {
-        self.sizes.insert(index, size_bytes);
+    /// It has changed since it was listed.
+    pub(super) fn changed(&mut self, index: usize, size_bytes: u64, executable: bool) {
+        self.changed.insert(index, (size_bytes, executable));
     }
 
     pub(super) fn are_all_done(&self) -> bool {
@@ -87,7 +87,12 @@ impl Objects {
 
     /// Its size.
     pub fn size_bytes(&self, tree: &Tree, index: usize) -> u64 {
-        self.sizes.get(&index).copied().unwrap_or_else(|| tree.stat(index).size)
+        self.changed.get(&index).map_or_else(|| tree.stat(index).size, |&(size_bytes, _)| size_bytes)
+    }
+
+    /// Whether the file may be executed.
+    pub fn is_executable(&self, tree: &Tree, index: usize) -> bool {
+        self.changed.get(&index).map_or_else(|| tree.is_executable(index), |&(_, executable)| executable)
     }
 
     /// Whether this call stored it; `false` if the store had it.

@@ -173,7 +173,12 @@ pub fn stat_file(path: &Path) -> Result<FileFound> {
         other => return Err(special(&shown, other)),
     }
     readable(rustix::fs::CWD, path, stat.st_mode).map_err(|error| Error::io("read", path, error))?;
-    Ok(FileFound { path: name.to_owned(), stat: Stat::from(&stat), executable: stat.st_mode & 0o100 != 0, via_link })
+    Ok(FileFound { path: name.to_owned(), stat: Stat::from(&stat), executable: is_executable(&stat), via_link })
+}
+
+/// Whether its owner may execute a file.
+pub(crate) fn is_executable(stat: &rustix::fs::Stat) -> bool {
+    stat.st_mode & 0o100 != 0
 }
 
 /// A directory that has been opened. It lives as long as something below it waits for its turn.
@@ -506,7 +511,7 @@ impl Walk<'_> {
             other => return Err(special(&shown(), other)),
         }
         readable(handle, name, stat.st_mode).map_err(|error| entry_error("read", &shown(), error))?;
-        found.file(text, Stat::from(&stat), stat.st_mode & 0o100 != 0, via_link);
+        found.file(text, Stat::from(&stat), is_executable(&stat), via_link);
         Ok(())
     }
 }
