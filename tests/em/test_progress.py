@@ -190,6 +190,25 @@ def test_verbs_that_read_manifests_show_progress(verb: str, when: str) -> None:
     assert re.search(rf"^{verb}: \d+ entries", done.stderr, re.MULTILINE), done.stderr
 
 
+def test_scan_tells_what_it_finds_and_the_end_is_told() -> None:
+    """Listing each of two directories takes 0.3 s by strace."""
+    for name in "ab":
+        Path("d", name).mkdir(parents=True)
+        Path("d", name, "file").write_text(name)
+    artifact = em.create_artifact("x")
+    Path("script.py").write_text(
+        "from t9k.em import _engine\n"
+        "told = []\n"
+        f"_engine.add_dir('.em/store', {artifact.local!r}, 'd', 'd', lambda *counts: told.append(counts))\n"
+        "assert (0, 0, 1, 0) in told, told\n"
+        "assert told[-1] == (2, 2, 2, 2), told\n"
+    )
+    inject = ["-P", "a", "-P", "b", "-e", "inject=openat:delay_enter=300000"]
+    command = ["strace", "-f", "-o", "/dev/null", *inject, sys.executable, "script.py"]
+    done = subprocess.run(command, env=os.environ | {"EM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @contextlib.contextmanager
 def terminal(columns: int, *args: str, **environment: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     """The command on a terminal that controls it, so that ^C interrupts it."""
