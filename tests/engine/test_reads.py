@@ -149,6 +149,22 @@ def test_checkpoints_that_differ_between_the_samples_are_read_twice_only_once() 
     assert added("3") == Path("1/model").read_bytes()
 
 
+def test_any_tensor_of_a_zip_file_is_noticed() -> None:
+    weights = np.random.default_rng(0).integers(0, 256, 3 * MIB, np.uint8)
+    for name in ("0", "1"):
+        Path(name).mkdir()
+        with Path(name, "model").open("wb") as file:
+            np.savez(file, weights=weights, head=weights[:9])
+        weights[100_000] ^= 1
+    # There is no sample, but its checksum stands at the end.
+    first, second = (np.frombuffer(Path(name, "model").read_bytes(), np.uint8) for name in "01")
+    (at,) = (int(place) for place in np.flatnonzero(first != second) if 64 << 10 < place < len(first) - (64 << 10))
+    assert not any(start <= at < start + length for start, length in oracle.sketch_places(len(first)))
+    traced = Traced(ADD_EACH, "0", "1")
+    assert traced.read_of(Path("1/model")) == traced.read_of(Path("0/model")) < 1.5 * len(first)
+    assert added("1") == second.tobytes()
+
+
 def test_large_file_new_again_and_with_new_times() -> None:
     size = 40 * MIB + 12_345
     source, copy = Path("source/model"), Path("copy/model")

@@ -17,10 +17,11 @@ use em_core::{
     cancel::Progress,
     chunk::table::ChunkTable,
     diff::shared,
-    ingest::{BLOCK_BYTES, hash_file},
+    ingest::{BLOCK_BYTES, Ingest, hash_file},
     manifest::{EntryKind, Reference},
+    scan,
     stat_cache::StatCache,
-    store::{Boot, Store, link::LinkMode, objects::Presence},
+    store::{Boot, Store, leases::Lease, link::LinkMode, objects::Presence},
     verify,
 };
 
@@ -171,6 +172,38 @@ fn file_that_looks_like_a_stored_one_counts_once_in_progress() {
     });
     assert_eq!(place.digest("first.bin"), Digest::of(&checkpoint));
     place.assert_verifies();
+}
+
+#[test]
+fn known_file_that_changes_after_it_was_listed_is_added_as_it_was() {
+    let place = Place::new();
+    let file = place.write("a", b"before");
+    place.add();
+    let (store, progress, root) = (place.store(), Progress::default(), place.path("source"));
+    let cache = StatCache::open(&place.path("cache"));
+    let (lease, root_fd) = (Lease::take(&store).unwrap(), fs::File::open(&root).unwrap().into());
+    let listing = scan::scan(&root, store.room(), 1, &progress).unwrap();
+    let tree = listing.parts().next().unwrap().unwrap();
+    // As if it had been older than the slack.
+    cache.record(&tree.stat(0), Digest::of(b"before"));
+    fs::write(&file, b"behind, and longer").unwrap();
+    let ingest = Ingest {
+        store: &store,
+        cache: &cache,
+        progress: &progress,
+        root: &root,
+        root_fd: &root_fd,
+        lease: &lease,
+        chunk_tables: true,
+    };
+    let objects = ingest.run(&tree, 2).unwrap();
+    assert_eq!((objects.digest(0), objects.size_bytes(&tree, 0)), (Digest::of(b"before"), 6));
+    assert!(!objects.is_new(0));
+    // Where its object is gone, it is read: as it is now.
+    fs::remove_file(store.object_path(Digest::of(b"before"))).unwrap();
+    let objects = ingest.run(&tree, 2).unwrap();
+    assert_eq!((objects.digest(0), objects.size_bytes(&tree, 0)), (Digest::of(b"behind, and longer"), 18));
+    assert!(objects.is_new(0));
 }
 
 #[test]
