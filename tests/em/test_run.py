@@ -199,7 +199,8 @@ def test_full_disk_warns_once_and_counts(run: Run) -> None:
             run.log("train", {"a": 3}, 3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert len(caught) == 1
+    # Runs of other tests that nobody finished may find the disk full too, when their platform comes late.
+    assert sum(run.local in str(warning.message) for warning in caught) == 1
     run.log("train", {"a": 4}, 4)
     run.finish()
     assert [point["at"]["step"] for point in run.metrics["train"]] == [1, 4]
