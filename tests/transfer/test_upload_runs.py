@@ -13,6 +13,8 @@ from proxy import Proxy
 from t9k import em
 from t9k.em.client import connection, runs
 from t9k.em.errors import ConflictError, NotFoundError, TransferError
+from t9k.em.sync.state import Sent, SentArtifact, SyncState
+from t9k.em.sync.waiting import unsent_text
 from t9k.em.transfer import paths
 from trees import make_artifact, make_tree
 
@@ -146,3 +148,18 @@ def test_interrupted_upload_is_continued_under_the_same_node(
     assert counts == {"train": 50, "val": 5}
     with pytest.raises(ConflictError):  # once more is another upload
         run.upload(folder, conflict_strategy="error")
+
+
+def test_what_waits_is_told_until_only_the_end_is_left(tmp_path: Path) -> None:
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/train.yaml").write_bytes(b"x" * 2000)
+    (tmp_path / "stdout.log").write_bytes(b"x" * 500)
+    (tmp_path / "metadata.yaml").write_text("associations: {inputs: [{local: a}], outputs: [{local: b}, {path: c}]}\n")
+    state = SyncState()
+    assert unsent_text(str(tmp_path), state) == "2.4 KiB of metrics and log and 2 artifacts"
+    state.log_offset, state.artifacts["a"] = 500, SentArtifact("digest", "node")
+    assert unsent_text(str(tmp_path), state) == "2.0 KiB of metrics and log and 1 artifact"
+    state.metrics["train"] = Sent(offset=2000)
+    assert unsent_text(str(tmp_path), state) == "1 artifact"
+    state.artifacts["b"] = SentArtifact("digest", "node")
+    assert unsent_text(str(tmp_path), state) == "the last words"
