@@ -24,7 +24,6 @@ from types import ModuleType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from t9k.aistore.db import runs
@@ -189,12 +188,6 @@ class Database:
                 if attempt or not error.connection_invalidated:
                     raise
         raise AssertionError("unreachable")
-
-    def insert(self, table: sa.Table) -> Any:
-        """An INSERT with ``on_conflict_do_nothing`` and ``on_conflict_do_update``, which both databases have."""
-        if self.is_sqlite:
-            return sqlite.insert(table)
-        return postgresql.insert(table)
 
     def close(self) -> None:
         """Does what waits, and closes all connections."""
