@@ -44,6 +44,21 @@ def make_account(database: Database, name: str, role: str = "user") -> Account:
     return Account(name, key, authenticate(database, key))
 
 
+@contextlib.contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """What is sent to the database meanwhile."""
+    found: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        found.append(statement)
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", note)
+
+
 @dataclass
 class Serving:
     """A server in a process of its own."""

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
-from harness import Account
+from harness import Account, statements
 from run_records import new_run
 from t9k.aistore.db import Database
 from t9k.aistore.db.tables.accounts import groups, users
-
-
-@contextmanager
-def statements(database: Database) -> Iterator[list[str]]:
-    """What is sent to the database meanwhile."""
-    found: list[str] = []
-
-    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
-        found.append(statement)
-
-    sa.event.listen(database.engine, "before_cursor_execute", note)
-    try:
-        yield found
-    finally:
-        sa.event.remove(database.engine, "before_cursor_execute", note)
-
 
 PID = sa.text("SELECT pg_backend_pid()")
 

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from harness import Account
+from harness import Account, statements
 from run_records import new_run
 from starlette.testclient import TestClient
 from t9k.aistore.db import Database, nodes
 from t9k.aistore.db.tables.tree import shares
 from t9k.aistore.runs import lineage
+from t9k.aistore.tree.views import visible_views
 
 
 def node(database: Database, account: Account, name: str, kind: str = "Artifact") -> str:
     """Id of a new node in the account's folder `default`."""
 
     def work(connection: nodes.Connection) -> str:
-        root = nodes.root_of(connection, account.name)
-        folder = nodes.child(connection, root, "default")
+        folder = nodes.descend(connection, ["default"], user_name=account.name)[-1]
         new = nodes.NewNode(folder.id, account.caller.user_id, kind, name)
         return nodes.insert(connection, new, 1)
 
@@ -186,15 +186,11 @@ def test_queries_do_not_grow_with_the_nodes(api: TestClient, ada: Account, datab
     put(api, ada, runs[1], inputs=[{"id": node_id} for node_id in many])
     counts = []
     for run_id in runs:
-        count = 0
-
-        def note(*_: Any) -> None:
-            nonlocal count
-            count += 1
-
-        sa.event.listen(database.engine, "before_cursor_execute", note)
-        found = database.read(lambda connection, root=run_id: lineage.graph(connection, ada.caller, root, "up", 1))
-        sa.event.remove(database.engine, "before_cursor_execute", note)
+        with statements(database) as sent:
+            found = database.read(lambda connection, root=run_id: lineage.graph(connection, ada.caller, root, "up", 1))
         assert len(found.nodes) == 1 + len(found.links)
-        counts.append(count)
+        counts.append(len(sent))
     assert counts[0] == counts[1]
+    with statements(database) as sent:
+        assert set(database.read(visible_views, ada.caller, many)) == set(many)
+    assert len([one for one in sent if one != "BEGIN"]) == 4  # the ways up, their shares, the nodes and their labels

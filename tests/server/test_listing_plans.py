@@ -28,17 +28,15 @@ def fill(database: Database, account: Account, in_folder: int = IN_FOLDER, elsew
     """Adds nodes in bulk; answers the folder that has the first of them."""
 
     def work(connection: sa.Connection) -> str:
-        root = nodes.root_of(connection, account.name)
-        assert root is not None
+        root, owner_id = nodes.descend(connection, [], user_name=account.name)[0].id, account.caller.user_id
         big, rest = (
-            nodes.insert(connection, nodes.NewNode(root.id, root.owner_id, "Folder", name), 1)
-            for name in ("big", "rest")
+            nodes.insert(connection, nodes.NewNode(root, owner_id, "Folder", name), 1) for name in ("big", "rest")
         )
         if not database.is_sqlite:  # its checks of foreign keys, one for each row, take most of the time
             connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
         for parent, mark, count in ((big, "a", in_folder), (rest, "b", elsewhere)):
             if count:
-                insert_numbered(connection, parent, root.owner_id, mark, count)
+                insert_numbered(connection, parent, owner_id, mark, count)
         return big
 
     folder = database.write(work)

@@ -91,7 +91,6 @@ _IS_ROOT = (
     nodes.c.sibling_key == sa.bindparam("user_name"),
     nodes.c.trashed_us.is_(None),
 )
-_ROOT = sa.select(nodes).where(*_IS_ROOT)
 _CHILD = sa.select(nodes).where(
     nodes.c.parent_id == sa.bindparam("folder_id"),
     nodes.c.sibling_key == sa.bindparam("sibling_key"),
@@ -107,11 +106,6 @@ def by_id(connection: Connection, node_id: str) -> Row[Any] | None:
 def by_ids(connection: Connection, node_ids: Sequence[str]) -> list[Row[Any]]:
     """The nodes of some ids, in the trash or not; those that are there."""
     return list(connection.execute(sa.select(nodes).where(nodes.c.id.in_(node_ids)).order_by(nodes.c.id)))
-
-
-def root_of(connection: Connection, user_name: str) -> Row[Any] | None:
-    """The root of a user's tree."""
-    return connection.execute(_ROOT, {"user_name": user_name}).first()
 
 
 def child(connection: Connection, folder: Row[Any], name: str) -> Row[Any] | None:

@@ -40,21 +40,26 @@ class NodeView:
 
 def views(connection: nodes.Connection, caller: Caller, seen: Sequence[Node]) -> list[NodeView]:
     """Nodes that the caller may see, wherever they are; as many queries as for one."""
-    ids = [node.id for node in seen]
-    sights = nodes.sights(connection, ids)
-    labels = nodes.labels_of(connection, ids)
+    return _views(connection, caller, seen, nodes.sights(connection, [node.id for node in seen]))
+
+
+def visible_views(connection: nodes.Connection, caller: Caller, node_ids: Iterable[str]) -> dict[str, NodeView]:
+    """Those of some nodes that the caller may see and that are not in the trash, by id."""
+    sights = nodes.sights(connection, node_ids)
+    seen = nodes.by_ids(connection, [node_id for node_id, sight in sights.items() if is_seen(caller, sight)])
+    return {view.id: view for view in _views(connection, caller, seen, sights)}
+
+
+def _views(
+    connection: nodes.Connection, caller: Caller, seen: Sequence[Node], sights: dict[str, nodes.Sight]
+) -> list[NodeView]:
+    labels = nodes.labels_of(connection, [node.id for node in seen])
     found = []
     for node in seen:
         sight = sights[node.id]
         names = [link.name for link in reversed(sight.chain)]
         found.append(_view(node, names, access_of(caller, sight), labels.get(node.id, [])))
     return found
-
-
-def visible_views(connection: nodes.Connection, caller: Caller, node_ids: Iterable[str]) -> dict[str, NodeView]:
-    """Those of some nodes that the caller may see and that are not in the trash, by id."""
-    seen = [node_id for node_id, sight in nodes.sights(connection, node_ids).items() if is_seen(caller, sight)]
-    return {view.id: view for view in views(connection, caller, nodes.by_ids(connection, seen))}
 
 
 def view(connection: nodes.Connection, caller: Caller, sight: nodes.Sight) -> NodeView:
