@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 from t9k.aistore.artifacts.check import Idle, check, idle
-from t9k.aistore.artifacts.gc import Collected, collect, sweep
+from t9k.aistore.artifacts.gc import Collected, Prospect, collect, look_ahead, sweep
 from t9k.aistore.artifacts.verification import check_objects
 from t9k.aistore.cli import main
 from t9k.aistore.db import dump, garbage
@@ -143,6 +143,9 @@ def test_backup_in_progress_holds_bytes_and_their_rows(uploader: Uploader, servi
         for _ in range(2):
             assert run(services).deleted_packs == 0
         assert blobs(services) == 1
+        assert look_ahead(services.database, lease_s=LATER, grace_s=LATER) == Prospect()
+    ahead = Prospect(deleted_packs=1, deleted_bytes=len(pack_of([b"x"])))
+    assert look_ahead(services.database, lease_s=LATER, grace_s=LATER) == ahead
     assert run(services).deleted_packs == 1
     assert blobs(services) == 0
 

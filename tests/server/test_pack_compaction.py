@@ -779,16 +779,46 @@ PACKS = st.lists(
 )
 
 
+def listing(found: list[Any]) -> Any:
+    """A database that knows nothing but these packs, all of them sparse, numbered from 0 on."""
+
+    def read(work: object, *arguments: Any) -> Any:
+        first, second, *more = arguments
+        return found[first:second] if more else range(0, len(found), second)
+
+    return SimpleNamespace(read=read)
+
+
+def test_new_pack_takes_the_place_of_so_many_at_most() -> None:
+    size = {"size_bytes": 1000, "live_bytes": 74, "raw_bytes": 1, "count": 1, "domain_id": 1}
+    found = [SimpleNamespace(id=at, **size) for at in range(2 * compaction.MOST_SOURCES + 1)]
+    groups = list(compaction.groups(listing(found)))
+    assert [len(group.packs) for group in groups] == [compaction.MOST_SOURCES, compaction.MOST_SOURCES, 1]
+
+
+@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.7, 2), (0.99, 3)])
+def test_round_with_a_limit_begins_anywhere(
+    uploader: Uploader, services: Services, monkeypatch: pytest.MonkeyPatch, start: float, first: int
+) -> None:
+    for number in range(4):
+        sparse(uploader, services, *one(number))
+    old = [pack.id for pack in packs_of(services)]
+    monkeypatch.setattr(compaction, "_RANGE", 1)
+    monkeypatch.setattr(compaction, "PACK_BYTES", 1)  # each pack by itself
+    monkeypatch.setattr(compaction, "random", SimpleNamespace(random=lambda: start))
+    each = len(pack_of(one(0)[0]))
+    assert run(services, limits=Limits(written_bytes=each)).rewritten_packs == 1
+    moved = sa.select(tables.moved_records.c.pack_id).distinct()
+    assert services.database.read(lambda connection: connection.execute(moved).scalar_one()) == old[first]
+
+
 @given(PACKS)
 def test_groups_have_every_pack_once_and_fit_in_one(rows: list[tuple[int, int, int, int]]) -> None:
     found = [
         SimpleNamespace(id=at, size_bytes=3 * live, live_bytes=live, raw_bytes=raw, count=count, domain_id=domain)
         for at, (live, raw, count, domain) in enumerate(rows)
     ]
-    database = SimpleNamespace(
-        read=lambda work, *arguments: len(found) if len(arguments) == 1 else found[arguments[0] : arguments[1]]
-    )
-    groups = list(compaction.groups(database))  # type: ignore[arg-type]
+    groups = list(compaction.groups(listing(found)))
     assert sorted(pack.id for group in groups for pack in group.packs) == list(range(len(found)))
     for group in groups:
         assert {pack.domain_id for pack in group.packs} == {group.domain_id}

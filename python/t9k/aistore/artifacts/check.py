@@ -79,7 +79,7 @@ class Idle:
 def idle(database: Database) -> Idle:
     """Bytes that would come back if all packs were written anew without what nothing uses."""
     size_bytes = count = 0
-    for first in range(0, database.read(garbage.highest, "packs") + 1, _ROWS):
+    for first in database.read(garbage.firsts, "packs", _ROWS):
         more_bytes, more = database.read(compaction.idle, first, first + _ROWS)
         size_bytes, count = size_bytes + more_bytes, count + more
     return Idle(size_bytes, count)
@@ -146,8 +146,7 @@ def _check_manifest(blobs: BlobStore, row: Any, what: str) -> Iterator[Problem]:
 def _check_objects(database: Database) -> Iterator[Problem]:
     for digest in database.read(consistency.bad_objects):
         yield Problem("bad", f"object {digest.hex()}", "the chunks that a client named are not its bytes")
-    end = database.read(garbage.highest, "objects") + 1
-    for first in range(0, end, _ROWS):
+    for first in database.read(garbage.firsts, "objects", _ROWS):
         for digest in database.read(consistency.uneven_objects, first, first + _ROWS):
             yield Problem("rows", f"object {digest.hex()}", "its chunks are not as long as it is")
 

@@ -120,7 +120,7 @@ def groups(database: Database, *, start: float = 0.0, asked_before_us: int | Non
         asked_before_us: Objects that nobody asked for since count for nothing if no manifest has them.
     """
     open_groups: dict[int, Group] = {}
-    firsts = range(0, database.read(garbage.highest, "packs") + 1, _RANGE)
+    firsts = database.read(garbage.firsts, "packs", _RANGE)
     middle = int(len(firsts) * start)
     for first in [*firsts[middle:], *firsts[:middle]]:
         for pack in database.read(rows.sparse, first, first + _RANGE, SPARSE_PERCENT, asked_before_us):

@@ -112,8 +112,8 @@ def look_ahead(database: Database, *, lease_s: int, grace_s: int) -> Prospect:
     """
     now, asked_before_us = now_us(), now_us() - lease_s * 1_000_000
     found = Prospect(*database.read(garbage.deletable_packs, now - grace_s * 1_000_000))
-    for first, behind in _ranges(database, "packs", _PACKS):
-        count, size_bytes = database.read(garbage.unreached_packs, first, behind, now, asked_before_us)
+    for first in database.read(garbage.firsts, "packs", _PACKS):
+        count, size_bytes = database.read(garbage.unreached_packs, first, first + _PACKS, now, asked_before_us)
         found.condemned_packs += count
         found.condemned_bytes += size_bytes
     for group in compaction.groups(database, asked_before_us=asked_before_us):
@@ -143,8 +143,8 @@ def _retain_one(connection: Connection, node_id: str) -> int:
 
 
 def _manifests(database: Database, done: Collected) -> Iterator[None]:
-    for first, behind in _ranges(database, "manifests", _ROWS):
-        database.write(garbage.condemn_manifests, first, behind, now_us())
+    for first in database.read(garbage.firsts, "manifests", _ROWS):
+        database.write(garbage.condemn_manifests, first, first + _ROWS, now_us())
         yield
     for number in database.read(garbage.condemned_manifests):
         while database.write(garbage.let_go, number, _ROWS, now_us()):
@@ -154,14 +154,14 @@ def _manifests(database: Database, done: Collected) -> Iterator[None]:
 
 
 def _objects(database: Database, done: Collected, asked_before_us: int) -> Iterator[None]:
-    for first, behind in _ranges(database, "objects", _ROWS):
-        done.objects += database.write(garbage.delete_objects, first, behind, asked_before_us)
+    for first in database.read(garbage.firsts, "objects", _ROWS):
+        done.objects += database.write(garbage.delete_objects, first, first + _ROWS, asked_before_us)
         yield
 
 
 def _condemn(database: Database, done: Collected) -> Iterator[None]:
-    for first, behind in _ranges(database, "packs", _PACKS):
-        done.condemned_packs += database.write(garbage.condemn_packs, first, behind, now_us())
+    for first in database.read(garbage.firsts, "packs", _PACKS):
+        done.condemned_packs += database.write(garbage.condemn_packs, first, first + _PACKS, now_us())
         yield
 
 
@@ -191,12 +191,6 @@ def _compact(
         done.written_bytes += rewritten.written_bytes
         done.damaged_chunks += rewritten.damaged_chunks
         yield
-
-
-def _ranges(database: Database, what: str, step: int) -> Iterator[tuple[int, int]]:
-    end = database.read(garbage.highest, what) + 1
-    for first in range(0, end, step):
-        yield first, first + step
 
 
 def sweep(database: Database, blobs: BlobStore, older_than_us: int = ORPHAN_AGE_US) -> int:

@@ -30,10 +30,11 @@ from t9k.aistore.db.tables.artifacts import (
 )
 
 
-def highest(connection: Connection, what: str) -> int:
-    """The highest number of a manifest, object or pack; 0 if there is none."""
+def firsts(connection: Connection, what: str, step: int) -> range:
+    """The first numbers of ranges of so many numbers, which have all manifests, objects or packs."""
     table = {"manifests": manifests, "objects": objects, "packs": packs}[what]
-    return connection.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0
+    highest = connection.execute(sa.select(sa.func.max(table.c.id))).scalar() or 0
+    return range(0, highest + 1, step)
 
 
 def forget_commits(connection: Connection, before_us: int) -> int:
