@@ -1,6 +1,8 @@
 //! Objects from chunks: any order, any source, lies and damage.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod stores;
+
 use std::{
     fs,
     os::unix::fs::{FileExt, MetadataExt},
@@ -11,8 +13,6 @@ use std::{
 
 use em_core::{
     Digest, Kind,
-    add::Add,
-    artifact::ArtifactDir,
     cancel::Progress,
     gc::{Reclaimed, gc},
     pack::{
@@ -20,42 +20,13 @@ use em_core::{
         plan::{MIN_LIMIT_BYTES, PackPlan},
         reader::Pack,
     },
-    stat_cache::StatCache,
     store::{
         Store,
-        link::LinkMode,
         objects::{Presence, relative_path},
     },
     verify,
 };
-
-fn random(seed: u64, bytes: usize) -> Vec<u8> {
-    let mut bytes = vec![0; bytes];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-/// A store with these files.
-fn stored(root: &Path, files: &[Vec<u8>]) -> Store {
-    let (source, store) = (root.join("source"), Store::open(&root.join("store")).unwrap());
-    fs::create_dir_all(&source).unwrap();
-    for (index, bytes) in files.iter().enumerate() {
-        fs::write(source.join(index.to_string()), bytes).unwrap();
-    }
-    let artifact = ArtifactDir::create(&root.join("artifact")).unwrap();
-    let (cache, progress) = (StatCache::open(&root.join("cache")), Progress::default());
-    let add = Add {
-        store: &store,
-        artifact: &artifact,
-        cache: &cache,
-        progress: &progress,
-        threads: 2,
-        link_mode: Some(LinkMode::Copy),
-        chunk_tables: true,
-    };
-    add.dir(&source, "").unwrap();
-    store
-}
+use stores::{pieces, random, stored};
 
 /// Files that share chunks, with a store that has them and an empty one.
 struct Place {
@@ -86,11 +57,7 @@ impl Place {
     fn runs(&self) -> Vec<Vec<u8>> {
         let chunks = |file: &Vec<u8>| {
             let digest = Digest::of(file);
-            let place = |offset: &mut u64, (digest, bytes): (Digest, u32)| {
-                *offset += u64::from(bytes);
-                Some((*offset - u64::from(bytes), digest, bytes))
-            };
-            (digest, self.from.chunks(digest).unwrap().into_iter().scan(0, place).collect())
+            (digest, pieces(&self.from, digest))
         };
         let plan =
             PackPlan::new(&self.from, &self.files.iter().map(chunks).collect::<Vec<_>>(), MIN_LIMIT_BYTES).unwrap();
@@ -336,7 +303,7 @@ fn taking_what_is_there_can_be_cancelled_and_loses_nothing() {
 fn begun(place: &Place) -> Assembly {
     let assembly = place.assembly();
     for file in &place.files {
-        let (chunk, bytes) = place.from.chunks(Digest::of(file)).unwrap()[0];
+        let (_, chunk, bytes) = pieces(&place.from, Digest::of(file))[0];
         let mut writer = em_core::pack::writer::PackWriter::new(Vec::new());
         writer.push(chunk, None, &file[..bytes as usize]).unwrap();
         let pack = writer.finish().unwrap();

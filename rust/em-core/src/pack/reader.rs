@@ -2,11 +2,10 @@
 //! is handed out before its digest is right.
 //!
 //! - A whole pack in memory: [`Pack::open`] checks it, [`Pack::records`] walks it.
-//! - A file: [`PackFile`] reads the footer, then single chunks.
 //! - Ranges of a pack somewhere else: [`Index::from_tail`] of its last bytes, then [`Records`] of any run of whole
 //!   records.
 
-use std::{collections::HashSet, fs::File, os::unix::fs::FileExt};
+use std::collections::HashSet;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -149,46 +148,6 @@ impl<'a> Pack<'a> {
     }
 }
 
-/// A pack in a file. Holds the index; reads one record at a time.
-#[derive(Debug)]
-pub struct PackFile<'a> {
-    file: &'a File,
-    /// Where the chunks are.
-    pub index: Index,
-}
-
-impl<'a> PackFile<'a> {
-    /// Reads header and footer. The checksum of the whole pack is not checked: every chunk has its digest.
-    pub fn open(file: &'a File) -> Result<Self> {
-        let size = file.metadata().map_err(unreadable)?.len();
-        let mut header = [0; HEADER_BYTES as usize];
-        if size < HEADER_BYTES + TAIL_BYTES {
-            return Err(damaged("too short"));
-        }
-        file.read_exact_at(&mut header, 0).map_err(unreadable)?;
-        check_header(&header)?;
-        let mut needs = TAIL_BYTES;
-        loop {
-            let mut tail = vec![0; needs as usize];
-            file.read_exact_at(&mut tail, size - needs).map_err(unreadable)?;
-            match Index::from_tail(&tail, size)? {
-                Tail::Index(index) => return Ok(Self { file, index }),
-                Tail::Needs(more) => needs = more,
-            }
-        }
-    }
-
-    /// Reads, decodes and verifies the chunk of an entry of the index.
-    pub fn chunk<'d>(&self, entry: &Entry, decoder: &'d mut Decoder, buffer: &'d mut Vec<u8>) -> Result<&'d [u8]> {
-        buffer.resize(entry.record.length() as usize, 0);
-        self.file.read_exact_at(buffer, entry.offset).map_err(unreadable)?;
-        match Records::new(buffer).next_record()? {
-            Some((record, stored)) if record == entry.record => verified(decoder, &record, stored),
-            _ => Err(damaged("a record is not as the footer says")),
-        }
-    }
-}
-
 /// A run of whole records of a pack.
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
@@ -223,8 +182,4 @@ pub fn verified<'a>(decoder: &'a mut Decoder, record: &Record, stored: &'a [u8])
         true => Ok(chunk),
         false => Err(named(Error::integrity("its bytes are not those of its digest"))),
     }
-}
-
-fn unreadable(error: std::io::Error) -> Error {
-    Error::io("read", "a pack".as_ref(), error)
 }

@@ -40,10 +40,7 @@ use super::{
 use crate::{
     Digest, Error, Kind, Result,
     cancel::Progress,
-    chunk::{
-        WHOLE_BYTES,
-        table::{ChunkTable, TableReader},
-    },
+    chunk::{WHOLE_BYTES, table::TableReader},
 };
 
 /// What the store knows of an object without reading it.
@@ -169,24 +166,6 @@ impl Store {
         read.map(|()| bytes).map_err(|error| Error::io("read", &path, error))
     }
 
-    /// The chunk table of an object, if it has one.
-    pub fn chunk_table(&self, digest: Digest) -> Result<Option<ChunkTable>> {
-        Ok(self.read_chunk_table(digest)?.map(|(_, table)| table))
-    }
-
-    /// The same with its bytes.
-    pub fn read_chunk_table(&self, digest: Digest) -> Result<Option<(Vec<u8>, ChunkTable)>> {
-        let path = self.root().join("chunks").join(relative_path(digest));
-        match std::fs::read(&path) {
-            Ok(bytes) => match ChunkTable::decode(&bytes) {
-                Ok(table) => Ok(Some((bytes, table))),
-                Err(error) => Err(wrong_table(&path, error)),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("read", &path, error)),
-        }
-    }
-
     /// The chunk table of an object, checked and open to be read in parts, if it has one.
     pub fn open_table(&self, digest: Digest) -> Result<Option<(File, TableReader)>> {
         let path = self.root().join("chunks").join(relative_path(digest));
@@ -197,18 +176,6 @@ impl Store {
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("read", &path, error)),
-        }
-    }
-
-    /// The chunks of an object with their lengths, from its table; without one it is a single chunk, or none if it
-    /// is empty.
-    pub fn chunks(&self, digest: Digest) -> Result<Vec<(Digest, u32)>> {
-        if let Some(table) = self.chunk_table(digest)? {
-            return Ok(table.chunks);
-        }
-        match self.size_without_table(digest)? {
-            0 => Ok(Vec::new()),
-            size => Ok(vec![(digest, size as u32)]),
         }
     }
 
