@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from notebooks import Notebook, keep_jupyter_in
+from notebooks import Notebook, notebook_in
 from t9k.em.run import load_run
 
 pytest.importorskip("jupyter_client.manager", reason="jupyter_client is not installed")
@@ -22,11 +22,8 @@ FIRST_CELL = "from t9k import em\nrun = em.create_run(name='cell', hparams={'lr'
 @pytest.fixture
 def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EM_CAPTURE", "1")
-    keep_jupyter_in(tmp_path, monkeypatch)
-    notebook = Notebook()
-    yield notebook
-    notebook.stop()
+    with notebook_in(tmp_path, monkeypatch) as notebook:
+        yield notebook
 
 
 def _local(notebook: Notebook) -> str:

@@ -12,6 +12,7 @@ import urllib3
 from harness import Serving, run_server
 from proxy import Proxy, proxied
 from scripts import Start, starting
+from t9k import em
 from t9k.em.client import connection
 
 
@@ -27,6 +28,16 @@ def proxy(server: Serving) -> Iterator[Proxy]:
     """Stands before the server and counts what clients send."""
     with proxied(server.url) as counting:
         yield counting
+
+
+@pytest.fixture
+def logged_in(home: Path, proxy: Proxy, server: Serving) -> Path:
+    """The home directory of a client that talks through the proxy, as do its commands, by the configuration."""
+    config = f"current-context: c\ncontexts: [{{name: c, server: {proxy.url}, prefixes: {{aistore: ''}}, "
+    Path(os.environ["T9K_CONFIG"]).write_text(config + f"auth: {{apikey: {server.api_key}}}}}]\n")
+    em.login(proxy.url, server.api_key)
+    proxy.reset()
+    return home
 
 
 @pytest.fixture

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-def keep_jupyter_in(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has Jupyter and IPython write nowhere else."""
-    monkeypatch.setenv("IPYTHONDIR", str(directory / "ipython"))
-    for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
-        monkeypatch.setenv(name, str(directory / name))
 
 
 class Notebook:
@@ -47,3 +42,15 @@ class Notebook:
     def stop(self) -> None:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
+
+
+@contextmanager
+def notebook_in(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
+    """A kernel whose output is captured; Jupyter and IPython write nowhere else."""
+    monkeypatch.setenv("EM_CAPTURE", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(directory / "ipython"))
+    for name in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(directory / name))
+    notebook = Notebook()
+    yield notebook
+    notebook.stop()

@@ -7,14 +7,13 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import Serving
-from proxy import Proxy, proxied
+from proxy import Proxy
 from t9k import em
 from test_round_trip import wait_until_known
 from trees import make_artifact, make_tree
@@ -23,14 +22,7 @@ ASKING = ("GET", "POST /api/v1/artifacts/plan", "POST /api/v1/artifacts/missing"
 COUNTS = ("total_bytes", "objects", "shared_bytes", "new_bytes", "packed_bytes", "packs", "record_bytes")
 
 
-@pytest.fixture
-def proxy(home: Path, server: Serving) -> Iterator[Proxy]:
-    """Counts what the commands send, which are logged in through it."""
-    with proxied(server.url) as counting:
-        config = f"current-context: c\ncontexts: [{{name: c, server: {counting.url}, prefixes: {{aistore: ''}}, "
-        Path(os.environ["T9K_CONFIG"]).write_text(config + f"auth: {{apikey: {server.api_key}}}}}]\n")
-        em.login(counting.url, server.api_key)
-        yield counting
+pytestmark = pytest.mark.usefixtures("logged_in")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from harness import Serving
-from notebooks import Notebook, keep_jupyter_in
+from notebooks import Notebook, notebook_in
 from scripts import eventually, points, record, state_of
 
 pytest.importorskip("jupyter_client.manager", reason="jupyter_client is not installed")
@@ -20,11 +20,8 @@ pytestmark = pytest.mark.filterwarnings("default")  # Jupyter's own warnings are
 
 @pytest.fixture
 def notebook(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
-    monkeypatch.setenv("EM_CAPTURE", "1")
-    keep_jupyter_in(tmp_path, monkeypatch)
-    notebook = Notebook()
-    yield notebook
-    notebook.stop()
+    with notebook_in(tmp_path, monkeypatch) as notebook:
+        yield notebook
 
 
 def login(server: Serving) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Serving
 from proxy import Proxy
 from t9k import em
 from t9k.em import _engine
@@ -46,15 +45,6 @@ BATCH_HEAD_BYTES = 8 + 2 + len("x")
 def batch_bytes(points: int) -> int:
     """Of a batch with one metric: steps, epochs, times and values are eight bytes each."""
     return BATCH_HEAD_BYTES + 4 * 8 * points
-
-
-@pytest.fixture
-def logged_in(home: Path, proxy: Proxy, server: Serving, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Logged in through the configuration, which child processes read too."""
-    config = f"current-context: c\ncontexts: [{{name: c, server: {proxy.url}, prefixes: {{aistore: ''}}, "
-    Path(os.environ["T9K_CONFIG"]).write_text(config + f"auth: {{apikey: {server.api_key}}}}}]\n")
-    em.login(proxy.url, server.api_key)
-    return home
 
 
 def eventually(look: Callable[[], Any]) -> Any:

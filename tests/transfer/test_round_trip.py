@@ -26,14 +26,6 @@ Moving = Callable[[str], Path]
 
 
 @pytest.fixture
-def logged_in(home: Path, proxy: Proxy, server: Serving) -> Path:
-    """The home directory of a client that talks through the proxy."""
-    em.login(proxy.url, server.api_key)
-    proxy.reset()
-    return home
-
-
-@pytest.fixture
 def move(logged_in: Path, monkeypatch: pytest.MonkeyPatch) -> Moving:
     """Goes to another, empty home directory: another machine."""
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -47,12 +47,6 @@ SEED = int(os.environ.get("EM_TEST_SEED", "1"))
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t9k.em.client.session.FIRST_PAUSE_S", 0.01)
-
-
-@pytest.fixture
-def proxy(server: Serving) -> Iterator[Proxy]:
-    with proxied(server.url) as one:
-        yield one
 
 
 def go_to(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

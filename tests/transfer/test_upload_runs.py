@@ -19,12 +19,6 @@ from t9k.em.transfer import paths
 from trees import make_artifact, make_tree
 
 
-@pytest.fixture
-def logged_in(home: Path, proxy: Proxy, server: Serving) -> Path:
-    em.login(proxy.url, server.api_key)
-    return home
-
-
 def make_run(name: str = "trained", points: int = 100) -> em.Run:
     run = em.create_run(name=name, hparams={"lr": 0.1, "bad": math.inf, "nested": {"a": [1, None, "x"]}}, labels=["l"])
     for step in range(points):
