@@ -76,6 +76,11 @@ def test_chunk_tables_cover_the_large_objects(artifact: em.Artifact) -> None:
             assert all(16 << 10 <= length <= 256 << 10 for _, length in table.chunks[:-1])
 
 
+def hints(tmp_path: Path) -> dict[bytes, tuple[int, str, int]]:
+    rows = stat_cache_rows(tmp_path)
+    return {key: (row.size, row.digest, row.flags) for (kind, key), row in rows.items() if kind == "hints"}
+
+
 def stat_cache_rows(tmp_path: Path) -> dict[tuple[str, bytes], oracle.CacheRow]:
     (cache,) = Path(tmp_path, "cache/em").glob("stat-*")
     rows = {}
@@ -87,10 +92,13 @@ def stat_cache_rows(tmp_path: Path) -> dict[tuple[str, bytes], oracle.CacheRow]:
 
 
 def test_stat_cache_has_a_row_of_a_file_that_is_old_enough(artifact: em.Artifact, tmp_path: Path) -> None:
-    assert {kind for kind, _ in stat_cache_rows(tmp_path)} == {"hints"}, "the others were written a moment ago"
-    old = Path(os.__file__)
+    old, young = Path(os.__file__), Path("young")
+    young.write_text("from the future")
+    os.utime(young, (1 << 32, 1 << 32))
     artifact.add_file(old, "old")
+    artifact.add_file(young)
     rows = stat_cache_rows(tmp_path)
+    assert ("files", oracle.file_key(young.stat())) not in rows
     stat = old.stat()
     row = rows["files", oracle.file_key(stat)]
     assert (row.size, row.mtime_ns, row.ctime_ns) == (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
@@ -99,15 +107,15 @@ def test_stat_cache_has_a_row_of_a_file_that_is_old_enough(artifact: em.Artifact
 
 def test_stat_cache_has_a_hint_of_every_large_source(artifact: em.Artifact, tmp_path: Path) -> None:
     data = [path.read_bytes() for path in Path("source").iterdir() if path.stat().st_size > 1 << 20]
-    rows = {("hints", oracle.sketch_key(large)): (len(large), oracle.digest(large), 0) for large in data}
+    rows = {oracle.sketch_key(large): (len(large), oracle.digest(large), 0) for large in data}
     assert len(rows) == 2
-    assert {at: (row.size, row.digest, row.flags) for at, row in stat_cache_rows(tmp_path).items()} == rows
+    assert hints(tmp_path) == rows
     alike = bytearray(Path("source/noise.dat").read_bytes())
     alike[100_000] ^= 1
     Path("alike").write_bytes(alike)
     artifact.add_file("alike")
-    rows["hints", oracle.sketch_key(alike)] = (len(alike), oracle.digest(alike), 1)
-    assert {at: (row.size, row.digest, row.flags) for at, row in stat_cache_rows(tmp_path).items()} == rows
+    rows[oracle.sketch_key(alike)] = (len(alike), oracle.digest(alike), 1)
+    assert hints(tmp_path) == rows
 
 
 def test_root_and_lease_of_an_artifact_elsewhere(tmp_path: Path, artifact: em.Artifact) -> None:
