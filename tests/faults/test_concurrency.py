@@ -3,6 +3,7 @@
 import mmap
 import random
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -224,3 +225,21 @@ def test_add_whose_lease_was_taken_for_stale(monkeypatch: pytest.MonkeyPatch) ->
     assert collected.ok, collected.message
     assert contents(artifact) == tree("t0")
     assert problems(artifact) == problems() == []
+
+
+@pytest.mark.usefixtures("strace")
+def test_gc_while_the_directory_of_the_artifacts_is_made() -> None:
+    """It comes while `gc` looks whether it is there, which takes 50 ms here."""
+    _engine.verify(".em/store")
+
+    def work() -> None:
+        def make() -> None:
+            while "/artifacts" not in Path("strace.log").read_text(errors="replace"):
+                time.sleep(0.001)
+            Path(".em/artifacts").mkdir()
+
+        threading.Thread(target=make, daemon=True).start()
+        _engine.gc(".em/store", 0, False)
+
+    ended = traced(work, "--trace=statx", "--inject=statx:delay_exit=50ms")
+    assert ended.ok, ended.message

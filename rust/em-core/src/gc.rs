@@ -285,10 +285,12 @@ fn artifacts(store: &Store) -> Result<Vec<ArtifactDir>> {
 
 /// Whether something is at a path. Of what a link that leads nowhere has led to, nothing is known.
 fn is_there(path: &Path) -> Result<bool> {
-    let gone = |error: &std::io::Error| error.kind() == ErrorKind::NotFound;
-    match fs::metadata(path) {
+    // In this order: what is made in between is not taken for such a link.
+    let found = fs::symlink_metadata(path);
+    let is_link = found.as_ref().is_ok_and(|metadata| metadata.is_symlink());
+    match if is_link { fs::metadata(path) } else { found } {
         Ok(_) => Ok(true),
-        Err(error) if gone(&error) && fs::symlink_metadata(path).is_err_and(|error| gone(&error)) => Ok(false),
+        Err(error) if !is_link && error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => {
             let hint = "mount its file system, or remove it if what it led to is gone for good";
             Err(Error::io("look at", path, error).hint(hint))
