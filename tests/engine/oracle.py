@@ -177,6 +177,16 @@ def owner(pid: int) -> str:
     return f"{os.uname().nodename} {boot} {os.readlink('/proc/self/ns/pid')} {pid} {started}"
 
 
+def intent(data: bytes) -> tuple[str, list[str]]:
+    """Who adds, and its paths with what stands before them."""
+    who, *items = data.decode().split("\0")
+    assert len(who.split(" ")) == 5
+    assert {item[0] for item in items} <= set("+=/")
+    paths = [item[1:] for item in items]
+    assert paths == sorted(paths, key=str.encode)
+    return who, items
+
+
 @dataclass
 class CacheRow:
     size: int

@@ -1,6 +1,10 @@
 """Every file of a real store, read by an independent implementation."""
 
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +165,82 @@ def test_chunk_table_fixture_has_every_field() -> None:
     chunks = [(oracle.digest(index.to_bytes(8, "little")), length) for index, length in enumerate(lengths)]
     table = oracle.chunk_table((FIXTURES / "chunk-table-v1.bin").read_bytes())
     assert table == oracle.ChunkTable(2, sum(lengths), chunks)
+
+
+INTENT = (FIXTURES / "intent-v1.bin").read_bytes()
+
+
+def test_intent_fixture_has_every_form_of_path() -> None:
+    assert oracle.intent(INTENT)[1] == ["/made", "/made/größe", "+made/größe/file", "+new", "=replaced"]
+
+
+@pytest.mark.parametrize("name", ["intent-0", "undo-0"])
+def test_intent_of_one_who_is_gone_is_undone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EM_LINK_MODE", "hardlink")
+    Path("old").write_text("old")
+    Path("other").write_text("other")
+    artifact, beside = em.create_artifact("a"), em.create_artifact("b")
+    artifact.add_file("old", "replaced")
+    beside.add_file("other")
+    # What such an add has put there before it died.
+    local, added = Path(artifact.local), Path(beside.local, "other")
+    Path(local, "made/größe").mkdir(parents=True)
+    Path(local, "replaced").unlink()
+    for path in ("made/größe/file", "new", "replaced"):
+        os.link(added, local / path)
+    intent = Path(local, ".artifact", name)
+    intent.write_bytes(INTENT)
+    if name.startswith("intent"):
+        em.load_artifact(artifact.local)
+        assert intent.exists(), "it may live on its host for an hour"
+        assert Path(local, "new").exists()
+        os.utime(intent, (0, 0))
+    em.load_artifact(artifact.local)
+    assert {path.name for path in local.iterdir()} == {".artifact", "replaced"}
+    assert Path(local, "replaced").read_text() == "old"
+    assert added.read_text() == "other"
+    assert not intent.exists()
+
+
+def test_intent_of_an_add_names_its_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("strace") is None:
+        if os.environ.get("CI"):
+            pytest.fail("strace is missing")
+        pytest.skip("strace is missing")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("source/größe").mkdir(parents=True)
+    Path("source/größe/file").write_text("new")
+    Path("source/new").write_text("new")
+    Path("source/replaced").write_text("old")
+    _engine.create_artifact("artifact")
+    _engine.add_file("store", "artifact", "source/replaced", "made/replaced")
+    _engine.add_file("store", "artifact", "source/replaced", "replaced")
+    # Where its first object would be linked.
+    script = "import os; from t9k.em import _engine; print(os.getpid(), flush=True); "
+    script += "_engine.add_dir('store', 'artifact', 'source', 'made')"
+    trace = ["strace", "-f", "-qq", "-o", "trace", "--trace=linkat", "--inject=linkat:signal=KILL:when=1"]
+    environment = os.environ | {"EM_LINK_MODE": "hardlink"}
+    run = subprocess.run([*trace, sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    assert run.returncode != 0
+    (intent,) = Path("artifact/.artifact").glob("intent-*")
+    who, items = oracle.intent(intent.read_bytes())
+    assert items == ["/made/größe", "+made/größe/file", "+made/new", "=made/replaced"]
+    assert who.split(" ")[:4] == [*oracle.owner(os.getpid()).split(" ")[:3], run.stdout.strip()]
+
+
+def test_lease_of_another_host_counts_for_an_hour(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Path("file").write_text("file")
+    artifact = em.create_artifact("a")
+    artifact.add_file("file")
+    shutil.rmtree(artifact.local)
+    lease = Path(".em/store/leases/0123456789abcdef0123456789abcdef")
+    lease.write_text(oracle.intent(INTENT)[0])
+    assert _engine.gc(".em/store", 0, False)["deleted_objects"] == 0
+    os.utime(lease, (time.time() - 3700,) * 2)
+    assert _engine.gc(".em/store", 0, False)["deleted_objects"] == 1
+    assert not lease.exists()
