@@ -333,3 +333,35 @@ fn test_flush_removes_temporary_files_that_a_crash_left() {
     cache.flush();
     assert!(!old.exists() && young.exists() && shard.exists());
 }
+
+/// A directory with a shard of `tests/fixtures`.
+fn fixture(table: &str, shard: &str, name: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join(table)).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    fs::copy(fixtures.join(name), dir.path().join(table).join(shard)).unwrap();
+    dir
+}
+
+#[test]
+fn test_fixture_is_read_and_one_of_an_older_version_is_empty() {
+    let shard = format!("{:02x}", em_core::stat_cache::shard_of(&stat(1)));
+    let dir = fixture("files", &shard, "stat-cache-v2.bin");
+    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Some(digest(1)));
+    let dir = fixture("files", &shard, "stat-cache-v1.bin");
+    let cache = StatCache::open(dir.path());
+    assert_eq!(cache.lookup(&stat(1)), None);
+    cache.record(&stat(1), digest(2));
+    cache.flush();
+    assert_eq!(StatCache::open(dir.path()).lookup(&stat(1)), Some(digest(2)));
+}
+
+#[test]
+fn test_fixture_of_hints_is_read() {
+    let dir = fixture("hints", "eb", "stat-cache-hints-v2.bin");
+    let content = |step: usize| (0..251).map(|index| (index * step % 251) as u8).collect::<Vec<_>>().repeat(12_534);
+    let cache = StatCache::open(dir.path());
+    assert_eq!(cache.hint(&sketch(&content(1)).0), Some(Digest::of(&content(1))));
+    assert_eq!(cache.hint(&sketch(&content(212)).0), None, "files of several contents look like this");
+    assert_eq!(cache.hint(&sketch(&content(2)).0), None);
+}
