@@ -39,16 +39,17 @@ from uploads import Content, Uploader, digest, noise, pack_of
 LATER = -10
 
 KILLED = textwrap.dedent("""
-    import os, signal, sys
+    import os, signal, sys, traceback
     from pathlib import Path
     import sqlalchemy as sa
+    from t9k.aistore import jobs
     from t9k.aistore.artifacts.gc import collect
+    from t9k.aistore.blobs import local
+    from t9k.aistore.db import schema
     from t9k.aistore.services import open_services
     from t9k.aistore.settings import Settings
 
-    data, url, left = Path(sys.argv[1]), sys.argv[2] or None, int(sys.argv[3])
-    services = open_services(Settings(data_dir=data, database_url=url))
-    passed = 0
+    data, url, passed, left = Path(sys.argv[1]), sys.argv[2] or None, 0, 0
 
     def step(*_):
         global passed
@@ -64,14 +65,29 @@ KILLED = textwrap.dedent("""
             return answer
         return calling
 
-    for name in ("open", "write", "fsync", "link", "unlink"):
-        setattr(os, name, watched(getattr(os, name)))
-    for event in ("before_cursor_execute", "commit"):
-        sa.event.listen(services.database.engine, event, step)
-    done = collect(services.database, services.blobs, lease_s=-10, grace_s=int(sys.argv[4]))
-    print(passed, done.rewritten_packs)
+    def run(grace_s):
+        services = open_services(Settings(data_dir=data, database_url=url))
+        for name in ("open", "write", "fsync", "link", "unlink"):
+            setattr(os, name, watched(getattr(os, name)))
+        for event in ("before_cursor_execute", "commit"):
+            sa.event.listen(services.database.engine, event, step)
+        done = collect(services.database, services.blobs, lease_s=-10, grace_s=grace_s)
+        print(passed, done.rewritten_packs, end=" ", flush=True)
+
+    for line in sys.stdin:
+        left, grace_s = map(int, line.split())
+        child = os.fork()
+        if child == 0:
+            try:
+                run(grace_s)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """)
-"""A collection that is killed at a point: before a statement or a commit, before or after a call of the system."""
+"""Collections, one for each line, of which each is killed at a point: before a statement or a commit, before or after a
+call of the system. Each is a child of one process, since most of the time of a new one goes into imports."""
 
 
 def expected_of(content: Content) -> dict[bytes, bytes]:
@@ -128,27 +144,31 @@ def test_collector_killed_at_any_point_loses_nothing_and_leaves_nothing(
 ) -> None:
     uploader, contents, killed = Uploader(api, ada), dict[str, Content](), 0
 
-    def run(point: int, grace_s: int) -> subprocess.CompletedProcess[str]:
-        contents.update(sparse(uploader, services, (point, grace_s, turn)) for turn in range(2))
-        where = [str(services.settings.data_dir), database_url or "", str(point), str(grace_s)]
-        command = [sys.executable, "-c", KILLED, *where]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+    where = [str(services.settings.data_dir), database_url or ""]
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, *where], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as collector:
+        assert collector.stdin is not None
+        assert collector.stdout is not None
 
-    whole = run(0, LATER)
-    assert whole.returncode == 0, whole.stderr
-    points, rewritten = map(int, whole.stdout.split())
-    assert rewritten == 2
-    for number in range(3 * KILLS):
-        point = 1 + points * number // (3 * KILLS)
-        done = run(point, LATER if number % 2 else 86_400)
-        assert done.returncode in (-signal.SIGKILL, 0), done.stderr  # there are fewer points within the grace
-        killed += done.returncode == -signal.SIGKILL
-        for node_id, content in contents.items():
-            assert uploader.download(node_id) == expected_of(content), point
-        assert [one for one in check(services.database, services.blobs, read=True) if one.kind != "orphan"] == []
-        if number % 5 == 4:
-            finish(services)
-            assert_tidy(services, contents)
+        def run(point: int, grace_s: int) -> list[int]:
+            contents.update(sparse(uploader, services, (point, grace_s, turn)) for turn in range(2))
+            print(point, grace_s, file=collector.stdin, flush=True)
+            return [int(number) for number in collector.stdout.readline().split()]
+
+        points, rewritten, code = run(0, LATER)
+        assert (rewritten, code) == (2, 0)
+        for number in range(3 * KILLS):
+            point = 1 + points * number // (3 * KILLS)
+            *_, code = run(point, LATER if number % 2 else 86_400)
+            assert code in (-signal.SIGKILL, 0)  # there are fewer points within the grace
+            killed += code == -signal.SIGKILL
+            for node_id, content in contents.items():
+                assert uploader.download(node_id) == expected_of(content), point
+            assert [one for one in check(services.database, services.blobs, read=True) if one.kind != "orphan"] == []
+            if number % 5 == 4:
+                finish(services)
+                assert_tidy(services, contents)
     finish(services)
     assert_tidy(services, contents)
     assert all(uploader.download(node_id) == expected_of(content) for node_id, content in contents.items())
