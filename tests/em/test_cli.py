@@ -14,6 +14,7 @@ import pytest
 from t9k import em
 from t9k.em import _engine
 from t9k.em.cli import main
+from t9k.em.cli.console import echo_json_rows
 
 pytestmark = pytest.mark.usefixtures("files")
 
@@ -233,6 +234,20 @@ def test_gc_reclaims_what_a_deleted_artifact_had(run) -> None:
     assert done == planned | {"deleted_objects": 1, "freed_bytes": freed}
     assert run("verify", kept.local)[0] == 0
     assert run("gc", "--older-than", "soon")[0] == 2
+
+
+def test_ls_prints_entries_as_json_one_by_one(run, capsys: pytest.CaptureFixture[str]) -> None:
+    local = run("add", "a", "--name", "x")[1].strip()
+    assert run("ls", "--json", local) == (0, json.dumps(em.load_artifact(local).objects, ensure_ascii=False) + "\n")
+    assert run("ls", "--json", em.create_artifact("empty").local) == (0, "[]\n")
+
+    def rows():
+        yield "first"
+        assert capsys.readouterr().out == '["first"'
+        yield "second"
+
+    echo_json_rows(rows())
+    assert capsys.readouterr().out == ', "second"]\n'
 
 
 def test_du_tells_apparent_stored_unique_and_shared_bytes(run) -> None:

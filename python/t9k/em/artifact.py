@@ -133,7 +133,11 @@ class Artifact:
         ``reference``), and as far as they are known ``size`` in bytes,
         ``digest`` (BLAKE3), ``executable``, ``uri`` and ``etag``.
         """
-        return [{"path": path} | {name: str(value) for name, value in entry.items()} for path, entry in self.entries()]
+        return list(self._rows())
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        for path, entry in self.entries():
+            yield {"path": path} | {name: str(value) for name, value in entry.items()}
 
     def add_dir(self, dir_path: str | os.PathLike[str], obj_path: str | None = None) -> None:
         """Adds all files under a local directory as objects of the Artifact.

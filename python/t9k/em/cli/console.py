@@ -21,6 +21,15 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(json_value(value), ensure_ascii=is_terminal()))
 
 
+def echo_json_rows(rows: Iterable[object]) -> None:
+    """Prints one JSON array, each element as soon as it is made."""
+    before = "["
+    for row in rows:
+        click.echo(before + json.dumps(json_value(row), ensure_ascii=is_terminal()), nl=False)
+        before = ", "
+    click.echo("[]" if before == "[" else "]")
+
+
 def exact_size_text(size_bytes: int) -> str:
     """A size to the byte."""
     return f"{size_bytes:,} B"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from t9k.em.cli.console import echo_json
+from t9k.em.cli.console import echo_json, echo_json_rows
 from t9k.em.cli.verb import Verb, json_option
 from t9k.em.escape import printable
 from t9k.em.progress import size_text
@@ -74,7 +74,7 @@ def _list_entries(artifact: str, as_json: bool) -> None:
 
 def _echo_entries(artifact: Artifact, as_json: bool) -> None:
     if as_json:
-        echo_json(artifact.objects)
+        echo_json_rows(artifact._rows())
         return
     for path, entry in artifact.entries():
         size = size_text(entry["size"]) if "size" in entry else entry["type"]
