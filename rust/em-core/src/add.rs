@@ -183,7 +183,7 @@ impl Add<'_> {
     /// Puts every object at its path.
     fn link(&self, added: &EntryList, lease: &Lease) -> Result<()> {
         let root = self.artifact.root();
-        let mut made: Option<String> = None;
+        let mut made = String::new();
         for entry in added.entries() {
             self.progress.check()?;
             let Entry { path, kind } = entry?;
@@ -191,10 +191,8 @@ impl Add<'_> {
                 EntryKind::Directory => Some(path.as_str()),
                 _ => path.rsplit_once('/').map(|(parent, _)| parent),
             };
-            // Files of one directory mostly stand together.
-            if let Some(directory) = directory.filter(|&directory| made.as_deref() != Some(directory)) {
-                make_dirs(root, directory)?;
-                made = Some(directory.to_owned());
+            if let Some(directory) = directory {
+                make_dirs(root, directory, &mut made)?;
             }
         }
         let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
@@ -275,10 +273,12 @@ impl Plan<'_> {
     }
 }
 
-/// Makes the directories of `path` below `root`, refusing symbolic links on the way.
-pub(crate) fn make_dirs(root: &Path, path: &str) -> Result<()> {
+/// Makes the directories of `path` below `root`, refusing symbolic links on the way. Those of `made`, which the last call
+/// has made, are there; it becomes `path`.
+pub(crate) fn make_dirs(root: &Path, path: &str, made: &mut String) -> Result<()> {
+    let there = shared_bytes(made, path);
     let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
-    for part in ends.map(|end| &path[..end]) {
+    for part in ends.filter(|&end| end > there).map(|end| &path[..end]) {
         let directory = root.join(part);
         match fs::create_dir(&directory) {
             Ok(()) => {}
@@ -292,5 +292,16 @@ pub(crate) fn make_dirs(root: &Path, path: &str) -> Result<()> {
             Err(error) => return Err(Error::io("create", &directory, error)),
         }
     }
+    path.clone_into(made);
     Ok(())
+}
+
+/// Bytes of the directories that two paths share.
+fn shared_bytes(one: &str, other: &str) -> usize {
+    let shared = one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count();
+    let ends_there = |path: &str| path.as_bytes().get(shared).is_none_or(|&byte| byte == b'/');
+    if ends_there(one) && ends_there(other) {
+        return shared;
+    }
+    one.as_bytes()[..shared].iter().rposition(|&byte| byte == b'/').unwrap_or(0)
 }

@@ -274,7 +274,7 @@ impl ArtifactDir {
         let linker = Linker::new(store, &self.root, RESERVED, None)?;
         loop {
             let (generation, manifest) = self.manifest_unless_cancelled(progress)?;
-            let mut paths = paths();
+            let (mut paths, mut made) = (paths(), String::new());
             let mut wanted = paths.next().transpose()?;
             for entry in manifest.entries() {
                 progress.check()?;
@@ -287,7 +287,7 @@ impl ArtifactDir {
                 let Some(found) = &wanted else { break };
                 if *found == path
                     && let EntryKind::File { size, digest, executable } = kind
-                    && path.rsplit_once('/').is_none_or(|(parent, _)| make_dirs(&self.root, parent).is_ok())
+                    && path.rsplit_once('/').is_none_or(|(parent, _)| make_dirs(&self.root, parent, &mut made).is_ok())
                     && store.usable_unless_cancelled(digest, size, progress)?
                 {
                     linker.link(digest, size, executable, &path)?;

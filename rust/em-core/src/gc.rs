@@ -134,7 +134,12 @@ fn step(progress: &Progress) -> Result<()> {
 pub fn reclaim(store: &Store, plan: &Plan, grace: Duration, progress: &Progress) -> Result<Reclaimed> {
     let (now, condemned) = (plan.began, &plan.unreachable);
     let mut done = Reclaimed::default();
-    if !condemned.is_empty() && !leases::any(store, now)? {
+    let leased = leases::any(store, now)?;
+    if !leased {
+        // First: condemning renews the time of a name that a crash has left of an object, and that name keeps its bytes.
+        remove_leftovers(store, &artifacts(store)?, now, grace)?;
+    }
+    if !condemned.is_empty() && !leased {
         let batch = store.root().join("trash").join(format!("gc-{}", &temp_name()[5..]));
         fs::create_dir(&batch).map_err(|e| Error::io("create", &batch, e))?;
         for digest in condemned.iter() {
@@ -181,7 +186,6 @@ pub fn reclaim(store: &Store, plan: &Plan, grace: Duration, progress: &Progress)
     })?;
     if !leased {
         remove_orphan_tables(store, now, grace, progress)?;
-        remove_leftovers(store, &artifacts(store)?, now, grace)?;
     }
     Ok(done)
 }

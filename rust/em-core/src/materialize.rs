@@ -8,14 +8,19 @@
 //! beside it, and `gc` for the artifacts beside the store, remove it once that process is gone.
 
 use std::{
+    ffi::CStr,
     fs,
     io::ErrorKind,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::SystemTime,
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat},
+    io::Errno,
+};
 
 use crate::{
     Digest, Error, Kind, Result,
@@ -196,7 +201,7 @@ pub fn entry(
 ) -> Result<()> {
     names::check(path)?;
     if let Some((parent, _)) = path.rsplit_once('/') {
-        make_dirs(root, parent)?;
+        make_dirs(root, parent, &mut String::new())?;
     }
     link_object(store, digest, executable, &root.join(path), forced).map(drop)
 }
@@ -229,7 +234,7 @@ struct Building {
 
 impl Drop for Building {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = remove_tree(&self.path);
     }
 }
 
@@ -254,7 +259,56 @@ pub(crate) fn remove_leftovers(parent: &Path) -> Result<()> {
             }
         };
         if gone {
-            let _ = fs::remove_dir_all(&path);
+            let _ = remove_tree(&path);
+        }
+    }
+    Ok(())
+}
+
+/// Removes a directory and all below it. Directories in its directories are moved up to it, so that depth costs neither
+/// stack nor open files; no symbolic link is followed.
+fn remove_tree(root: &Path) -> rustix::io::Result<()> {
+    let open = |at: BorrowedFd<'_>, name: &CStr| {
+        openat(at, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+    };
+    let top = rustix::fs::open(root, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let remove = |at: BorrowedFd<'_>, name: &CStr| match unlinkat(at, name, AtFlags::empty()) {
+        // Linux says the one of a directory, others the other.
+        Err(Errno::ISDIR | Errno::PERM) => unlinkat(at, name, AtFlags::REMOVEDIR),
+        removed => removed,
+    };
+    let mut moved = true;
+    while std::mem::take(&mut moved) {
+        each_name(top.as_fd(), |name| match remove(top.as_fd(), name) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                let directory = open(top.as_fd(), name)?;
+                each_name(directory.as_fd(), |inner| match remove(directory.as_fd(), inner) {
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                        moved = true;
+                        renameat(&directory, inner, &top, temp_name())
+                    }
+                    removed => removed,
+                })?;
+                unlinkat(&top, name, AtFlags::REMOVEDIR)
+            }
+            removed => removed,
+        })?;
+    }
+    rustix::fs::rmdir(root)
+}
+
+/// Calls `work` for each name in a directory; another process may be faster with it.
+fn each_name(
+    directory: BorrowedFd<'_>,
+    mut work: impl FnMut(&CStr) -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            match work(entry.file_name()) {
+                Err(Errno::NOENT) => {}
+                worked => worked?,
+            }
         }
     }
     Ok(())

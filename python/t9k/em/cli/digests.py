@@ -84,8 +84,14 @@ def _files(paths: Iterable[str]) -> Iterator[str]:
         if not os.path.isdir(path):
             yield path
             continue
-        for directory, directories, names in os.walk(path):
-            directories.sort()
-            found = (os.path.join(directory, name) for name in sorted(names))
+        waiting = [path]  # `os.walk` recurses before Python 3.12, and passes over what it cannot read
+        while waiting:
+            with os.scandir(waiting.pop()) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+            waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
             # A pipe would be waited for; a link that leads nowhere is an error.
-            yield from (name for name in found if os.path.isfile(name) or not os.path.exists(name))
+            yield from (entry.path for entry in entries if entry.is_file() or _leads_nowhere(entry))
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)

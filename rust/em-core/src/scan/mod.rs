@@ -23,7 +23,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{Error, Kind, Result, cancel::Progress, spool::Room};
+use crate::{Error, Kind, Result, cancel::Progress, names::MAX_PATH_BYTES, spool::Room};
 
 mod tree;
 
@@ -399,6 +399,12 @@ impl Walk<'_> {
         self.progress.check()?;
         let mut directory = Directory { parent, name, via_link, dev: 0, ino: 0 };
         let path = directory.path();
+        // What is in it, or itself if it is empty, could not be an entry.
+        if path.len() > MAX_PATH_BYTES {
+            let start: String = path.chars().take(200).collect();
+            let message = format!("{}… is longer than {MAX_PATH_BYTES} bytes", self.shown_directory(&start));
+            return Err(Error::invalid(message).hint("add directories that are further down one by one"));
+        }
         let fail = |error| entry_error("read", &self.shown_directory(&path), error);
         let handle = self.open(&path)?;
         let stat = Stat::from(&rustix::fs::fstat(&handle).map_err(fail)?);
