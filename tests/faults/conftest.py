@@ -6,6 +6,7 @@ import ctypes
 import json
 import mmap
 import os
+import random
 import re
 import select
 import shutil
@@ -13,9 +14,10 @@ import signal
 import subprocess
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from t9k import em
@@ -26,6 +28,7 @@ CALLS = (
     "symlinkat,unlink,unlinkat,mkdir,mkdirat,copy_file_range,ioctl"
 )
 POINTS = int(os.environ.get("EM_FAULT_POINTS", "25"))
+T = TypeVar("T")
 PR_SET_PTRACER, ANY = 0x59616D61, ctypes.c_ulong(-1)
 
 
@@ -141,6 +144,11 @@ def points(log: str, wanted: Callable[[str, str], bool] = lambda call, line: Tru
     yield from found
 
 
+def some(every: Sequence[T], count: int) -> list[T]:
+    """So many of them from all over, and always the same; all in a long run."""
+    return random.Random(1).sample(every, min(count, len(every)))
+
+
 def contents(artifact: em.Artifact) -> dict[str, bytes]:
     """What a user sees at the paths of the entries."""
     return {
@@ -179,16 +187,34 @@ def without_entry(artifact: em.Artifact) -> list[str]:
     return [path for path in paths if path not in named | above and path.split("/")[0] != ".artifact"]
 
 
+def is_what_the_manifest_says(artifact: em.Artifact) -> None:
+    """Bytes, modes and directories."""
+    assert problems(artifact) == []
+    for entry in artifact.objects:
+        path = Path(artifact.local, entry["path"])
+        if entry["type"] == "file":
+            assert bool(path.stat().st_mode & 0o100) == (entry["executable"] == "True"), path
+        else:
+            assert path.is_dir(), path
+
+
+def whole_files(artifact_dir: str, *states: dict[str, bytes]) -> None:
+    """At each path are the bytes of one of the states, also where a crash has left them."""
+    for path in set.intersection(*map(set, states)):
+        assert Path(artifact_dir, path).read_bytes() in [state[path] for state in states], path
+
+
 def check_after(artifact_dir: str, before: dict[str, bytes], after: dict[str, bytes], again: str) -> None:
     """After a crash: the artifact is what it was or what it was to be; the store is right; all of it works on."""
     artifact = em.load_artifact(artifact_dir)
     now = contents(artifact)
     assert now in (before, after)
-    assert problems(artifact) == []
+    is_what_the_manifest_says(artifact)
     assert [problem for problem in problems() if problem["kind"] != "stray"] == []
     artifact.add_dir(again)
     assert contents(artifact) == now | tree(again)
     _engine.gc(".em/store", 0, False)
     assert leftovers(artifact) == []
     assert without_entry(artifact) == []
-    assert problems(artifact) == problems() == []
+    is_what_the_manifest_says(artifact)
+    assert problems() == []

@@ -12,10 +12,24 @@ import pytest
 from t9k import em
 from t9k.em import _engine
 
-from .conftest import CALLS, POINTS, Child, check_after, contents, leftovers, points, problems, traced, tree
+from .conftest import (
+    CALLS,
+    POINTS,
+    Child,
+    check_after,
+    contents,
+    leftovers,
+    points,
+    problems,
+    some,
+    traced,
+    tree,
+    whole_files,
+)
 
 
 def small_sources() -> None:
+    """`b`, what it replaces, and two trees beside it: bytes, modes, empty files and empty directories change."""
     for name, texts in {"a": ["one", "two"], "b": ["two", "three"], "z": ["again"]}.items():
         for index, text in enumerate(texts):
             path = Path(name, "sub" if index else ".", f"{index}.txt")
@@ -23,6 +37,18 @@ def small_sources() -> None:
             path.write_text(f"{text} of the files")
     Path("b/large").write_bytes(os.urandom(700_000))
     Path("b/empty").mkdir()
+    Path("b/void").touch()
+    Path("b/tool").write_text("#!/bin/sh")
+    Path("b/tool").chmod(0o755)
+    shutil.copytree("b", "earlier/b")
+    Path("earlier/b/0.txt").write_text("replaced")
+    Path("earlier/b/large").write_bytes(os.urandom(300_000))
+    Path("earlier/b/void").write_text("not yet void")
+    Path("earlier/b/tool").chmod(0o644)
+    Path("earlier/b/gone").write_text("stays an entry")
+    Path("b/full").mkdir()
+    Path("b/full/file").write_text("in what was empty")
+    Path("earlier/b/full").mkdir()
 
 
 def fresh(original: Path) -> str:
@@ -34,27 +60,46 @@ def fresh(original: Path) -> str:
 
 
 @pytest.mark.usefixtures("strace")
-@pytest.mark.parametrize(("grown", "mode"), [(True, "hardlink"), (False, "hardlink"), (True, "copy")])
-def test_killed_at_every_write(grown: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("state", "mode"),
+    [
+        ("empty", "hardlink"),
+        ("earlier", "hardlink"),
+        ("earlier", "copy"),
+        ("interrupted", "hardlink"),
+        ("interrupted", "copy"),
+    ],
+)
+def test_killed_at_every_write(state: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an add of new paths, of one that replaces, and of one that first undoes another that was killed."""
     monkeypatch.setenv("EM_THREADS", "1")
     monkeypatch.setenv("EM_LINK_MODE", mode)
     small_sources()
     artifact = em.create_artifact("x")
-    if grown:
+    if state != "empty":
         artifact.add_dir("a")
+        artifact.add_dir("earlier/b")
     before = contents(artifact)
+    if state == "interrupted":
+        interrupt(artifact)
+    interrupted = (
+        [before | {path.removeprefix("c/"): data for path, data in tree("c/b").items()}]
+        if state == "interrupted"
+        else []
+    )
     shutil.move(".em", "original")
     original = Path("original")
 
     local = fresh(original)
     em.load_artifact(local)  # what it imports the first time would be calls that no later child makes
+    local = fresh(original)
     log = traced(lambda: em.load_artifact(local).add_dir("b"), f"--trace={CALLS}").log
     after = before | tree("b")
     assert contents(em.load_artifact(local)) == after
 
     every = list(points(log, lambda call, line: call != "openat" or "O_CREAT" in line))
     assert len(every) > 20
-    for call, when in every:
+    for call, when in some(every, 2 * POINTS):
         local = fresh(original)
 
         def work(local: str = local) -> None:
@@ -63,10 +108,32 @@ def test_killed_at_every_write(grown: bool, mode: str, monkeypatch: pytest.Monke
         ended = traced(work, f"--trace={call}", f"--inject={call}:signal=KILL:when={when}")
         assert ended.signal == 9, (call, when, ended)
         try:
+            whole_files(local, before, after, *interrupted)
             check_after(local, before, after, "z")
         except Exception as error:
             error.add_note(f"killed at {call} {when}")
             raise
+
+
+def interrupt(artifact: em.Artifact) -> None:
+    """Kills an add of `c` to `b` when it has replaced all and committed nothing."""
+    shutil.copytree("b", "c/b")
+    Path("c/b/0.txt").write_text("never committed")
+    Path("c/b/new").write_text("never committed either")
+    Path("c/b/new directory").mkdir()
+    Path("c/b/new directory/file").write_text("nor this")
+    saved = Path("saved")
+    shutil.copytree(".em", saved, symlinks=True)
+    ended = traced(lambda: artifact.add_dir("c/b"), "--trace=renameat2")
+    last = list(points(ended.log))[-1]
+    shutil.rmtree(".em")
+    shutil.move(saved, ".em")
+    ended = traced(
+        lambda: artifact.add_dir("c/b"), "--trace=renameat2", f"--inject=renameat2:signal=KILL:when={last[1]}"
+    )
+    assert ended.signal == 9
+    assert Path(artifact.local, "b/0.txt").read_text() == "never committed"
+    assert Path(artifact.local, "b/new directory/file").exists()
 
 
 def test_killed_at_random_moments() -> None:
@@ -147,7 +214,7 @@ def test_gc_killed_at_every_write() -> None:
     fresh(original)
     every = list(points(traced(gc, f"--trace={CALLS}").log))
     assert len(every) > 5
-    for call, when in every:
+    for call, when in [p for p in every if p[0] in os.environ.get("ONLY", p[0])]:
         fresh(original)
         ended = traced(gc, f"--trace={call}", f"--inject={call}:signal=KILL:when={when}")
         assert ended.signal == 9, (call, when)

@@ -3,18 +3,23 @@
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import unicodedata
 from pathlib import Path
 
+import oracle
 import pytest
 from t9k import em
 from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError
 
-from .conftest import contents, leftovers, problems, tree
+from .conftest import POINTS, contents, leftovers, problems, traced, tree
 
 
 @pytest.fixture
@@ -111,11 +116,13 @@ def test_names_that_are_not_utf8_are_refused(artifact: em.Artifact) -> None:
     unchanged(artifact)
 
 
-def deep(levels: int, name: str) -> None:
-    """`outside/name/name/…/file`, made step by step because its path may be too long."""
-    os.mkdir("outside")
-    top = os.open("outside", os.O_RDONLY)
+def deep(levels: int, name: str, each: bool = False, root: str = "outside") -> None:
+    """`root/name/name/…/file`, made step by step because its path may be too long; `each` has a file."""
+    os.makedirs(root)
+    top = os.open(root, os.O_RDONLY)
     for _ in range(levels):
+        if each:
+            os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=top))
         os.mkdir(name, dir_fd=top)
         below = os.open(name, os.O_RDONLY, dir_fd=top)
         os.close(top)
@@ -130,6 +137,67 @@ def test_200_directories_deep(artifact: em.Artifact) -> None:
     artifact.add_dir("outside")
     assert contents(artifact)["outside/" + "d/" * 200 + "file"] == b"deep"
     assert problems(artifact) == []
+
+
+DEPTHS = """
+import sys
+from t9k import em
+from t9k.em import _engine
+from t9k.em.cli.digests import digests
+artifact = em.load_artifact(sys.argv[1])
+try:
+    artifact.add_dir("outside")
+    print("added")
+except em.errors.InvalidInputError as error:
+    print(str(error)[-300:])
+print([problem for problem in _engine.verify(".em/store", artifact.local)["problems"]])
+print(_engine.gc(".em/store", 0, False)["unreachable_objects"])
+try:
+    print([path.count("/") for path, _ in digests(["outside"])])
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@pytest.mark.parametrize("levels", [1500, 20_000 if POINTS >= 200 else 4000])
+def test_directories_deeper_than_a_stack(artifact: em.Artifact, levels: int) -> None:
+    """Added as long as an artifact can have such a path, else refused at once; with little stack and 64 open files.
+
+    `gc` removes what a load has left that was killed.
+    """
+    deep(levels, "d")
+    leftover = Path(".em/artifacts", f".tmp-{0:032x}")
+    deep(500, "d", root=str(leftover / "deep"))
+    Path(leftover, ".artifact").mkdir()
+    Path(leftover, ".artifact/intent-of-the-dead").write_text(oracle.owner(os.getpid()) + "0")
+    try:
+        script = ["sh", "-c", 'ulimit -s 512; ulimit -n 64; exec "$@"', "sh", sys.executable, "-c", DEPTHS]
+        environment = {**os.environ, "RUST_MIN_STACK": str(256 << 10)}
+        ended = subprocess.run([*script, artifact.local], capture_output=True, text=True, env=environment, check=False)
+        assert ended.returncode == 0, ended.stderr
+        assert not leftover.exists()
+        added, *rest = ended.stdout.splitlines()
+        if levels == 1500:
+            assert added == "added"
+            assert contents(artifact)["outside/" + "d/" * levels + "file"] == b"deep"
+            assert rest == ["[]", "0", f"[{levels + 1}]"]
+        else:
+            assert "longer than 4096 bytes" in added
+            assert rest == ["[]", "0", "File name too long"]
+            unchanged(artifact)
+    finally:
+        # Python's own way recurses.
+        subprocess.run(["rm", "-rf", "outside", artifact.local, leftover], check=True)
+
+
+@pytest.mark.usefixtures("strace")
+def test_nested_directories_with_files_are_made_once_each(artifact: em.Artifact) -> None:
+    deep(60, "d", each=True)
+    ended = traced(lambda: artifact.add_dir("outside"), "--trace=mkdir")
+    assert ended.ok, ended.message
+    assert len(re.findall(r"mkdir\(.*/outside", ended.log)) == 61
+    assert len(contents(artifact)) == 62
+    assert problems(artifact) == leftovers(artifact) == []
 
 
 @pytest.mark.parametrize("length", [3500, 4000, 4100, 5000])
@@ -150,6 +218,21 @@ def test_long_paths_are_kept_or_refused(artifact: em.Artifact, length: int) -> N
     shutil.rmtree("outside")
 
 
+def test_path_of_4000_bytes_is_kept() -> None:
+    """Where the artifact's own directory leaves room for it below the system's limit."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as short, contextlib.chdir(short):
+        artifact = em.create_artifact("x")
+        directory = ("d" * 99 + "/") * 39
+        path = directory + "f" * (4000 - len(directory))
+        Path("source").write_text("long")
+        artifact.add_file("source", path)
+        assert contents(em.load_artifact(artifact.local)) == {path: b"long"}
+        again = em.create_artifact("y")
+        again.add_dir(Path(artifact.local, "d" * 99))
+        assert contents(again) == {path: b"long"}
+        assert problems(artifact) == problems() == leftovers(artifact) == []
+
+
 def test_links(artifact: em.Artifact) -> None:
     Path("outside").mkdir()
     Path("outside/secret").write_text("followed")
@@ -167,6 +250,33 @@ def test_links(artifact: em.Artifact) -> None:
             artifact.add_dir("b")
         Path("b/loop").unlink()
     assert contents(artifact) == expected
+    # Two that lead to each other.
+    Path("outside/one").symlink_to("../b/back")
+    Path("b/back").mkdir()
+    Path("b/back/two").symlink_to("../../outside")
+    with pytest.raises(InvalidInputError, match="leads back"):
+        artifact.add_dir("b")
+    assert contents(artifact) == contents(em.load_artifact(artifact.local)) == expected
+
+
+RESERVED = ["CON", "nul.txt", "com1", "d/AUX", "lpt9.tar.gz", "ends with a dot.", "space ", "a:b", "what?", "new\nline"]
+
+
+def test_names_reserved_on_windows_are_kept_with_a_warning(
+    artifact: em.Artifact, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact.add_file("a/1", "console/COM10.txt")
+    artifact.add_reference("s3://bucket/con-text", "null")
+    assert caplog.messages == []
+    for name in RESERVED:
+        Path("b", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("b", name).write_text("reserved")
+    artifact.add_dir("b")
+    assert [message.partition(" of the paths")[0] for message in caplog.messages] == [str(len(RESERVED))]
+    artifact.add_reference("s3://bucket/x", "there/PRN")
+    assert len(caplog.messages) == 2
+    assert {f"b/{name}" for name in RESERVED} < set(contents(artifact))
+    assert problems(artifact) == []
 
 
 @pytest.mark.parametrize("kind", ["socket", "fifo", "device"])
@@ -206,11 +316,18 @@ def test_a_file_that_becomes_a_link_during_the_add(artifact: em.Artifact) -> Non
     swapping = threading.Thread(target=swap)
     swapping.start()
     before = contents(artifact)
+    seen, met = 0, set()
     try:
-        for _ in range(10):
+        while seen < 10 or not any("became a symbolic link" in message for message in met):
+            seen += 1
             try:
                 artifact.add_dir("b")
-            except (ConflictError, NotFoundError, InvalidInputError):  # the last one: a link that led nowhere twice
+            except (
+                ConflictError,
+                NotFoundError,
+                InvalidInputError,
+            ) as error:  # the last one: a link that led nowhere twice
+                met.add(str(error))
                 assert contents(artifact) == before
             before = contents(artifact)
             assert set(before.values()) <= {b"one", b"f" * 100_000, b"s" * 100_000}

@@ -15,12 +15,14 @@ from t9k import em
 from t9k.em import _engine
 from t9k.em.errors import InvalidInputError
 
-from .conftest import POINTS, Child, contents, problems
+from .conftest import POINTS, contents, problems, traced
 
 NAMES = st.sampled_from(["a", "b", "A", "é", "日本", "x y", "d/a", "d/b", "d/e/f", "a/x", "..", ".artifact/x"])
 TEXTS = st.sampled_from([(0, b""), (3, b"1"), (3, b"2"), (5_000, b"3"), (300_000, b"4")]).map(
     lambda text: text[0] * text[1]
 )
+# The calls that an add of a few files makes, each of which may be its last one.
+KILLED_AT = ("write", "pwrite64", "openat", "renameat2", "renameat", "rename", "linkat", "unlinkat", "unlink", "mkdir")
 
 
 def folded(path: str) -> list[str]:
@@ -104,21 +106,33 @@ class Store(RuleBasedStateMachine):
                 return
             raise AssertionError(f"{files.keys()} were added beside {sorted(self.model)}")
 
-    @rule(text=TEXTS)
-    def killed_add(self, text: bytes) -> None:
-        """Killed at once, or a little later: before or after, nothing between."""
-        Path("source").write_bytes(text)
-        if not fits(self.model, "killed"):
+    @precondition(lambda self: shutil.which("strace") is not None)
+    @rule(
+        path=st.sampled_from(["d", "t", "d/e"]),
+        texts=st.dictionaries(st.sampled_from(["a", "b", "f", "0", "1"]), TEXTS, min_size=1),
+        call=st.sampled_from(KILLED_AT),
+        when=st.integers(1, 4),
+    )
+    def killed_add(self, path: str, texts: dict[str, bytes], call: str, when: int) -> None:
+        """Killed on the way in, between or out: the artifact is what it was, or what it was to be."""
+        shutil.rmtree("tree", ignore_errors=True)
+        Path("tree").mkdir()
+        for name, text in texts.items():
+            Path("tree", name).write_bytes(text)
+        before, files = self.model, {f"{path}/{name}": text for name, text in texts.items()}
+        if not self.expect(files):
             return
-        child = Child(lambda: self.artifact.add_file("source", "killed"))
-        child.go()
-        child.kill()
-        child.join()
+        kill = (f"--trace={call}", f"--inject={call}:signal=KILL:when={when}")
+        ended = traced(lambda: self.artifact.add_dir("tree", path), *kill)
+        assert ended.ok or ended.signal == 9, ended
         self.artifact = em.load_artifact(self.artifact.local)
-        paths = {entry["path"]: entry.get("digest") for entry in self.artifact.objects}
-        if paths.get("killed") == blake3(text).hexdigest():
-            self.model["killed"] = text
-            self.damaged.discard("killed")
+        added = {entry["path"]: entry["digest"] for entry in self.artifact.objects if entry["type"] == "file"}
+        if added == digests(self.model):
+            self.heal(files)
+        else:
+            assert added == digests(before)
+            assert ended.signal == 9
+            self.model = before
 
     @precondition(lambda self: any(self.model.values()))
     @rule(data=st.data())
@@ -162,6 +176,10 @@ class Store(RuleBasedStateMachine):
             named = {problem["kind"] for problem in problems(self.artifact)}
             wrong = any(seen[path] != self.model[path] for path in self.damaged if path in self.model)
             assert named or not wrong
+
+
+def digests(model: dict[str, bytes]) -> dict[str, str]:
+    return {path: blake3(text).hexdigest() for path, text in model.items()}
 
 
 def split(digest: str) -> tuple[str, str]:
