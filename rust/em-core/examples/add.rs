@@ -16,15 +16,8 @@ fn run(source: &Path, store: &Path, artifact: &Path) -> Result<bool> {
     artifact.recover(&store, &progress)?;
     let cache = StatCache::open(&store.root().join("../stat-cache"));
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let add = Add {
-        store: &store,
-        artifact: &artifact,
-        cache: &cache,
-        progress: &progress,
-        threads,
-        link_mode: None,
-        chunk_tables: true,
-    };
+    let add =
+        Add { store: &store, artifact: &artifact, cache: &cache, progress: &progress, threads, chunk_tables: true };
     let added = add.dir(source, "")?;
     println!("{} files, {} bytes; {} bytes were new", added.files, added.bytes, added.new_bytes);
 

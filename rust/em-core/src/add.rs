@@ -13,12 +13,7 @@ use crate::{
     names, parallel,
     scan::{self, Listing, Row, Tree},
     stat_cache::StatCache,
-    store::{
-        Store,
-        leases::Lease,
-        link::{LinkMode, Linker},
-        open_dir,
-    },
+    store::{Store, leases::Lease, link::Linker, open_dir},
 };
 
 /// What one call works with.
@@ -34,8 +29,6 @@ pub struct Add<'a> {
     pub progress: &'a Progress,
     /// Workers, at least one.
     pub threads: usize,
-    /// The only link mode to use, instead of the ladder.
-    pub link_mode: Option<LinkMode>,
     /// Whether large files get chunk tables; only benchmarks do without.
     pub chunk_tables: bool,
 }
@@ -195,7 +188,7 @@ impl Add<'_> {
                 make_dirs(root, directory, &mut made)?;
             }
         }
-        let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
+        let linker = Linker::new(self.store, root, RESERVED)?;
         // A contiguous part of the files for each worker: two that link into one directory wait for each other.
         let parts = if added.len() <= 16 { 1 } else { self.threads };
         parallel::each(

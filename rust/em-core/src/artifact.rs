@@ -271,7 +271,7 @@ impl ArtifactDir {
         lease: &Lease,
         progress: &Progress,
     ) -> Result<()> {
-        let linker = Linker::new(store, &self.root, RESERVED, None)?;
+        let linker = Linker::new(store, &self.root, RESERVED)?;
         loop {
             let (generation, manifest) = self.manifest_unless_cancelled(progress)?;
             let (mut paths, mut made) = (paths(), String::new());

@@ -34,7 +34,7 @@ use crate::{
     store::{
         Store,
         leases::{self, Lease},
-        link::{LinkMode, Linker, link_object},
+        link::{Linker, link_object},
         temp_name,
     },
     verify::sorted,
@@ -49,8 +49,6 @@ pub struct Materialize<'a> {
     pub progress: &'a Progress,
     /// Workers, at least one.
     pub threads: usize,
-    /// The only link mode to use, instead of the ladder.
-    pub link_mode: Option<LinkMode>,
 }
 
 /// Tries to give a directory its name while somebody else makes and removes others there.
@@ -141,7 +139,7 @@ impl Materialize<'_> {
         }
         self.progress.total_files.fetch_add(files, Relaxed);
         self.progress.total_bytes.fetch_add(bytes, Relaxed);
-        let linker = Linker::new(self.store, root, RESERVED, self.link_mode)?;
+        let linker = Linker::new(self.store, root, RESERVED)?;
         self.each_file(manifest, lease, |file| {
             linker.link(file.digest, file.size, file.executable, &file.path)?;
             self.progress.files.fetch_add(1, Relaxed);
@@ -191,19 +189,12 @@ struct File {
 
 /// Puts one object at an entry's path below `root`, replacing a file. Makes the directories on the way and follows no
 /// symbolic link below `root`.
-pub fn entry(
-    store: &Store,
-    digest: Digest,
-    root: &Path,
-    path: &str,
-    executable: bool,
-    forced: Option<LinkMode>,
-) -> Result<()> {
+pub fn entry(store: &Store, digest: Digest, root: &Path, path: &str, executable: bool) -> Result<()> {
     names::check(path)?;
     if let Some((parent, _)) = path.rsplit_once('/') {
         make_dirs(root, parent, &mut String::new())?;
     }
-    link_object(store, digest, executable, &root.join(path), forced).map(drop)
+    link_object(store, digest, executable, &root.join(path)).map(drop)
 }
 
 /// Whether `root` is an artifact with these entries. Something else that is no empty directory is a `Conflict`.

@@ -58,7 +58,11 @@ impl Place {
     }
 
     fn with<T>(&self, threads: usize, work: impl FnOnce(&Add<'_>) -> T) -> T {
-        let (store, artifact) = (self.store(), self.artifact());
+        self.with_store(self.store(), threads, work)
+    }
+
+    fn with_store<T>(&self, store: Store, threads: usize, work: impl FnOnce(&Add<'_>) -> T) -> T {
+        let artifact = self.artifact();
         let (cache, progress) = (StatCache::open(&self.path("cache")), Progress::default());
         work(&Add {
             store: &store,
@@ -66,7 +70,6 @@ impl Place {
             cache: &cache,
             progress: &progress,
             threads,
-            link_mode: None,
             chunk_tables: true,
         })
     }
@@ -578,7 +581,7 @@ fn forced_link_mode_is_used() {
     for (mode, shared) in [(LinkMode::Hardlink, true), (LinkMode::Copy, false)] {
         let place = Place::new();
         let file = place.write("a", b"content");
-        place.with(1, |add| Add { link_mode: Some(mode), ..*add }.file(&file, "a")).unwrap();
+        place.with_store(place.store().with_link_mode(Some(mode)), 1, |add| add.file(&file, "a")).unwrap();
         let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
         let object = place.store().object_path(Digest::of(b"content"));
         assert_eq!(inode(place.path("artifact/a")) == inode(object), shared);
@@ -586,11 +589,25 @@ fn forced_link_mode_is_used() {
 }
 
 #[test]
+fn forced_link_mode_is_used_to_put_back_too() {
+    let place = Place::new();
+    let file = place.write("a", b"content");
+    let store = || place.store().with_link_mode(Some(LinkMode::Copy));
+    place.with_store(store(), 1, |add| add.file(&file, "a")).unwrap();
+    fs::remove_file(place.path("artifact/a")).unwrap();
+    fs::write(place.path("artifact/.artifact/undo-x"), "nobody\0=a").unwrap();
+    place.artifact().recover(&store(), &Progress::default()).unwrap();
+    assert_eq!(fs::read(place.path("artifact/a")).unwrap(), b"content");
+    assert_eq!(fs::metadata(place.path("artifact/a")).unwrap().nlink(), 1);
+}
+
+#[test]
 fn forced_hardlinks_keep_the_executable_bit() {
     let place = Place::new();
     let script = place.write("run.sh", b"#!/bin/sh\n");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-    place.with(1, |add| Add { link_mode: Some(LinkMode::Hardlink), ..*add }.file(&script, "run.sh")).unwrap();
+    let store = place.store().with_link_mode(Some(LinkMode::Hardlink));
+    place.with_store(store, 1, |add| add.file(&script, "run.sh")).unwrap();
     assert_eq!(fs::metadata(place.path("artifact/run.sh")).unwrap().mode() & 0o777, 0o755);
     place.assert_verifies();
 }

@@ -33,15 +33,8 @@ fn add(dir: &Path, path: &str, text: &str) -> PathBuf {
     let source = dir.join(format!("source-{}", path.replace('/', "-")));
     fs::write(&source, text).unwrap();
     let (store, cache, progress) = (store(dir), StatCache::open(&dir.join("cache")), Progress::default());
-    let add = Add {
-        store: &store,
-        artifact: &artifact,
-        cache: &cache,
-        progress: &progress,
-        threads: 1,
-        link_mode: None,
-        chunk_tables: true,
-    };
+    let add =
+        Add { store: &store, artifact: &artifact, cache: &cache, progress: &progress, threads: 1, chunk_tables: true };
     add.file(&source, "file").unwrap();
     root
 }

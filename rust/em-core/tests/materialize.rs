@@ -78,8 +78,9 @@ impl Place {
     }
 
     fn call(&self, target: &Path, manifest: &Manifest, link_mode: Option<LinkMode>) -> Result<(), Error> {
+        let store = Store::open(self.store.root()).unwrap().with_link_mode(link_mode);
         let progress = Progress::default();
-        let call = Materialize { store: &self.store, progress: &progress, threads: 2, link_mode };
+        let call = Materialize { store: &store, progress: &progress, threads: 2 };
         call.artifact(target, manifest, Some(b"{}"))
     }
 
@@ -187,7 +188,7 @@ fn a_cancelled_call_leaves_nothing() {
     let place = Place::new();
     let progress = Progress::default();
     progress.cancel();
-    let call = Materialize { store: &place.store, progress: &progress, threads: 1, link_mode: None };
+    let call = Materialize { store: &place.store, progress: &progress, threads: 1 };
     let error = call.artifact(&place.target(), &manifest(entries()), None).expect_err("cancelled");
     assert_eq!((error.kind, place.target().exists()), (Kind::Cancelled, false));
     assert!(place.leftovers().is_empty());
@@ -235,7 +236,7 @@ fn one_entry_is_linked_below_a_directory_through_no_link() {
     fs::create_dir_all(&root).unwrap();
     fs::create_dir_all(&elsewhere).unwrap();
     let entry = |path: &str, bytes: &[u8], executable| {
-        materialize::entry(&place.store, Digest::of(bytes), &root, path, executable, None)
+        materialize::entry(&place.store, Digest::of(bytes), &root, path, executable)
     };
     entry("a/b/f", b"one", false).unwrap();
     entry("a/b/f", b"two", true).unwrap();

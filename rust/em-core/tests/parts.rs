@@ -55,7 +55,6 @@ impl Place {
             cache: &cache,
             progress: &progress,
             threads: 3,
-            link_mode: None,
             chunk_tables: true,
         };
         add.dir(source, obj_path)

@@ -7,12 +7,11 @@ use em_core::{
     artifact::ArtifactDir,
     manifest::Reference,
     stat_cache::{self, StatCache},
-    store::Store,
 };
 use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
-    call::{link_mode, threads, watched},
+    call::{open_store, threads, watched},
     convert::Name,
 };
 
@@ -52,14 +51,14 @@ fn add<'py>(
     work: impl FnOnce(&Add<'_>) -> em_core::Result<Summary> + Send,
 ) -> PyResult<Bound<'py, PyDict>> {
     let summary = watched(py, progress, |progress| {
-        let store = Store::open(store)?;
+        let store = open_store(store)?;
         let artifact = ArtifactDir::open(artifact_dir)?;
         artifact.recover(&store, progress)?;
         // A user without a home has no cache: nothing can be below a device.
         let cache = StatCache::open(&stat_cache::default_dir().unwrap_or_else(|| "/dev/null".into()));
         let chunk_tables = std::env::var_os("EM_BENCH_NO_CHUNK_TABLES").is_none();
-        let (link_mode, threads) = (link_mode()?, threads()?);
-        work(&Add { store: &store, artifact: &artifact, cache: &cache, progress, threads, link_mode, chunk_tables })
+        let threads = threads()?;
+        work(&Add { store: &store, artifact: &artifact, cache: &cache, progress, threads, chunk_tables })
     })?;
     to_dict(py, &summary)
 }

@@ -8,12 +8,11 @@ use em_core::{
     gc,
     manifest::{Entry, EntryKind, Manifest, OwnedEntries},
     materialize::Materialize,
-    store::Store,
 };
 use pyo3::{prelude::*, types::PyBytes};
 
 use crate::{
-    call::{detached, link_mode, threads, to_py, watched},
+    call::{detached, open_store, threads, to_py, watched},
     convert::{Buffer, StoreArg, digests, words},
 };
 
@@ -135,8 +134,8 @@ pub fn materialize(
 ) -> PyResult<()> {
     watched(py, progress, |progress| {
         let manifest = Manifest::decode_unless_cancelled(manifest.bytes(), progress)?;
-        let (store, link_mode, threads) = (store.open()?, link_mode()?, threads()?);
-        let call = Materialize { store: &store, progress, threads, link_mode };
+        let (store, threads) = (store.open()?, threads()?);
+        let call = Materialize { store: &store, progress, threads };
         call.artifact(&artifact_dir, &manifest, metadata.as_ref().map(Buffer::bytes))
     })
 }
@@ -146,7 +145,7 @@ pub fn materialize(
 #[pyo3(signature = (store, artifact_dir=None))]
 pub fn recover(py: Python<'_>, store: PathBuf, artifact_dir: Option<PathBuf>) -> PyResult<()> {
     watched(py, None, |progress| {
-        let store = Store::open(&store)?;
+        let store = open_store(&store)?;
         match artifact_dir {
             Some(artifact_dir) => ArtifactDir::open(&artifact_dir)?.recover(&store, progress),
             None => gc::recover(&store, progress),

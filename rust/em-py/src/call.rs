@@ -1,11 +1,16 @@
 //! Running a long call away from the GIL, while the calling thread watches for Ctrl-C.
 
 use std::{
+    path::Path,
     sync::{atomic::Ordering::Relaxed, mpsc},
     time::Duration,
 };
 
-use em_core::{Error, Kind, Result, cancel::Progress, store::link::LinkMode};
+use em_core::{
+    Error, Kind, Result,
+    cancel::Progress,
+    store::{Store, link::LinkMode},
+};
 use pyo3::{exceptions::PyKeyboardInterrupt, prelude::*};
 
 use crate::EngineError;
@@ -96,9 +101,10 @@ pub fn threads() -> Result<usize> {
     }
 }
 
-/// `EM_LINK_MODE`, the only link mode to use.
-pub fn link_mode() -> Result<Option<LinkMode>> {
-    std::env::var("EM_LINK_MODE").ok().map(|text| LinkMode::parse(&text)).transpose()
+/// The store at `root`, which links as `EM_LINK_MODE` says.
+pub fn open_store(root: &Path) -> Result<Store> {
+    let link_mode = std::env::var("EM_LINK_MODE").ok().map(|text| LinkMode::parse(&text)).transpose()?;
+    Ok(Store::open(root)?.with_link_mode(link_mode))
 }
 
 /// The engine's error as an `EngineError` with `kind`, `message`, `hint` and `errno`.

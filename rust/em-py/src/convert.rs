@@ -5,7 +5,7 @@ use std::{ffi::OsStr, path::PathBuf, sync::Arc};
 use em_core::{Digest, Error, store::Store};
 use pyo3::{buffer::PyUntypedBuffer, exceptions::PyBufferError, prelude::*, types::PyBytes};
 
-use crate::call::{detached, to_py};
+use crate::call::{detached, open_store, to_py};
 
 /// Any contiguous buffer of Python's, not copied. It cannot be freed or resized while this lives.
 pub struct Buffer(PyUntypedBuffer);
@@ -43,7 +43,7 @@ pub enum StoreArg {
 impl StoreArg {
     pub fn open(&self) -> em_core::Result<Arc<Store>> {
         match self {
-            Self::Path(path) => Store::open(path).map(Arc::new),
+            Self::Path(path) => open_store(path).map(Arc::new),
             Self::Open(store) => Ok(Arc::clone(store)),
         }
     }
@@ -70,7 +70,7 @@ pub struct OpenStore {
 impl OpenStore {
     #[new]
     fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let store = detached(py, || Store::open(&path))?;
+        let store = detached(py, || open_store(&path))?;
         Ok(Self { store: Arc::new(store) })
     }
 

@@ -16,7 +16,7 @@ use em_core::{
 use pyo3::{prelude::*, types::PyBytes};
 
 use crate::{
-    call::{detached, link_mode, threads, to_py, watched},
+    call::{detached, threads, to_py, watched},
     convert::{Buffer, Name, StoreArg, digests, words},
 };
 
@@ -149,7 +149,7 @@ pub fn read_object_range<'py>(
 #[pyfunction]
 #[pyo3(signature = (store, digest, path, executable=false))]
 pub fn link_object(py: Python<'_>, store: StoreArg, digest: Name, path: PathBuf, executable: bool) -> PyResult<()> {
-    detached(py, || link::link_object(&*store.open()?, digest.0, executable, &path, link_mode()?).map(drop))
+    detached(py, || link::link_object(&*store.open()?, digest.0, executable, &path).map(drop))
 }
 
 /// Put an object at an entry's path below a directory, making directories and following no symbolic link on the way.
@@ -163,7 +163,7 @@ pub fn link_entry(
     path: &str,
     executable: bool,
 ) -> PyResult<()> {
-    detached(py, || materialize::entry(&*store.open()?, digest.0, &root, path, executable, link_mode()?))
+    detached(py, || materialize::entry(&*store.open()?, digest.0, &root, path, executable))
 }
 
 /// Keeps `gc` from deleting what a call in flight has seen in the store.

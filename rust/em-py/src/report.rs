@@ -15,7 +15,7 @@ use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
     artifact::manifest,
-    call::{to_py, watched, watched_on},
+    call::{open_store, to_py, watched, watched_on},
 };
 
 /// Hash every object of the store, or every file and object of one artifact, and report what is wrong.
@@ -64,7 +64,7 @@ pub fn gc<'py>(
 ) -> PyResult<Bound<'py, PyDict>> {
     let state = Progress::default();
     let (store, plan) = watched_on(py, &state, progress.as_ref().map(|progress| progress.clone_ref(py)), |progress| {
-        let store = Store::open(&store)?;
+        let store = open_store(&store)?;
         if !dry_run {
             garbage::recover(&store, progress)?;
         }

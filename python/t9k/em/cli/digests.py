@@ -62,7 +62,7 @@ def digests(
     def count(_: int, now_bytes: int, *__: int) -> None:
         progress(files, size_bytes + now_bytes, *totals)
 
-    for path in _files(paths):
+    for path in _files(paths, failed):
         try:
             with translated():
                 digest = _engine.hash_file(path, count)
@@ -78,16 +78,24 @@ def digests(
         yield path, digest
 
 
-def _files(paths: Iterable[str]) -> Iterator[str]:
-    """The paths, and for a directory the files below it, sorted."""
+def _files(paths: Iterable[str], failed: Callable[[EmError], None] | None) -> Iterator[str]:
+    """The paths, and for a directory the files below it, sorted; a directory that cannot be read is told to `failed`."""
     for path in paths:
         if not os.path.isdir(path):
             yield path
             continue
         waiting = [path]  # `os.walk` recurses before Python 3.12, and passes over what it cannot read
         while waiting:
-            with os.scandir(waiting.pop()) as listed:
-                entries = sorted(listed, key=lambda entry: entry.name)
+            directory = waiting.pop()
+            try:
+                with os.scandir(directory) as listed:
+                    entries = sorted(listed, key=lambda entry: entry.name)
+            except OSError as error:
+                unread = StoreError(f"cannot list {directory}: {error.strerror}")
+                if failed is None:
+                    raise unread from None
+                failed(unread)
+                continue
             waiting += [entry.path for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
             # A pipe would be waited for; a link that leads nowhere is an error.
             yield from (entry.path for entry in entries if entry.is_file() or _leads_nowhere(entry))

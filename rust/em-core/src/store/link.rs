@@ -59,8 +59,9 @@ pub struct Linker<'a> {
 }
 
 impl<'a> Linker<'a> {
-    /// `forced` skips the ladder and fails where that mode cannot be had; but see above what is never hardlinked.
-    pub fn new(store: &'a Store, root: &'a Path, temp_dir: &'a str, forced: Option<LinkMode>) -> Result<Self> {
+    /// A link mode of the store skips the ladder and fails where it cannot be had; but see above what is never hardlinked.
+    pub fn new(store: &'a Store, root: &'a Path, temp_dir: &'a str) -> Result<Self> {
+        let forced = store.link_mode;
         let mode = AtomicU8::new(forced.unwrap_or(LinkMode::Reflink) as u8);
         Ok(Self { store, root, root_fd: open_dir(root)?, temp_dir, mode, forced: forced.is_some() })
     }
@@ -141,13 +142,7 @@ impl<'a> Linker<'a> {
 }
 
 /// Puts one object at `target`, whose directory is there, replacing a file. A touched object is rehashed first.
-pub fn link_object(
-    store: &Store,
-    digest: Digest,
-    executable: bool,
-    target: &Path,
-    forced: Option<LinkMode>,
-) -> Result<LinkMode> {
+pub fn link_object(store: &Store, digest: Digest, executable: bool, target: &Path) -> Result<LinkMode> {
     let size_bytes = store.size(digest)?;
     if !store.usable(digest, size_bytes)? {
         let path = store.object_path(digest);
@@ -155,7 +150,7 @@ pub fn link_object(
     }
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = target.file_name().ok_or_else(|| Error::invalid(format!("{} names no file", target.display())))?;
-    Linker::new(store, directory, "", forced)?.link(digest, size_bytes, executable, name)
+    Linker::new(store, directory, "")?.link(digest, size_bytes, executable, name)
 }
 
 /// Errors that say "not here", after which the next rung is tried.

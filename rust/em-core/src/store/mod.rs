@@ -32,6 +32,7 @@ use rustix::{
 };
 
 use crate::{Error, Kind, Result, spool::Room};
+use link::LinkMode;
 
 /// Version of the layout above. A store with a newer one is refused.
 pub const FORMAT_VERSION: u32 = 1;
@@ -63,6 +64,7 @@ pub struct Store {
     pub(crate) objects: OwnedFd,
     pub(crate) chunks: OwnedFd,
     room: Room,
+    link_mode: Option<LinkMode>,
 }
 
 impl Store {
@@ -87,12 +89,18 @@ impl Store {
             room: Room::new(root),
             root: root.into(),
             boot,
+            link_mode: None,
         })
     }
 
     /// The same with other limits on what its calls hold in memory.
     pub fn with_held_bytes(self, held_bytes: usize) -> Self {
         Self { room: Room::of_bytes(&self.root, held_bytes), ..self }
+    }
+
+    /// The same with the only link mode to use, instead of the ladder.
+    pub fn with_link_mode(self, link_mode: Option<LinkMode>) -> Self {
+        Self { link_mode, ..self }
     }
 
     /// Where calls keep what they cannot hold in memory.

@@ -22,21 +22,15 @@ pub fn random(seed: u64, bytes: usize) -> Vec<u8> {
 /// A store with these files.
 pub fn stored(root: &Path, files: &[Vec<u8>]) -> Store {
     let (source, store) = (root.join("source"), Store::open(&root.join("store")).unwrap());
+    let store = store.with_link_mode(Some(LinkMode::Copy));
     fs::create_dir_all(&source).unwrap();
     for (index, bytes) in files.iter().enumerate() {
         fs::write(source.join(index.to_string()), bytes).unwrap();
     }
     let artifact = ArtifactDir::create(&root.join("artifact")).unwrap();
     let (cache, progress) = (StatCache::open(&root.join("cache")), Progress::default());
-    let add = Add {
-        store: &store,
-        artifact: &artifact,
-        cache: &cache,
-        progress: &progress,
-        threads: 2,
-        link_mode: Some(LinkMode::Copy),
-        chunk_tables: true,
-    };
+    let add =
+        Add { store: &store, artifact: &artifact, cache: &cache, progress: &progress, threads: 2, chunk_tables: true };
     add.dir(&source, "").unwrap();
     store
 }
