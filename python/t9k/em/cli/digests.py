@@ -79,7 +79,7 @@ def digests(
 
 
 def _files(paths: Iterable[str], failed: Callable[[EmError], None] | None) -> Iterator[str]:
-    """The paths, and for a directory the files below it, sorted; a directory that cannot be read is told to `failed`."""
+    """The paths, and the files below those that are directories, sorted. `failed` hears of what cannot be listed."""
     for path in paths:
         if not os.path.isdir(path):
             yield path
