@@ -31,6 +31,9 @@ ERROR_KINDS: tuple[str, ...]
 def create_artifact(artifact_dir: str) -> None:
     """Make an artifact's directory with an empty manifest."""
 
+def write_metadata(artifact_dir: str, text: str) -> None:
+    """Replace the metadata file of an artifact's directory, at once."""
+
 @final
 class Entries:
     """Entries of an artifact's manifest, read while they are asked for."""

@@ -11,7 +11,7 @@ from t9k.em import _engine
 from t9k.em.errors import InvalidInputError, NotFoundError, translated
 from t9k.em.fields import Fields
 from t9k.em.progress import Progress
-from t9k.em.run_files import check_name, make_run_dir, path_text, replace_file
+from t9k.em.run_files import check_name, make_run_dir, path_text
 
 if TYPE_CHECKING:
     from t9k.em.transfer.partial import RemoteFiles
@@ -393,7 +393,8 @@ class Artifact:
         import json
 
         text = json.dumps(self._metadata(), indent=1, ensure_ascii=False) + "\n"
-        replace_file(os.path.join(self._directory(), METADATA), text)
+        with translated():
+            _engine.write_metadata(self._directory(), text)
 
     def _directory(self) -> str:
         if not self.local:
@@ -533,7 +534,10 @@ def load_local(path: str) -> Artifact:
         metadata = json.loads(text)
         artifact = Artifact(metadata | {"local": os.path.abspath(path)})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InvalidInputError(f"{metadata_path} is not the metadata of an artifact: {error}") from None
+        raise InvalidInputError(
+            f"{metadata_path} is not the metadata of an artifact: {error}",
+            hint='its entries are still there: write {"name": "…"} into it',
+        ) from None
     with translated():
         _engine.recover(store_dir(), artifact.local)
     return artifact

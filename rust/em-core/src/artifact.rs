@@ -11,12 +11,15 @@
 //! replacing. Whoever finds the number taken, or a higher one present, reads again and repeats its change on
 //! the newer manifest, so two processes never lose each other's entries.
 //!
+//! **Power cut**: the manifest's bytes are on the disk before the manifest has its name, and before the one that it replaces
+//! has lost its own. So one of them is there whole.
+//!
 //! **Crash**: an add names the paths it links in an intent first. A leftover intent whose process is gone makes
 //! the next add, load or `gc` remove what the add had made and put the entries back to what the manifest says.
 
 use std::{
     fs::{self, File, Metadata},
-    io::{self, BufWriter, ErrorKind, Write},
+    io::{self, BufWriter, ErrorKind},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -30,7 +33,7 @@ use crate::{
     ingest::hash_file,
     intent::Intent,
     manifest::{Change, Entry, EntryKind, Manifest},
-    store::{Store, leases::Lease, link::Linker, rename_noreplace, temp_name},
+    store::{Store, leases::Lease, link::Linker, rename_noreplace, temp_name, write_atomic, write_out},
 };
 
 /// The reserved directory.
@@ -92,6 +95,11 @@ impl ArtifactDir {
         self.root.join(RESERVED)
     }
 
+    /// Replaces the metadata file.
+    pub fn write_metadata(&self, text: &[u8]) -> Result<()> {
+        write_atomic(&self.inner().join(METADATA), text)
+    }
+
     fn manifest_path(&self, generation: u64) -> PathBuf {
         self.inner().join(format!("manifest-{generation:010}"))
     }
@@ -134,6 +142,7 @@ impl ArtifactDir {
                 Ok(file) => {
                     let manifest = Manifest::of_file(file, progress).map_err(|error| Error {
                         message: format!("{}: {}", path.display(), error.message),
+                        hint: error.hint.or_else(|| (error.kind == Kind::Integrity).then(|| self.way_out())),
                         ..error
                     })?;
                     return Ok((generation, manifest));
@@ -149,6 +158,12 @@ impl ArtifactDir {
         })
     }
 
+    /// Without its manifest.
+    fn way_out(&self) -> String {
+        let (inner, root) = (self.inner(), self.root.display());
+        format!("its files are still there: remove {} and add what is in {root} to a new artifact", inner.display())
+    }
+
     fn busy(&self) -> Error {
         let message = format!("{} is changed by other processes without a pause", self.root.display());
         Error::new(Kind::Conflict, message).hint("try again")
@@ -162,7 +177,7 @@ impl ArtifactDir {
     ) -> Result<bool> {
         let path = self.manifest_path(generation);
         let temp = self.inner().join(temp_name());
-        let written = write_buffered(&temp, write);
+        let written = write_buffered(&temp, write).and_then(|file| write_out(&file));
         let renamed = written.and_then(|()| rename_noreplace(rustix::fs::CWD, &temp, &path).map_err(Into::into));
         if let Err(error) = renamed {
             let _ = fs::remove_file(&temp);
@@ -310,8 +325,8 @@ impl ArtifactDir {
 pub(crate) fn write_buffered(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<File> {
     let mut out = BufWriter::with_capacity(1 << 14, File::create_new(path)?);
     write(&mut out)?;
-    out.flush()
+    out.into_inner().map_err(io::IntoInnerError::into_error)
 }

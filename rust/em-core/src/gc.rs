@@ -44,7 +44,12 @@ pub fn register_root(store: &Store, root: &Path) -> Result<()> {
     }
     let text = path.to_str().ok_or_else(|| Error::invalid(format!("{} is not UTF-8", path.display())))?;
     let root = store.root().join("roots").join(Digest::of(text.as_bytes()).to_string());
-    if root.exists() { Ok(()) } else { write_atomic(&root, text.as_bytes()) }
+    // One that has other bytes was written before these were brought to the disk first, and lost them with the power.
+    if fs::read(&root).is_ok_and(|bytes| bytes == text.as_bytes()) {
+        Ok(())
+    } else {
+        write_atomic(&root, text.as_bytes())
+    }
 }
 
 /// `artifacts/` beside the store.

@@ -51,7 +51,7 @@ impl Intent {
         let path = artifact.inner().join(format!("intent-{}", &temp_name()[5..]));
         let mut failed = None;
         let written = write_atomic_by(&path, |temp| {
-            write_buffered(temp, |out| {
+            let written = write_buffered(temp, |out| {
                 out.write_all(leases::owner().as_bytes())?;
                 let mut missing = Missing { root: artifact.root(), directories: Vec::new(), there: String::new() };
                 for entry in entries() {
@@ -59,8 +59,8 @@ impl Intent {
                     missing.put(out, &entry)?;
                 }
                 Ok(())
-            })?;
-            File::open(temp)
+            });
+            written.and_then(|_| File::open(temp))
         });
         match failed {
             Some(error) => Err(error),

@@ -25,7 +25,7 @@ use rustix::{
 use crate::{
     Digest, Error, Kind, Result,
     add::make_dirs,
-    artifact::{ArtifactDir, METADATA, RESERVED},
+    artifact::{ArtifactDir, RESERVED},
     cancel::Progress,
     gc::register_root,
     intent::{Intent, is_abandoned},
@@ -76,8 +76,7 @@ impl Materialize<'_> {
         let intent = Intent::write(&ArtifactDir::at(&building.path), std::iter::empty)?;
         self.link(manifest, &building.path, &lease)?;
         if let Some(metadata) = metadata {
-            let path = inner.join(METADATA);
-            fs::write(&path, metadata).map_err(|e| Error::io("write", &path, e))?;
+            ArtifactDir::at(&building.path).write_metadata(metadata)?;
         }
         ArtifactDir::create_with(&building.path, manifest, self.progress)?;
         let mut attempts = 0;

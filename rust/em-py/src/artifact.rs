@@ -65,6 +65,12 @@ pub fn create_artifact(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<()> {
     detached(py, || ArtifactDir::create(&artifact_dir).map(drop))
 }
 
+/// Replace the metadata file of an artifact's directory, at once.
+#[pyfunction]
+pub fn write_metadata(py: Python<'_>, artifact_dir: PathBuf, text: &str) -> PyResult<()> {
+    detached(py, || ArtifactDir::open(&artifact_dir)?.write_metadata(text.as_bytes()))
+}
+
 /// Read the entries of an artifact's manifest, sorted by path.
 #[pyfunction]
 pub fn read_entries(py: Python<'_>, artifact_dir: PathBuf) -> PyResult<Entries> {

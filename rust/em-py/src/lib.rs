@@ -30,7 +30,7 @@ mod _engine {
     #[pymodule_export]
     use super::artifact::{
         Entries, create_artifact, manifest_digest, manifest_objects, manifest_references, materialize, parse_manifest,
-        read_entries, read_manifest, recover,
+        read_entries, read_manifest, recover, write_metadata,
     };
     #[pymodule_export]
     use super::convert::OpenStore;

@@ -164,11 +164,13 @@ def _echo_section(title: str, rows: list[tuple[str, str]]) -> None:
 def _show_artifact(path: str, as_json: bool) -> None:
     from t9k import em
     from t9k.em import _engine
+    from t9k.em.errors import translated
     from t9k.em.origins import marks_of
     from t9k.em.runs.record import find_records, run_parent_dir
 
     artifact = em.load_artifact(path)
-    digest = _engine.manifest_digest(artifact.local)
+    with translated():
+        digest = _engine.manifest_digest(artifact.local)
     runs, _ = find_records(run_parent_dir())
     marks = marks_of(runs).get(os.path.basename(artifact.local), ())
     if as_json:

@@ -5,8 +5,8 @@
 //! its lease gone after the commit, and looks after its objects once more.
 
 use std::{
-    fs,
-    io::ErrorKind,
+    fs::{self, File},
+    io::{ErrorKind, Write},
     path::PathBuf,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -14,7 +14,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
-use super::{Boot, Store, temp_name, write_atomic};
+use super::{Boot, Store, temp_name, write_atomic_by};
 use crate::{Error, Result, verify::sorted as list};
 
 /// A lease that was not renewed for this long counts no more, if its process cannot be asked for.
@@ -36,7 +36,7 @@ impl Lease {
     /// Must be taken before the store is asked for any object.
     pub fn take(store: &Store) -> Result<Self> {
         let path = store.root().join("leases").join(&temp_name()[5..]);
-        write_atomic(&path, owner().as_bytes())?;
+        write_atomic_by(&path, |temp| File::create_new(temp).and_then(|mut file| file.write_all(owner().as_bytes())))?;
         Ok(Self { path, taken: Instant::now(), renewed_after_s: AtomicU64::new(0) })
     }
 
