@@ -139,6 +139,7 @@ def run(arguments: argparse.Namespace) -> None:
                 contenders |= {"known start": known_start}
             else:
                 contenders |= {"cp -rl": copy("-rl")}
+            contenders = {name: work for name, work in contenders.items() if name in (arguments.work or contenders)}
             needed = 3 * arguments.size // 2 if large else 50_000 * small
             seconds = alternate(
                 contenders,
@@ -163,5 +164,6 @@ if __name__ == "__main__":
         help="seconds before the first round; 0: no waiting, any memory",
     )
     parser.add_argument("--kinds", nargs="+", default=["1 file", "4 files", "small files"])
+    parser.add_argument("--work", nargs="+", help="of the rows only these, such as 'cp -r' new again")
     parser.add_argument("--json", action="store_true")
     run(parser.parse_args())

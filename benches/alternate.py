@@ -86,7 +86,7 @@ def alternate(
     fresh_bytes: int = 0,
 ) -> dict[str, list[float]]:
     """Seconds of every contender in every round. With `fresh_bytes`, each begins with nothing left to be written to the
-    disk and with that much free memory of the same kind.
+    disk, with that much free memory of the same kind, and awake.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     memory = FreshMemory() if fresh_bytes else None
@@ -95,11 +95,23 @@ def alternate(
             before_each(name, turn)
             if memory:
                 memory.make_free(fresh_bytes)
+                wake_up()
             began = time.perf_counter()
             work(turn)
             seconds[name].append(time.perf_counter() - began)
             after_each(name, turn)
     return seconds
+
+
+def wake_up() -> None:
+    """Some milliseconds of work. After a pause the first ones of any work, even without a system call, can take tens of
+    milliseconds of processor time on a virtual machine; whoever adds a checkpoint has trained until then.
+    """
+    memory = bytearray(8 << 20)
+    for _ in range(2):
+        for place in range(0, len(memory), 4096):
+            memory[place] += 1
+        sum(range(20_000))
 
 
 def touch(size_bytes: int) -> None:
