@@ -38,9 +38,10 @@ def measure(name, call):
     if os.fork() == 0:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the peak begins anew
-        before, began = peak_kib(), time.perf_counter()
+        before, began, cpu_began = peak_kib(), time.perf_counter(), time.process_time()
         call()
-        print(name, peak_kib() - before, time.perf_counter() - began, sep="\\t", flush=True)
+        took_s = time.perf_counter() - began, time.process_time() - cpu_began
+        print(name, peak_kib() - before, *took_s, sep="\\t", flush=True)
         os._exit(0)
     assert os.wait()[1] == 0
 
@@ -52,6 +53,7 @@ one.add_file("small/0/0")
 measure("load", lambda: em.load_artifact(new.local))
 measure("list", lambda: sum(1 for _ in new.entries()))
 measure("verify", lambda: _engine.verify(".em/store", new.local))
+measure("verify the store", lambda: _engine.verify(".em/store"))
 measure("diff: bytes", lambda: _engine.diff(".em/store", again.local, new.local))
 measure("diff: paths", lambda: sum(1 for _ in _engine.differences(one.local, new.local)))
 measure("du", lambda: _engine.usage('.em/store', [new.local, again.local, one.local]))
@@ -72,19 +74,19 @@ def added_mib(source: str) -> float:
     return round(int(python(ADD, source)) / 1024, 1)
 
 
-def calls(files: int) -> dict[str, tuple[float, float]]:
-    """MiB and seconds of each call with so many files of eight bytes, all different, a thousand in a directory."""
+def calls(files: int) -> dict[str, list[float]]:
+    """MiB, seconds and processor seconds of each call with so many files of eight bytes, a thousand in a directory."""
     for index in range(files):
         path = Path("small", str(index // 1000), str(index % 1000))
         if index % 1000 == 0:
             path.parent.mkdir(parents=True)
         path.write_bytes(index.to_bytes(8, "big"))
     rows = (line.split("\t") for line in python(CALLS).splitlines())
-    return {name: (round(int(kib) / 1024, 2), round(float(seconds), 2)) for name, kib, seconds in rows}
+    return {name: [round(int(kib) / 1024, 2), *(round(float(text), 2) for text in took)] for name, kib, *took in rows}
 
 
 def run(arguments: argparse.Namespace) -> None:
-    figures, seconds = {}, {}
+    figures, seconds, cpu_seconds = {}, {}, {}
     with workplace():
         if not arguments.only_calls:
             for name in ("random", "sparse"):
@@ -96,10 +98,11 @@ def run(arguments: argparse.Namespace) -> None:
                 file.truncate(arguments.sparse)
             figures[f"{arguments.size} random bytes"] = added_mib("random")
             figures[f"{arguments.sparse} sparse bytes"] = added_mib("sparse")
-        for name, (mib, took_s) in calls(arguments.files).items():
-            figures[f"{arguments.files} files: {name}"], seconds[name] = mib, took_s
+        for name, (mib, took_s, cpu_s) in calls(arguments.files).items():
+            figures[f"{arguments.files} files: {name}"], seconds[name], cpu_seconds[name] = mib, took_s, cpu_s
     if arguments.json:
-        print(json.dumps({"bench": "memory", "mib_above_import": figures, "seconds": seconds}))
+        times = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+        print(json.dumps({"bench": "memory", "mib_above_import": figures} | times))
     else:
         for name, mib in figures.items():
             print(f"{name:45} {mib:8.1f} MiB above the import")

@@ -45,12 +45,18 @@ def test_adds_lists_verifies_and_reports_damage(run) -> None:
     assert "damaged" in report
     code, report = run("verify")
     held = f"  {os.path.basename(local.strip())}: a/1.txt"
-    assert (code, report.splitlines()[:2]) == (1, [f"damaged: {damaged}", held])
+    said = [
+        f"damaged: {damaged} (3 bytes): its bytes are not those of its name",
+        held,
+        f"2 files, {(3 << 20) + 3:,} bytes, 1 problem: 1 damaged (3 bytes)",
+    ]
+    assert (code, report.splitlines()) == (1, said)
     em.load_artifact(local.strip()).add_file("a/1.txt", "a/1.txt")
     assert run("verify")[0] == run("verify", local.strip())[0] == 0
 
 
 def test_verify_names_the_files_where_another_artifact_is_damaged_too(run, capsys: pytest.CaptureFixture[str]) -> None:
+    """And du and origin tell of the others; show and gc say which it is and what helps."""
     artifacts = [run("add", "a/1.txt", "a/2.bin", "--name", name)[1].strip() for name in ("x", "y", "z")]
     digest = run("hash", "a/1.txt")[1].split()[0]
     damaged = Path(".em/store/objects", digest[:2], digest[2:])
@@ -59,15 +65,82 @@ def test_verify_names_the_files_where_another_artifact_is_damaged_too(run, capsy
     (manifest,) = Path(artifacts[1], ".artifact").glob("manifest-*")
     manifest.chmod(0o644)
     manifest.write_bytes(b"no manifest")
-    held = [f"{os.path.basename(artifacts[at])}: 1.txt" for at in (0, 2)]
-    with pytest.raises(SystemExit, match="1"):
-        main(["verify", "--json"])
-    said = capsys.readouterr()
-    assert json.loads(said.out)["problems"] == [{"kind": "damaged", "path": str(damaged), "files": held}]
-    assert said.err.startswith("Warning: ")
-    assert os.path.basename(artifacts[1]) in said.err
+    bad, *good = (os.path.basename(artifacts[at]) for at in (1, 0, 2))
+    code, text = run("verify", "--store", "--json")
+    report = json.loads(text)
+    none = {"files": 0, "bytes": 0}
+    assert (code, report["missing"], report["stray"], report["unreadable"]) == (1, none, none, none)
+    assert report["damaged"] == {"files": 2, "bytes": 3 + 11}
+    problems = {problem["thing"]: problem for problem in report["problems"]}
+    assert problems["object"]["path"] == str(damaged)
+    assert problems["object"]["files"] == [{"artifact": f".em/artifacts/{name}", "path": "1.txt"} for name in good]
+    assert problems["manifest"]["path"] == f".em/artifacts/{bad}/.artifact/{manifest.name}"
+    assert problems["manifest"]["reason"].startswith("not a manifest")
     code, text = run("verify")
-    assert (code, text.splitlines()[:3]) == (1, [f"damaged: {damaged}", f"  {held[0]}", f"  {held[1]}"])
+    lines = [line for line in text.splitlines() if line.startswith(" ")]
+    assert (code, lines) == (1, [f"  {name}: 1.txt" for name in good])
+
+    code, text = run("du", "--json")
+    assert code == 1
+    assert [os.path.basename(row["artifact"]) for row in json.loads(text)] == [*good, "total"]
+    # One that cannot be looked into is not left out without a word.
+    loop = Path(".em/artifacts/loop")
+    loop.symlink_to("loop")
+    assert "loop" in run("ls")[1].split()
+    for call in (("du",), ("origin", digest, "--local"), ("gc",)):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(call)
+        assert f"{loop}" in capsys.readouterr().err
+    (unreadable,) = (one for one in json.loads(run("verify", "--json")[1])["problems"] if one["kind"] == "unreadable")
+    assert (unreadable["thing"], unreadable["path"]) == ("artifact", str(loop))
+    loop.unlink()
+    code, text = run("origin", "a/2.bin", "--local")
+    assert (code, [name for name in (bad, *good) if name in text]) == (0, good)
+    for call in (("show", bad), ("ls", bad), ("diff", bad, good[0]), ("gc",), ("gc", "--dry-run"), ("verify", bad)):
+        with pytest.raises(SystemExit, match="1"):
+            main(call)
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert manifest.name in said.err
+        assert "(hint: " in said.err
+
+
+def test_missing_objects_are_told_with_their_files_and_strays_stay(run, capsys: pytest.CaptureFixture[str]) -> None:
+    local = run("add", "a/1.txt", "a/2.bin")[1].strip()
+    for path in Path(".em/store/objects").glob("??/*"):
+        path.unlink()
+    Path(local, "mine").write_text("mine")
+    with pytest.raises(SystemExit, match="1"):
+        main(["verify", "--store"])
+    said = capsys.readouterr()
+    name, size = os.path.basename(local), (3 << 20) + 3
+    assert sorted(line for line in said.out.splitlines() if line.startswith(" ")) == [
+        f"  {name}: 1.txt",
+        f"  {name}: 2.bin",
+    ]
+    assert said.out.endswith(f"0 files, 0 bytes, 2 problems: 2 missing ({size:,} bytes)\n")
+    assert "add_file" in said.err
+    code, text = run("verify", local, "--json")
+    report = json.loads(text)
+    assert (code, report["missing"]) == (1, {"files": 2, "bytes": size})
+    assert report["stray"] == {"files": 1, "bytes": 4}
+    assert Path(local, "mine").read_text() == "mine"
+    artifact = em.load_artifact(local)
+    artifact.add_file("a/1.txt", "1.txt")
+    artifact.add_file("a/2.bin", "2.bin")
+    artifact.add_file(Path(local, "mine"), "mine")
+    assert run("verify", local) == (0, f"3 files, {size + 4:,} bytes, 0 problems\n")
+    assert run("verify")[0] == 0
+
+
+def test_store_of_a_newer_version_is_refused_with_what_helps(run, capsys: pytest.CaptureFixture[str]) -> None:
+    local = run("add", "a")[1].strip()
+    Path(".em/store/VERSION").write_text("2\n")
+    for call in (["verify"], ["verify", local], ["gc"], ["du"], ["diff", local, local], ["add", "a"]):
+        with pytest.raises(SystemExit, match="1"):
+            main(call)
+        assert "upgrade the package" in capsys.readouterr().err
 
 
 def test_add_of_several_makes_all_or_no_artifact(run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +202,8 @@ def test_gc_keeps_what_is_added_after_it_has_said_what_goes() -> None:
     again = em.create_artifact("again")
     counts = _engine.gc(".em/store", 0, False, None, lambda planned: again.add_dir("a"))
     assert (counts["unreachable_objects"], counts["deleted_objects"], counts["freed_bytes"]) == (2, 0, 0)
-    assert _engine.verify(".em/store", again.local)["problems"] == _engine.verify(".em/store")["problems"] == []
+    for artifact in (again.local, None):
+        assert list(_engine.verify(".em/store", artifact)["problems"]) == []
 
 
 def test_gc_reads_a_manifest_twice(directory: Path) -> None:

@@ -114,7 +114,7 @@ def test_verbs_of_the_store_print_json_and_exit_as_documented(directory: Path) -
 
 
 def test_verbs_that_look_into_a_store_make_none(directory: Path) -> None:
-    for call in [("du",), ("gc",), ("gc", "--dry-run"), ("diff", "a", "b")]:
+    for call in [("verify",), ("verify", "--store"), ("du",), ("gc",), ("gc", "--dry-run"), ("diff", "a", "b")]:
         done = em_output(*call)
         assert (done.returncode, done.stdout) == (1, ""), call
         hint = "(hint: go to the directory of .em, or set EM_STORE_DIR)"

@@ -56,7 +56,7 @@ def test_dry_run_tells_exactly_what_gc_frees(mode: str, monkeypatch: pytest.Monk
     assert done["freed_bytes"] == planned["reclaimable_bytes"] == before - blocks_bytes() > 3_000_000
     assert done["deleted_objects"] == planned["unreachable_objects"] == len(sizes)
     assert _engine.gc(".em/store", 0, True)["reclaimable_bytes"] == 0
-    assert _engine.verify(".em/store")["problems"] == []
+    assert list(_engine.verify(".em/store")["problems"]) == []
 
 
 def test_what_was_set_aside_is_counted_until_it_is_deleted() -> None:

@@ -126,7 +126,7 @@ def test_replacing_never_writes_through(mode: str, monkeypatch: pytest.MonkeyPat
     assert path.read_bytes() == OTHER
     assert other.read_bytes() == object_of(CONTENT).read_bytes() == CONTENT
     assert object_of(OTHER).read_bytes() == OTHER
-    assert _engine.verify(".em/store")["problems"] == []
+    assert list(_engine.verify(".em/store")["problems"]) == []
 
 
 @pytest.mark.parametrize("mount", ["xfs", "btrfs"], indirect=True)
@@ -136,9 +136,9 @@ def test_a_user_who_writes_to_a_reflinked_path_damages_only_that_path() -> None:
     with path.open("r+b") as file:
         file.write(b"mine")
     assert other.read_bytes() == object_of(CONTENT).read_bytes() == CONTENT
-    assert _engine.verify(".em/store")["problems"] == []
-    report = _engine.verify(".em/store", str(path.parents[1]))
-    assert report["problems"] == [{"kind": "damaged", "path": str(path)}]
+    assert list(_engine.verify(".em/store")["problems"]) == []
+    (problem,) = _engine.verify(".em/store", str(path.parents[1]))["problems"]
+    assert (problem["kind"], problem["thing"], problem["path"]) == ("damaged", "file", str(path))
 
 
 @pytest.mark.parametrize("mount", ["ext4"], indirect=True)
@@ -151,7 +151,7 @@ def test_forced_reflink_where_there_is_none_is_an_error_and_changes_nothing(monk
         artifact.add_file("source", "d/file")
     assert artifact.objects == []
     assert not Path(artifact.local, "d/file").exists()
-    assert _engine.verify(".em/store", artifact.local)["problems"] == []
+    assert list(_engine.verify(".em/store", artifact.local)["problems"]) == []
 
 
 @pytest.mark.parametrize("mount", ["xfs"], indirect=True)

@@ -93,7 +93,7 @@ def test_memory_of_many_files_is_small_for_each() -> None:
     environment = os.environ | {"EM_THREADS": "2", "EM_CAPTURE": "0"}
     run = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     figures = json.loads(run.stdout)["mib_above_import"]
-    assert len(figures) == 11
+    assert len(figures) == 12
     for mib in figures.values():
         assert 0 < mib * MIB <= min(8 * MIB + 110 * files, 96 * MIB), figures
 

@@ -111,7 +111,7 @@ def test_new_checkpoint_under_a_known_header_is_read_once() -> None:
         assert traced.read_of(Path(name, "model")) == size + sketch_bytes(size) + PROBE_BYTES + header, name
     assert traced.written_below("objects") == 5 * size
     assert sketch_bytes(size) <= size / 64
-    assert _engine.verify(".em/store")["problems"] == []
+    assert list(_engine.verify(".em/store")["problems"]) == []
     for name, data in versions.items():
         assert added(name) == data
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import oracle
 import pytest
@@ -34,10 +35,8 @@ def artifact(store: Path) -> em.Artifact:
     return em.load_artifact(str(next(store.parent.glob("artifacts/fixture_*"))))
 
 
-def problems(artifact: em.Artifact | None = None) -> list[dict[str, str]]:
-    found = _engine.verify(".em/store", artifact.local if artifact else None)["problems"]
-    assert isinstance(found, list)
-    return found
+def problems(artifact: em.Artifact | None = None) -> list[Any]:
+    return list(_engine.verify(".em/store", artifact.local if artifact else None)["problems"])
 
 
 def objects(store: Path) -> dict[str, Path]:

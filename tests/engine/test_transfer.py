@@ -147,7 +147,7 @@ def test_artifact_through_packs_to_another_store_is_the_same(sender: Sender, tmp
     assert tree(target) == tree(sender.source)
     assert _engine.read_manifest(str(target)) == sender.manifest
     assert sorted(path.name for path in (target / ".artifact").iterdir()) == ["manifest-0000000001", "metadata.json"]
-    assert _engine.verify(store, str(target))["problems"] == []
+    assert list(_engine.verify(store, str(target))["problems"]) == []
     assert _engine.gc(store, 0, False)["deleted_objects"] == 0
     for digest, _ in sender.objects():
         assert table_of(store, digest) == table_of(sender.store, digest)

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from t9k import em
@@ -162,10 +162,8 @@ def tree(source: str) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(Path(source).rglob("*")) if path.is_file()}
 
 
-def problems(artifact: em.Artifact | None = None) -> list[dict[str, str]]:
-    found = _engine.verify(".em/store", artifact.local if artifact else None)["problems"]
-    assert isinstance(found, list)
-    return found
+def problems(artifact: em.Artifact | None = None) -> list[Any]:
+    return list(_engine.verify(".em/store", artifact.local if artifact else None)["problems"])
 
 
 def leftovers(artifact: em.Artifact) -> list[str]:

@@ -111,7 +111,9 @@ def test_demo_says_what_it_did(home: Path) -> None:
     assert int(stored.replace(",", "")) < int(added.replace(",", ""))
     assert said.count(", 0 problems\n") == 1
     assert "loaded in an empty home: 2 files, the same bytes" in said
-    assert re.search(r"verify says:\ndamaged: .*\n  step-\d_.*: checkpoint-\d/model.safetensors\n.*, 1 problem\n", said)
+    assert re.search(
+        r"verify says:\ndamaged: .*\n  step-\d_.*: checkpoint-\d/model.safetensors\n.*, 1 problem: 1 ", said
+    )
     assert "added them again, stored 0 bytes" in said
     assert re.search(r"~ model/model.safetensors\n781.*KiB of 1.1 MiB shared", said)
 

@@ -7,7 +7,7 @@ read, without a copy; nobody may write to it meanwhile. Long calls detach the GI
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, final
+from typing import Any, Self, final
 
 from typing_extensions import Buffer
 
@@ -97,10 +97,24 @@ def add_reference(
 
 # What a store holds.
 
-def verify(
-    store: str, artifact_dir: str | None = None, progress: _Progress = None
-) -> dict[str, int | list[dict[str, str]]]:
-    """Hash every object of the store, or every file and object of one artifact, and report what is wrong."""
+@final
+class Problems:
+    """Problems that a verification found, read while they are asked for.
+
+    They are sorted by path. Each has kind (missing, damaged, stray, unreadable), thing (object, table, manifest,
+    artifact, file of an artifact, other), path, bytes, reason and file. That is None, but a problem of an object is
+    followed by one for each file of an artifact that it is, with the artifact's directory and the path in it.
+    """
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> dict[str, Any]: ...
+
+def verify(store: str, artifact_dir: str | None = None, progress: _Progress = None) -> dict[str, Any]:
+    """Hash every object of the store, or every file and object of one artifact, and report what is wrong.
+
+    Changes nothing. The keys are objects and bytes, which tell what was hashed; missing, damaged, stray and unreadable,
+    each with files and bytes; and problems, as `Problems`.
+    """
 
 def gc(
     store: str,
@@ -129,10 +143,11 @@ def differences(first: str, second: str) -> Differences:
 
 def usage(
     store: str, artifact_dirs: list[str], others: list[str] = ..., progress: _Progress = None
-) -> list[tuple[int, int, int]]:
-    """Apparent, stored and unique bytes of each artifact, then of these together.
+) -> tuple[list[tuple[int, int, int] | None], list[EngineError]]:
+    """Apparent, stored and unique bytes of each artifact, then of these together; and why some cannot be read.
 
-    Unique are objects that one artifact alone has, of these and the `others`.
+    Unique are objects that one artifact alone has, of these and the `others`. What cannot be read is None, and not
+    counted.
     """
 
 # Single objects.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from t9k.em import _engine
-from t9k.em.errors import translated
+from t9k.em.errors import EmError, translated
 from t9k.em.runs.record import RunRecord
 
 _DIGEST_BYTES = 32
@@ -39,7 +39,7 @@ class Origin:
 
 def find_origins(
     digests: Collection[str], artifacts: Iterable[str], runs: Iterable[RunRecord]
-) -> dict[str, list[Origin]]:
+) -> tuple[dict[str, list[Origin]], list[EmError]]:
     """Looks for objects in the manifests of local artifacts; reads no file of theirs.
 
     Args:
@@ -48,18 +48,22 @@ def find_origins(
         runs: Whose marks are told.
 
     Returns:
-        The artifacts that hold each object, in the order given; none for an object that is nowhere.
-
-    Raises:
-        IntegrityError: A manifest is damaged.
+        The artifacts that hold each object, in the order given; none for an object that is nowhere. And why an artifact
+        could not be looked into: its manifest is damaged, or it went meanwhile.
     """
     marks = marks_of(runs)
     origins: dict[str, list[Origin]] = {digest: [] for digest in digests}
+    errors: list[EmError] = []
     for artifact in artifacts:
-        for digest, paths in _held(artifact, digests).items():
-            name = os.path.basename(os.path.abspath(artifact))
+        try:
+            held = _held(artifact, digests)
+        except EmError as error:
+            errors.append(error)
+            continue
+        name = os.path.basename(os.path.abspath(artifact))
+        for digest, paths in held.items():
             origins[digest].append(Origin(artifact, paths, marks.get(name, ())))
-    return origins
+    return origins, errors
 
 
 def _held(artifact: str, digests: Collection[str]) -> Mapping[str, list[str]]:

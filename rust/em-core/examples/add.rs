@@ -6,7 +6,9 @@
 
 use std::{env, path::Path, process::ExitCode, thread};
 
-use em_core::{Result, add::Add, artifact::ArtifactDir, cancel::Progress, stat_cache::StatCache, store::Store, verify};
+use em_core::{
+    Result, add::Add, artifact::ArtifactDir, cancel::Progress, stat_cache::StatCache, store::Store, verify::Verify,
+};
 
 fn run(source: &Path, store: &Path, artifact: &Path) -> Result<bool> {
     let store = Store::open(store)?;
@@ -26,12 +28,13 @@ fn run(source: &Path, store: &Path, artifact: &Path) -> Result<bool> {
         let (path, size, digest, _) = file?;
         println!("{digest} {size:>12} {path}");
     }
-    let report = verify::artifact(&store, &artifact, &Progress::default())?;
-    for problem in &report.problems {
+    let report = Verify { store: &store, progress: &Progress::default(), threads: 2 }.artifact(&artifact)?;
+    for problem in report.problems() {
+        let problem = problem?;
         println!("{}: {}", problem.kind.as_str(), problem.path);
     }
     println!("version {}, {} objects verified", manifest.digest(), report.objects);
-    Ok(report.problems.is_empty())
+    Ok(report.is_clean())
 }
 
 fn main() -> ExitCode {

@@ -158,6 +158,11 @@ impl ArtifactDir {
         })
     }
 
+    /// The manifest that counts, for messages; the directory itself if there is none.
+    pub(crate) fn newest_path(&self) -> PathBuf {
+        self.generation().ok().flatten().map_or_else(|| self.root.clone(), |generation| self.manifest_path(generation))
+    }
+
     /// Without its manifest.
     fn way_out(&self) -> String {
         let (inner, root) = (self.inner(), self.root.display());

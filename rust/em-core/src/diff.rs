@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, iter::Peekable, sync::atomic::Ordering::Relaxed};
 
 use crate::{
-    Result,
+    Error, Kind, Result,
     cancel::Progress,
     manifest::{Entry, Manifest},
     store::Store,
@@ -116,18 +116,27 @@ pub struct Usage {
 }
 
 /// Usage of each of the first `told` of some artifacts, and of these together; an object counts as unique if one of all
-/// artifacts has it. `manifest` opens one, those that are told of twice. What is much is kept in the store.
+/// artifacts has it. `manifest` opens one, those that are told of twice; those that cannot be opened count nothing, and are
+/// `None`, with an error at the end. What is much is kept in the store.
 pub fn usage(
     store: &Store,
     told: usize,
     count: usize,
     manifest: impl Fn(usize) -> Result<Manifest<'static>>,
     progress: &Progress,
-) -> Result<(Vec<Usage>, Usage)> {
+) -> Result<(Vec<Option<Usage>>, Usage, Vec<Error>)> {
     let mut several = Tally::new(store.room());
-    let mut each = Vec::new();
+    let (mut each, mut errors) = (Vec::new(), Vec::new());
     for index in 0..count {
-        let (objects, apparent_bytes) = objects(store, &manifest(index)?, progress)?;
+        let manifest = match manifest(index) {
+            Err(error) if error.kind != Kind::Cancelled => {
+                errors.push(error);
+                each.extend((index < told).then_some(None));
+                continue;
+            }
+            opened => opened?,
+        };
+        let (objects, apparent_bytes) = objects(store, &manifest, progress)?;
         let mut stored_bytes = 0;
         for counted in objects.iter() {
             progress.check()?;
@@ -136,12 +145,13 @@ pub fn usage(
             several.push(counted)?;
         }
         if index < told {
-            each.push(Usage { apparent_bytes, stored_bytes, unique_bytes: 0 });
+            each.push(Some(Usage { apparent_bytes, stored_bytes, unique_bytes: 0 }));
         }
     }
-    let (mut several, mut shared) = (several.sorted(2)?, Tally::new(store.room()));
+    let (mut several, mut shared) = (several.sorted(2, progress)?, Tally::new(store.room()));
     let mut total = Usage::default();
     for (index, usage) in each.iter_mut().enumerate() {
+        let Some(usage) = usage else { continue };
         for counted in objects(store, &manifest(index)?, progress)?.0.iter() {
             progress.check()?;
             let counted = counted?;
@@ -155,11 +165,11 @@ pub fn usage(
         total.unique_bytes += usage.unique_bytes;
     }
     total.stored_bytes = total.unique_bytes;
-    for counted in shared.sorted(1)?.iter() {
+    for counted in shared.sorted(1, progress)?.iter() {
         progress.check()?;
         total.stored_bytes += counted?.bytes;
     }
-    Ok((each, total))
+    Ok((each, total, errors))
 }
 
 /// The distinct objects of an artifact, and the bytes of all its files.
@@ -172,7 +182,7 @@ fn objects(store: &Store, manifest: &Manifest<'_>, progress: &Progress) -> Resul
         objects.add(digest, bytes)?;
         apparent_bytes += bytes;
     }
-    Ok((objects.sorted(1)?, apparent_bytes))
+    Ok((objects.sorted(1, progress)?, apparent_bytes))
 }
 
 /// The distinct chunks of an artifact with their bytes. An object without a table is one chunk.
@@ -196,5 +206,5 @@ fn chunks(store: &Store, manifest: &Manifest<'_>, progress: &Progress) -> Result
             }
         }
     }
-    chunks.sorted(1)
+    chunks.sorted(1, progress)
 }

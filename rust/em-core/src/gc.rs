@@ -24,9 +24,8 @@ use crate::{
     cancel::Progress,
     materialize,
     spool::{Room, Spool, array},
-    store::{Store, leases, objects::relative_path, rename_noreplace, temp_name, write_atomic},
+    store::{Store, leases, list, rename_noreplace, temp_name, write_atomic},
     tally::{Sorted, Tally},
-    verify::sorted as list,
 };
 
 /// Remembers an artifact directory that lies outside `artifacts/` beside the store.
@@ -54,7 +53,12 @@ pub fn register_root(store: &Store, root: &Path) -> Result<()> {
 
 /// `artifacts/` beside the store.
 fn sibling(store: &Store) -> PathBuf {
-    store.root().join("../artifacts")
+    let root = store.root();
+    match root.parent() {
+        // The shorter path is for messages.
+        Some(parent) if root.file_name().is_some() && !root.is_symlink() => parent.join("artifacts"),
+        _ => root.join("../artifacts"),
+    }
 }
 
 /// What a run of `gc` did, or would do. A part of an object that an interrupted load has left counts as one, with its
@@ -120,7 +124,7 @@ fn count(store: &Store, counts: &mut Reclaimed, digest: Digest, path: &Path) -> 
     let Some(metadata) = found(fs::symlink_metadata(path)).map_err(|e| Error::io("stat", path, e))? else {
         return Ok(None);
     };
-    let table = fs::symlink_metadata(table_path(store, digest)).ok();
+    let table = fs::symlink_metadata(store.table_path(digest)).ok();
     let blocks = Blocks { object: freed(&metadata), table: table.as_ref().map_or(0, freed) };
     counts.unreachable_objects += 1;
     counts.unreachable_bytes += metadata.len();
@@ -171,7 +175,7 @@ pub fn reclaim(store: &Store, plan: &Plan, grace: Duration, progress: &Progress)
                 restore(store, digest, &path)?;
             } else if due {
                 // The table goes before the bytes it describes, unless they have been stored anew.
-                if !store.object_path(digest).exists() && remove(&table_path(store, digest))? {
+                if !store.object_path(digest).exists() && remove(&store.table_path(digest))? {
                     done.freed_bytes += blocks.table;
                 }
                 if remove(&path)? {
@@ -216,13 +220,19 @@ fn collect_parts(store: &Store, done: &mut Reclaimed, is_due: impl Fn(&Metadata)
 /// Undoes what adds to the store's artifacts had linked that died, or had no time for it.
 pub fn recover(store: &Store, progress: &Progress) -> Result<()> {
     // One that is being loaded under a temporary name is removed whole.
-    artifacts(store)?.iter().filter(|artifact| !is_temp(artifact.root())).try_for_each(|artifact| {
-        match artifact.recover(store, progress) {
+    let known = known_artifacts(store)?.into_iter().filter(|(path, _)| !is_temp(path));
+    let mut done = Ok(());
+    for (_, artifact) in known {
+        let recovered = artifact.and_then(|artifact| match artifact.recover(store, progress) {
             // Deleted by its owner since it was listed.
             Err(error) if error.kind == Kind::NotFound && !artifact.inner().exists() => Ok(()),
             recovered => recovered,
-        }
-    })
+        });
+        progress.check()?;
+        // One that cannot be put right keeps no other from it.
+        done = done.and(recovered);
+    }
+    done
 }
 
 /// Bytes on the disk of an object and of its chunk table.
@@ -236,10 +246,6 @@ fn freed(metadata: &Metadata) -> u64 {
     if metadata.nlink() == 1 { metadata.blocks() * 512 } else { 0 }
 }
 
-fn table_path(store: &Store, digest: Digest) -> PathBuf {
-    store.root().join("chunks").join(relative_path(digest))
-}
-
 /// The objects that a manifest names. Two that are equal in the first half of their digests keep each other.
 fn mark(store: &Store, progress: &Progress) -> Result<Sorted> {
     let mut live = Tally::new(store.room());
@@ -248,48 +254,71 @@ fn mark(store: &Store, progress: &Progress) -> Result<Sorted> {
             Ok((_, manifest)) => manifest,
             // Deleted by its owner since it was listed.
             Err(error) if error.kind == Kind::NotFound => continue,
-            Err(error) => return Err(error),
+            Err(error) if error.kind == Kind::Cancelled => return Err(error),
+            Err(error) => {
+                let message =
+                    format!("{}; so what this artifact needs is not known, and nothing is removed", error.message);
+                return Err(Error { message, ..error });
+            }
         };
         for file in manifest.files() {
             step(progress)?;
             live.add(file?.2, 0)?;
         }
     }
-    live.sorted(1)
+    live.sorted(1, progress)
 }
 
 /// Every artifact that uses the store. It is an error if one may be there and cannot be reached.
 fn artifacts(store: &Store) -> Result<Vec<ArtifactDir>> {
-    let mut paths = Vec::new();
-    if is_there(&sibling(store))? {
-        for path in list(&sibling(store))? {
-            if is_there(&path)? {
-                paths.push(path);
+    known_artifacts(store)?.into_iter().map(|(_, artifact)| artifact).collect()
+}
+
+/// The directory of every artifact that uses the store, or what its root is called, and the artifact, or why it cannot
+/// be reached.
+pub(crate) fn known_artifacts(store: &Store) -> Result<Vec<(PathBuf, Result<ArtifactDir>)>> {
+    let mut known = Vec::new();
+    let mut open = |path: PathBuf| match ArtifactDir::open(&path) {
+        Err(error) if error.kind == Kind::NotFound => {}
+        artifact => known.push((path, artifact)),
+    };
+    let beside = sibling(store);
+    let listed = is_there(&beside).and_then(|is_there| if is_there { list(&beside) } else { Ok(Vec::new()) });
+    let mut lost = Vec::new();
+    match listed {
+        Ok(paths) => {
+            for path in paths {
+                match is_there(&path) {
+                    Ok(true) => open(path),
+                    Ok(false) => {}
+                    Err(error) => lost.push((path, Err(error))),
+                }
             }
         }
+        Err(error) => lost.push((beside, Err(error))),
     }
     for root in list(&store.root().join("roots"))?.into_iter().filter(|path| !is_temp(path)) {
-        let text = fs::read_to_string(&root).map_err(|e| Error::io("read", &root, e))?;
+        let text = match fs::read_to_string(&root) {
+            Ok(text) => text,
+            Err(error) => {
+                let error = Error::io("read", &root, error);
+                lost.push((root, Err(error)));
+                continue;
+            }
+        };
         let path = PathBuf::from(&text);
         match is_there(&path) {
-            Ok(true) => paths.push(path),
+            Ok(true) => open(path),
             Ok(false) if path.parent().is_some_and(Path::exists) => {}
             _ => {
                 let message = format!("artifact {text:?} cannot be reached, so its objects are not known");
                 let hint = format!("mount its file system, or remove {} if it is gone for good", root.display());
-                return Err(Error::new(Kind::NotFound, message).hint(hint));
+                lost.push((root, Err(Error::new(Kind::NotFound, message).hint(hint))));
             }
         }
     }
-    let mut artifacts = Vec::new();
-    for path in paths {
-        match ArtifactDir::open(&path) {
-            Ok(artifact) => artifacts.push(artifact),
-            Err(error) if error.kind == Kind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(artifacts)
+    known.extend(lost);
+    Ok(known)
 }
 
 /// Whether something is at a path. Of what a link that leads nowhere has led to, nothing is known.
@@ -330,11 +359,7 @@ type Batch = (PathBuf, Digests);
 /// Condemned objects, by batch.
 fn batches(store: &Store, progress: &Progress) -> Result<Vec<Batch>> {
     let mut batches = Vec::new();
-    for batch in list(&store.root().join("trash"))? {
-        let name = batch.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !name.starts_with("gc-") {
-            continue;
-        }
+    for batch in batch_paths(store)? {
         // Another `gc` may be done with it.
         let Ok(entries) = fs::read_dir(&batch) else { continue };
         let mut objects = Digests::new(store.room());
@@ -347,19 +372,26 @@ fn batches(store: &Store, progress: &Progress) -> Result<Vec<Batch>> {
     Ok(batches)
 }
 
+/// The directories of condemned objects.
+pub(crate) fn batch_paths(store: &Store) -> Result<Vec<PathBuf>> {
+    let mut paths = list(&store.root().join("trash"))?;
+    paths.retain(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"gc-")));
+    Ok(paths)
+}
+
 /// Digests in a spool.
 #[derive(Debug)]
-struct Digests {
+pub(crate) struct Digests {
     room: Room,
     spool: Spool,
 }
 
 impl Digests {
-    fn new(room: &Room) -> Self {
+    pub(crate) fn new(room: &Room) -> Self {
         Self { room: room.clone(), spool: room.spool() }
     }
 
-    fn push(&mut self, digest: Digest) -> Result<()> {
+    pub(crate) fn push(&mut self, digest: Digest) -> Result<()> {
         self.spool.write_all(&digest.0).map_err(|error| self.room.error(error))
     }
 
@@ -367,7 +399,7 @@ impl Digests {
         self.spool.len() == 0
     }
 
-    fn iter(&self) -> impl Iterator<Item = Result<Digest>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Result<Digest>> {
         let mut reader = BufReader::new(self.spool.reader(0));
         (0..self.spool.len() / 32).map(move |_| array(&mut reader).map(Digest).map_err(|error| self.room.error(error)))
     }
@@ -446,7 +478,7 @@ fn remove_orphan_tables(store: &Store, now: SystemTime, grace: Duration, progres
 }
 
 /// What is being written. It counts as nothing yet.
-fn is_temp(path: &Path) -> bool {
+pub(crate) fn is_temp(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
 }
 

@@ -87,6 +87,13 @@ impl Intent {
         })
     }
 
+    /// If there is one at `path` whose add goes on.
+    pub(crate) fn in_flight(path: &Path) -> Option<Self> {
+        let is_intent = path.file_name()?.as_encoded_bytes().starts_with(b"intent-");
+        let file = File::open(path).ok().filter(|file| is_intent && !is_abandoned(file))?;
+        Some(Self { path: path.into(), file: Arc::new(file) })
+    }
+
     /// What is where it was written.
     pub(crate) fn path(&self) -> &Path {
         &self.path

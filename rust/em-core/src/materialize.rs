@@ -35,9 +35,10 @@ use crate::{
         Store,
         leases::{self, Lease},
         link::{Linker, link_object},
+        list,
+        objects::Presence,
         temp_name,
     },
-    verify::sorted,
 };
 
 /// What one call works with.
@@ -57,7 +58,7 @@ const MAX_RENAMES: u32 = 100;
 impl Materialize<'_> {
     /// Makes the directory `root` of an artifact with these entries, and with `metadata` as its metadata file. A
     /// directory that is there Must be empty, or an artifact with the same entries, which is left as it is: otherwise it is
-    /// a `Conflict`. `NotFound` names an object that the store lacks.
+    /// a `Conflict`. `NotFound` names an object that the store lacks, `Integrity` one that it has just moved to `trash/`.
     pub fn artifact(&self, root: &Path, manifest: &Manifest<'_>, metadata: Option<&[u8]>) -> Result<()> {
         if is_there(root, manifest, self.progress)? {
             return Ok(());
@@ -105,8 +106,12 @@ impl Materialize<'_> {
     fn look(&self, manifest: &Manifest<'_>, lease: &Lease) -> Result<()> {
         self.each_file(manifest, lease, |file| {
             let (digest, size) = (file.digest, file.size);
+            let was_there = self.store.presence(digest, size)? != Presence::Missing;
             if self.store.usable_unless_cancelled(digest, size, self.progress)? {
                 return Ok(());
+            }
+            if was_there && self.store.presence(digest, size)? == Presence::Missing {
+                return Err(self.store.damaged(digest));
             }
             Err(Error::new(Kind::NotFound, format!("the store lacks object {digest} of {size} bytes"))
                 .hint("load the artifact again"))
@@ -212,7 +217,7 @@ fn is_there(root: &Path, manifest: &Manifest<'_>, progress: &Progress) -> Result
         Ok((_, present)) if present == *manifest => Ok(true),
         Ok(_) => conflict("an artifact of another content"),
         Err(error) if error.kind != Kind::NotFound => Err(error),
-        Err(_) if sorted(root)?.is_empty() => Ok(false),
+        Err(_) if list(root)?.is_empty() => Ok(false),
         Err(_) => conflict("not empty"),
     }
 }
@@ -230,14 +235,14 @@ impl Drop for Building {
 
 /// Removes the directories in `parent` that calls left which were killed.
 pub(crate) fn remove_leftovers(parent: &Path) -> Result<()> {
-    for path in sorted(parent)? {
+    for path in list(parent)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let random = name.strip_prefix(".tmp-").filter(|random| random.len() == 32);
         let is_ours = random.is_some_and(|random| random.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let Some(metadata) = fs::symlink_metadata(&path).ok().filter(|metadata| is_ours && metadata.is_dir()) else {
             continue;
         };
-        let inside = sorted(&path.join(RESERVED)).unwrap_or_default();
+        let inside = list(&path.join(RESERVED)).unwrap_or_default();
         let is_intent =
             |path: &&PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"intent-"));
         let gone = match inside.iter().find(is_intent) {

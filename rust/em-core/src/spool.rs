@@ -3,6 +3,7 @@
 //! ```text
 //! Spool      bytes written once, from front to back, and read several times
 //! Runs       sorted runs of records in a spool, read merged
+//! Pile       records in any order, read sorted
 //! ```
 //!
 //! The file is in the directory of the [`Room`], which is the store's: on a disk that has room for the objects themselves. It
@@ -15,11 +16,12 @@ use std::{
     io::{self, BufReader, ErrorKind, Read, Write},
     iter,
     marker::PhantomData,
+    ops::Deref,
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use crate::{Error, store::temp_name};
+use crate::{Error, Result, store::temp_name};
 
 /// Bytes of the largest list that a call holds: 150,000 files with names of eight bytes.
 const HELD_BYTES: usize = 8 << 20;
@@ -82,7 +84,7 @@ impl Spool {
     }
 
     /// The bytes from `offset` on.
-    pub(crate) fn reader(&self, offset: u64) -> SpoolReader<'_> {
+    pub(crate) fn reader(&self, offset: u64) -> SpoolReader<&Self> {
         SpoolReader { spool: self, offset }
     }
 
@@ -126,14 +128,14 @@ impl Write for Spool {
 
 /// Reads a spool from a position of its own.
 #[derive(Debug)]
-pub(crate) struct SpoolReader<'s> {
-    spool: &'s Spool,
-    offset: u64,
+pub(crate) struct SpoolReader<S> {
+    pub(crate) spool: S,
+    pub(crate) offset: u64,
 }
 
-impl Read for SpoolReader<'_> {
+impl<S: Deref<Target = Spool>> Read for SpoolReader<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Spool { memory, file, filed, .. } = self.spool;
+        let Spool { memory, file, filed, .. } = &*self.spool;
         let count = match file {
             Some(file) if self.offset < *filed => {
                 let most = (filed - self.offset).min(buffer.len() as u64) as usize;
@@ -229,5 +231,51 @@ impl<R: Record> Runs<R> {
             }
             Some(Ok(record))
         })
+    }
+}
+
+/// Records in any order, to be read sorted.
+#[derive(Debug)]
+pub(crate) struct Pile<R> {
+    room: Room,
+    held: Vec<R>,
+    held_bytes: usize,
+    runs: Runs<R>,
+}
+
+impl<R: Record> Pile<R> {
+    pub(crate) fn new(room: &Room) -> Self {
+        Self { room: room.clone(), held: Vec::new(), held_bytes: 0, runs: Runs::new(room) }
+    }
+
+    /// Adds a record that holds so many `bytes` beside itself.
+    pub(crate) fn push(&mut self, record: R, bytes: usize) -> Result<()> {
+        self.held.push(record);
+        self.held_bytes += size_of::<R>() + bytes;
+        if self.held_bytes >= self.room.held_bytes() { self.keep() } else { Ok(()) }
+    }
+
+    fn keep(&mut self) -> Result<()> {
+        self.held.sort_unstable();
+        self.held_bytes = 0;
+        let kept = self.runs.add(self.held.drain(..));
+        kept.map_err(|error| self.room.error(error))
+    }
+
+    /// All of them, sorted, each equal one once.
+    pub(crate) fn sorted(&mut self) -> Result<impl Iterator<Item = Result<R>>> {
+        self.keep()?;
+        self.held = Vec::new();
+        let mut records = self.runs.merged().peekable();
+        let room = &self.room;
+        Ok(iter::from_fn(move || {
+            let record = records.next()?;
+            while record
+                .as_ref()
+                .is_ok_and(|record| records.next_if(|next| next.as_ref().is_ok_and(|n| n == record)).is_some())
+            {
+            }
+            Some(record.map_err(|error| room.error(error)))
+        }))
     }
 }

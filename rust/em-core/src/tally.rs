@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     Digest, Result,
+    cancel::Progress,
     spool::{Record, Room, Runs, Spool, array, get_all, put_all},
 };
 
@@ -51,6 +52,10 @@ impl Tally {
         self.push(Counted { half, bytes })
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.runs.is_empty()
+    }
+
     pub(crate) fn push(&mut self, counted: Counted) -> Result<()> {
         if size_of_val(&self.held[..]) >= self.room.held_bytes() {
             self.keep()?;
@@ -65,8 +70,8 @@ impl Tally {
         kept.map_err(|error| self.room.error(error))
     }
 
-    /// Each digest once, if it was there `times` or more.
-    pub(crate) fn sorted(mut self, times: usize) -> Result<Sorted> {
+    /// Each digest once, if it was there `times` or more. Given up when `progress` is cancelled.
+    pub(crate) fn sorted(mut self, times: usize, progress: &Progress) -> Result<Sorted> {
         let mut sorted =
             Sorted { spool: self.room.spool(), room: self.room.clone(), firsts: Vec::new(), count: 0, block: None };
         let mut failed = None;
@@ -81,6 +86,7 @@ impl Tally {
         let mut next = records.next();
         let each = iter::from_fn(|| {
             loop {
+                progress.check().ok()?;
                 let (first, mut seen) = (next?, 1);
                 next = records.next();
                 while next.is_some_and(|other| other.half == first.half) {
@@ -102,7 +108,7 @@ impl Tally {
         let written = put_all(&mut sorted.spool, noted);
         drop(records);
         sorted.count = failed.map_or(written, Err).map_err(|error| self.room.error(error))?;
-        Ok(sorted)
+        progress.check().map(|()| sorted)
     }
 }
 

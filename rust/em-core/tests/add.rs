@@ -22,7 +22,7 @@ use em_core::{
     scan,
     stat_cache::StatCache,
     store::{Boot, Store, leases::Lease, link::LinkMode, objects::Presence},
-    verify,
+    verify::{ProblemKind, Report, Verify},
 };
 
 /// A store, an artifact, a source directory and a cache, in a directory of their own.
@@ -86,10 +86,15 @@ impl Place {
     }
 
     fn assert_verifies(&self) {
-        let problems = verify::artifact(&self.store(), &self.artifact(), &Progress::default()).unwrap().problems;
-        assert!(problems.is_empty(), "{problems:?}");
-        let problems = verify::store(&self.store(), &Progress::default()).unwrap().problems;
-        assert!(problems.is_empty(), "{problems:?}");
+        let (store, artifact, progress) = (self.store(), self.artifact(), Progress::default());
+        let verify = Verify { store: &store, progress: &progress, threads: 2 };
+        // A user's own file there stays.
+        let mine = self.path("artifact/mine").display().to_string();
+        for report in [verify.artifact(&artifact).unwrap(), verify.store().unwrap()] {
+            let problems = report.problems().map(Result::unwrap);
+            let problems: Vec<_> = problems.filter(|one| one.kind != ProblemKind::Stray || one.path != mine).collect();
+            assert!(problems.is_empty(), "{problems:?}");
+        }
     }
 }
 
@@ -251,7 +256,14 @@ fn damaged_object_goes_to_trash_and_is_stored_anew() {
     fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&object, b"c0ntent").unwrap();
     assert_eq!(store.presence(digest, 7).unwrap(), Presence::Suspect);
-    assert_eq!(verify::store(&store, &Progress::default()).unwrap().problems.len(), 1);
+    assert_eq!(
+        Verify { store: &store, progress: &Progress::default(), threads: 2 }
+            .store()
+            .unwrap()
+            .count(ProblemKind::Damaged)
+            .files,
+        1
+    );
     assert_eq!(place.add().new_objects, 1);
     assert_eq!(fs::read(&object).unwrap(), b"content");
     assert_eq!(fs::read_dir(place.path("store/trash")).unwrap().count(), 1);
@@ -267,22 +279,27 @@ fn damaged_chunk_table_is_reported_and_stray_files_beside_it() {
     let table = place.path("store/chunks").join(&hex[..2]).join(&hex[2..]);
     fs::set_permissions(&table, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&table, vec![0; 148]).unwrap();
-    let problems = |report: verify::Report| -> Vec<_> {
-        report.problems.into_iter().map(|problem| (problem.kind, PathBuf::from(problem.path))).collect()
+    let problems = |report: Report| -> Vec<_> {
+        report.problems().map(|problem| problem.map(|one| (one.kind, PathBuf::from(one.path))).unwrap()).collect()
     };
     let (store, artifact, progress) = (place.store(), place.artifact(), Progress::default());
-    let damaged = (verify::ProblemKind::Damaged, table.clone());
-    assert_eq!(problems(verify::artifact(&store, &artifact, &progress).unwrap()), std::slice::from_ref(&damaged));
+    let damaged = (ProblemKind::Damaged, table.clone());
+    assert_eq!(
+        problems(Verify { store: &store, progress: &progress, threads: 2 }.artifact(&artifact).unwrap()),
+        std::slice::from_ref(&damaged)
+    );
     let stray = table.with_file_name(".tmp-x");
     fs::write(&stray, "").unwrap();
-    let found = problems(verify::store(&store, &progress).unwrap());
-    assert_eq!(found, [(verify::ProblemKind::Stray, stray.clone()), damaged]);
+    let found = problems(Verify { store: &store, progress: &progress, threads: 2 }.store().unwrap());
+    assert_eq!(found, [(ProblemKind::Stray, stray.clone()), damaged]);
     let manifest = artifact.manifest().unwrap().1;
     let error = shared(&store, &manifest, &manifest, &Progress::default()).unwrap_err();
     assert!(error.message.contains(table.to_str().unwrap()) && error.hint.is_some(), "{error}");
     fs::remove_file(&table).unwrap();
     fs::remove_file(&stray).unwrap();
     assert_eq!(shared(&store, &manifest, &manifest, &Progress::default()).unwrap().shared_bytes, 300_000);
+    place.add();
+    assert!(table.exists(), "an add makes it anew");
     place.assert_verifies();
 }
 
@@ -298,9 +315,11 @@ fn what_is_no_regular_file_is_reported_as_damaged() {
         let aside = place.path("aside");
         fs::rename(&path, &aside).unwrap();
         let assert_is_reported = || {
-            let report = verify::artifact(&store, &artifact, &Progress::default()).unwrap();
-            let problems: Vec<_> = report.problems.iter().map(|one| (one.kind, one.path.as_str())).collect();
-            assert_eq!(problems, [(verify::ProblemKind::Damaged, path.to_str().unwrap())]);
+            let report =
+                Verify { store: &store, progress: &Progress::default(), threads: 2 }.artifact(&artifact).unwrap();
+            let problems: Vec<_> = report.problems().map(Result::unwrap).filter(|one| one.file.is_none()).collect();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!((problems[0].kind, problems[0].path.as_str()), (ProblemKind::Damaged, path.to_str().unwrap()));
         };
         fs::create_dir(&path).unwrap();
         assert_is_reported();
@@ -360,7 +379,7 @@ fn cancelled_rehash_of_a_touched_object_leaves_it_where_it_is() {
     let cancelled = Progress::default();
     cancelled.cancel();
     assert_eq!(store.usable_unless_cancelled(digest, 7, &cancelled).unwrap_err().kind, Kind::Cancelled);
-    assert_eq!(verify::store(&store, &cancelled).unwrap_err().kind, Kind::Cancelled);
+    assert_eq!(Verify { store: &store, progress: &cancelled, threads: 2 }.store().unwrap_err().kind, Kind::Cancelled);
     assert_eq!(store.presence(digest, 7).unwrap(), Presence::Suspect);
     assert!(store.usable(digest, 7).unwrap());
     place.assert_verifies();

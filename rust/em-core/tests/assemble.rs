@@ -24,7 +24,7 @@ use em_core::{
         Store,
         objects::{Presence, relative_path},
     },
-    verify,
+    verify::Verify,
 };
 use stores::{pieces, random, stored};
 
@@ -77,7 +77,7 @@ impl Place {
             let table = fs::read(self.to.root().join("chunks").join(relative_path(digest))).ok();
             assert_eq!(table, self.table(digest));
         }
-        assert!(verify::store(&self.to, &Progress::default()).unwrap().problems.is_empty());
+        assert!(Verify { store: &self.to, progress: &Progress::default(), threads: 2 }.store().unwrap().is_clean());
     }
 
     /// Files below `objects/` and `chunks/` of the store being filled, and parts.
@@ -344,7 +344,7 @@ fn parts_that_nobody_goes_on_with_are_garbage() {
     assert_eq!(collect(0, true), found);
     assert_eq!(collect(3600, false), found);
     assert_eq!(place.parts().len(), 1, "somebody may go on with it");
-    assert!(verify::store(&place.to, &Progress::default()).unwrap().problems.is_empty());
+    assert!(Verify { store: &place.to, progress: &Progress::default(), threads: 2 }.store().unwrap().is_clean());
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(collect(0, false), Reclaimed { deleted_objects: 1, freed_bytes: bytes, ..found });
     assert!(place.parts().is_empty());

@@ -17,7 +17,7 @@ use em_core::{
     gc::{Reclaimed, gc},
     stat_cache::StatCache,
     store::{Boot, Store, leases::Lease, objects::Presence},
-    verify,
+    verify::Verify,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -240,7 +240,8 @@ fn gc_beside_running_adds_loses_nothing() {
     run(dir, Duration::ZERO);
     for artifact in fs::read_dir(dir.join("em/artifacts")).unwrap() {
         let artifact = ArtifactDir::open(&artifact.unwrap().path()).unwrap();
-        let report = verify::artifact(&store(dir), &artifact, &Progress::default()).unwrap();
-        assert!(report.problems.is_empty(), "{report:?}");
+        let report =
+            Verify { store: &store(dir), progress: &Progress::default(), threads: 2 }.artifact(&artifact).unwrap();
+        assert!(report.is_clean(), "{:?}", report.problems().collect::<Vec<_>>());
     }
 }

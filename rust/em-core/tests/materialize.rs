@@ -20,7 +20,7 @@ use em_core::{
         link::LinkMode,
         objects::{Presence, relative_path},
     },
-    verify,
+    verify::Verify,
 };
 
 /// A store beside `artifacts/`, with some objects.
@@ -117,7 +117,12 @@ fn every_entry_is_made_in_every_link_mode() {
         let same = fs::metadata(target.join("again")).unwrap().ino()
             == fs::metadata(place.store.object_path(Digest::of(b"one"))).unwrap().ino();
         assert_eq!(same, mode == Some(LinkMode::Hardlink) || mode.is_none() && same);
-        assert!(verify::artifact(&place.store, &artifact, &Progress::default()).unwrap().problems.is_empty());
+        assert!(
+            Verify { store: &place.store, progress: &Progress::default(), threads: 2 }
+                .artifact(&artifact)
+                .unwrap()
+                .is_clean()
+        );
         assert!(place.leftovers().is_empty());
         // The artifact keeps its objects; "two" is in none.
         let done = gc(&place.store, Duration::ZERO, false, &Progress::default()).unwrap();
@@ -171,7 +176,8 @@ fn a_missing_or_damaged_object_is_named_and_nothing_appears() {
     let path = place.store.object_path(Digest::of(b"one"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&path, b"0ne").unwrap();
-    place.refused(&manifest([file("f", b"one", false)]), Kind::NotFound);
+    let error = place.refused(&manifest([file("f", b"one", false)]), Kind::Integrity);
+    assert!(error.message.contains("is now in trash/") && error.hint.is_some_and(|hint| hint.contains("load")));
     assert!(!path.exists() && !place.target().exists());
     // Another size is another object.
     let lie = EntryKind::File { size: 4, digest: Digest::of(b"two"), executable: false };

@@ -17,7 +17,7 @@ use em_core::{
     gc::gc,
     stat_cache::StatCache,
     store::Store,
-    verify,
+    verify::Verify,
 };
 
 /// Enough for some thirty files.
@@ -110,8 +110,10 @@ fn adds_are_the_same() {
         let first = place.add("x", source.path(), "").unwrap();
         let again = place.add("y", source.path(), "below").unwrap();
         for name in ["x", "y"] {
-            let report = verify::artifact(&place.store(), &place.artifact(name), &Progress::default()).unwrap();
-            assert!(report.problems.is_empty());
+            let report = Verify { store: &place.store(), progress: &Progress::default(), threads: 2 }
+                .artifact(&place.artifact(name))
+                .unwrap();
+            assert!(report.is_clean());
         }
         (first, again, place.artifact("x").manifest().unwrap().1.digest())
     });
@@ -169,9 +171,11 @@ fn counts_and_collections_are_the_same() {
         let planned = gc(&store, Duration::ZERO, true, &progress).unwrap();
         let done = gc(&store, Duration::ZERO, false, &progress).unwrap();
         assert_eq!((planned.unreachable_objects, planned.reclaimable_bytes), (done.deleted_objects, done.freed_bytes));
-        let report = verify::artifact(&store, &place.artifact("y"), &progress).unwrap();
-        assert!(report.problems.is_empty());
-        (compared, used, done.deleted_objects)
+        let report = Verify { store: &store, progress: &progress, threads: 2 }.artifact(&place.artifact("y")).unwrap();
+        assert!(report.is_clean());
+        let (each, total, errors) = used;
+        assert!(errors.is_empty());
+        (compared, (each.into_iter().map(Option::unwrap).collect::<Vec<_>>(), total), done.deleted_objects)
     });
     let kept = (0..FILES).filter(|number| number % 7 < 2).count() + 1;
     assert_eq!(deleted as usize, FILES + 2 - kept);

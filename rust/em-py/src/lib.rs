@@ -45,7 +45,7 @@ mod _engine {
     #[pymodule_export]
     use super::receive::{ObjectHasher, PackCopier, decode_record, list_records, pack_digest, verify_pack};
     #[pymodule_export]
-    use super::report::{DifferenceIterator, diff, differences, gc, usage, verify};
+    use super::report::{DifferenceIterator, ProblemIterator, diff, differences, gc, usage, verify};
 
     #[pymodule_init]
     fn constants(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -9,13 +9,13 @@ use em_core::{
     gc::{self as garbage, Reclaimed},
     manifest::{Manifest, OwnedEntries},
     store::Store,
-    verify::{self as verification, Report},
+    verify::{ProblemKind, Problems, Report, Verify},
 };
-use pyo3::{prelude::*, types::PyDict};
+use pyo3::{IntoPyObjectExt, prelude::*, types::PyDict};
 
 use crate::{
     artifact::manifest,
-    call::{open_store, to_py, watched, watched_on},
+    call::{open_store, threads, to_py, watched, watched_on},
 };
 
 /// Hash every object of the store, or every file and object of one artifact, and report what is wrong.
@@ -28,27 +28,49 @@ pub fn verify<'py>(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let report: Report = watched(py, progress, |progress| {
-        let store = Store::open(&store)?;
+        let verify = Verify { store: &open_store(&store)?, progress, threads: threads()? };
         match &artifact_dir {
-            Some(directory) => verification::artifact(&store, &ArtifactDir::open(directory)?, progress),
-            None => verification::store(&store, progress),
+            Some(directory) => verify.artifact(&ArtifactDir::open(directory)?),
+            None => verify.store(),
         }
     })?;
     let result = PyDict::new(py);
     result.set_item("objects", report.objects)?;
     result.set_item("bytes", report.bytes)?;
-    let problems: Vec<_> = report
-        .problems
-        .iter()
-        .map(|problem| {
-            let dict = PyDict::new(py);
-            dict.set_item("kind", problem.kind.as_str())?;
-            dict.set_item("path", &problem.path)?;
-            Ok(dict)
-        })
-        .collect::<PyResult<_>>()?;
-    result.set_item("problems", problems)?;
+    for kind in ProblemKind::ALL {
+        let count = PyDict::new(py);
+        count.set_item("files", report.count(kind).files)?;
+        count.set_item("bytes", report.count(kind).bytes)?;
+        result.set_item(kind.as_str(), count)?;
+    }
+    result.set_item("problems", ProblemIterator { problems: report.problems() })?;
     Ok(result)
+}
+
+/// Problems that a verification found, read while they are asked for.
+#[pyclass(name = "Problems", module = "t9k.em._engine")]
+pub struct ProblemIterator {
+    problems: Problems,
+}
+
+#[pymethods]
+impl ProblemIterator {
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let next = py.detach(|| self.problems.next()).transpose().map_err(|error| to_py(py, error))?;
+        let Some(problem) = next else { return Ok(None) };
+        let dict = PyDict::new(py);
+        dict.set_item("kind", problem.kind.as_str())?;
+        dict.set_item("thing", problem.thing.as_str())?;
+        dict.set_item("path", problem.path)?;
+        dict.set_item("bytes", problem.bytes)?;
+        dict.set_item("reason", problem.reason)?;
+        dict.set_item("file", problem.file)?;
+        Ok(Some(dict))
+    }
 }
 
 /// Reclaim objects that no artifact reaches and that were condemned at least `older_than_s` seconds ago.
@@ -137,22 +159,27 @@ impl DifferenceIterator {
     }
 }
 
-/// Apparent, stored and unique bytes of each artifact, then of these together.
+/// A row of bytes for each artifact and for all, and why some cannot be read.
+type UsageRows<'py> = (Vec<Option<(u64, u64, u64)>>, Vec<Bound<'py, PyAny>>);
+
+/// Apparent, stored and unique bytes of each artifact, then of these together; and why some cannot be read.
 #[pyfunction]
 #[pyo3(signature = (store, artifact_dirs, others=Vec::new(), progress=None))]
-pub fn usage(
-    py: Python<'_>,
+pub fn usage<'py>(
+    py: Python<'py>,
     store: PathBuf,
     mut artifact_dirs: Vec<PathBuf>,
     others: Vec<PathBuf>,
     progress: Option<Py<PyAny>>,
-) -> PyResult<Vec<(u64, u64, u64)>> {
+) -> PyResult<UsageRows<'py>> {
     let told = artifact_dirs.len();
     artifact_dirs.extend(others);
-    let (each, total) = watched(py, progress, |progress| {
+    let (each, total, errors) = watched(py, progress, |progress| {
         let open = |index: usize| manifest(&artifact_dirs[index], progress);
         em_core::diff::usage(&Store::open(&store)?, told, artifact_dirs.len(), open, progress)
     })?;
     let tuple = |usage: em_core::diff::Usage| (usage.apparent_bytes, usage.stored_bytes, usage.unique_bytes);
-    Ok(each.into_iter().chain([total]).map(tuple).collect())
+    let rows = each.into_iter().chain([Some(total)]).map(|usage| usage.map(tuple)).collect();
+    let errors: PyResult<_> = errors.into_iter().map(|error| to_py(py, error).into_bound_py_any(py)).collect();
+    Ok((rows, errors?))
 }

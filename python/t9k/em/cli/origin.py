@@ -44,7 +44,9 @@ def command(files: tuple[str, ...], local: bool, as_json: bool) -> None:
     runs, problems = find_records(run_parent_dir())
     for problem in problems:
         click.echo(f"Warning: {printable(problem)}", err=True)
-    origins = find_origins(dict.fromkeys(digest for _, digest in named), artifact_dirs(), runs)
+    origins, errors = find_origins(dict.fromkeys(digest for _, digest in named), artifact_dirs(), runs)
+    for error in errors:
+        click.echo(f"Warning: {printable(str(error))}", err=True)
     open_questions = [digest for digest, found in origins.items() if not any(origin.marks for origin in found)]
     there = {} if local else _on_server(open_questions)
     if as_json:

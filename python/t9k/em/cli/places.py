@@ -64,12 +64,19 @@ def artifact_dirs() -> list[str]:
     """Returns the directories of all artifacts in the parent directory, sorted."""
     parent = artifact_parent_dir()
     found = (os.path.join(parent, name) for name in (sorted(os.listdir(parent)) if os.path.isdir(parent) else []))
-    return [
-        path
-        for path in found
-        # One that is being loaded appears under its own name when it is whole.
-        if os.path.exists(os.path.join(path, METADATA)) and not os.path.basename(path).startswith(".tmp-")
-    ]
+    # One that is being loaded appears under its own name when it is whole.
+    return [path for path in found if not os.path.basename(path).startswith(".tmp-") and _is_artifact(path)]
+
+
+def _is_artifact(path: str) -> bool:
+    """Also what cannot be looked into, so that who reads it says why."""
+    try:
+        os.stat(os.path.join(path, METADATA))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _find(name: str, parent: str, file: str, noun: str) -> str | None:

@@ -35,6 +35,7 @@ use rustix::{
 
 use crate::{
     Digest, Error, Kind, Result,
+    buffer::Buffer,
     cancel::Progress,
     chunk::{Carry, Chunker, WHOLE_BYTES, format, table::TableWriter},
     parallel,
@@ -280,9 +281,11 @@ impl<'f, 's> Call<'f, 's> {
         queue.retries.push_back(job);
     }
 
-    /// Whether the store has the object; one that was touched is rehashed.
+    /// Whether the store has the object and its chunk table; an object that was touched is rehashed.
     fn usable(&self, digest: Digest, size_bytes: u64) -> Result<bool> {
-        self.ingest.store.usable_unless_cancelled(digest, size_bytes, self.ingest.progress)
+        let store = self.ingest.store;
+        let has_table = || !self.ingest.chunk_tables || size_bytes <= WHOLE_BYTES || store.has_table(digest);
+        Ok(store.usable_unless_cancelled(digest, size_bytes, self.ingest.progress)? && has_table())
     }
 
     fn path(&self, job: &Job) -> PathBuf {
@@ -601,22 +604,45 @@ pub fn hash_open_file(file: &File, path: &Path, threads: usize, progress: &Progr
         let hashed = hash_reader(progress.reader(file));
         return hashed.map_err(|e| progress.read_error(e, |e| fail("read", e)));
     }
+    hash_blocks(file, size, path, threads, progress, |_, _| Ok(()))
+}
+
+/// BLAKE3 of the first `size` bytes of an open file; `path` is for messages. Each block is also given to `each`, with its
+/// offset, by the worker that has read it. It is a `Conflict` if the file has fewer bytes.
+pub(crate) fn hash_blocks(
+    file: &File,
+    size: u64,
+    path: &Path,
+    threads: usize,
+    progress: &Progress,
+    each: impl Fn(u64, &[u8]) -> Result<()> + Sync,
+) -> Result<Digest> {
+    let read = |buffer: &mut [u8], offset| {
+        progress.check()?;
+        if read_full(file, buffer, offset).map_err(|e| Error::io("read", path, e))? != buffer.len() {
+            return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", path.display())));
+        }
+        each(offset, buffer)?;
+        progress.bytes.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(())
+    };
+    if size <= BLOCK_BYTES {
+        let mut buffer = Buffer::take();
+        let block = buffer.part(size as usize);
+        return read(block, 0).map(|()| Digest::of(block));
+    }
     let blocks = size.div_ceil(BLOCK_BYTES);
     let subtrees = Mutex::new(Subtrees::new(blocks));
     parallel::each(
         threads,
         blocks as usize,
-        || Ok(vec![0; BLOCK_BYTES as usize]),
+        || Ok(Buffer::take()),
         |buffer, block| {
-            progress.check()?;
             let offset = block as u64 * BLOCK_BYTES;
-            let length = (size - offset).min(BLOCK_BYTES) as usize;
-            if read_full(file, &mut buffer[..length], offset).map_err(|e| fail("read", e))? != length {
-                return Err(Error::new(Kind::Conflict, format!("{} shrank while it was read", path.display())));
-            }
-            let value = chaining_value(&buffer[..length], offset);
+            let bytes = buffer.part((size - offset).min(BLOCK_BYTES) as usize);
+            read(bytes, offset)?;
+            let value = chaining_value(bytes, offset);
             lock(&subtrees).add(block as u64, value);
-            progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
             Ok(())
         },
     )?;

@@ -34,7 +34,10 @@ fn read_error(error: std::io::Error) -> Error {
 /// A manifest from canonical bytes; reads them three times at most, until `progress` is cancelled.
 pub(super) fn checked<'a>(source: Source<'a>, size_bytes: u64, progress: &Progress) -> Result<Manifest<'a>> {
     let mut manifest = Manifest { source, size_bytes, count: 0, digest: Digest([0; 32]) };
-    let body_bytes = size_bytes.checked_sub(TRAILER_BYTES).ok_or_else(|| damaged("too short"))?;
+    let body_bytes = size_bytes.checked_sub(TRAILER_BYTES).ok_or_else(|| match size_bytes {
+        0 => damaged("it is empty, as files can be after a power cut"),
+        _ => damaged("too short"),
+    })?;
     (manifest.count, manifest.digest) = header_and_sums(manifest.reader(0), body_bytes, progress)?;
 
     let mut entries = manifest.entries();

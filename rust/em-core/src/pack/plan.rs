@@ -11,7 +11,7 @@ use super::{
     writer::PackWriter,
 };
 use crate::{
-    Digest, Error, Kind, Result,
+    Digest, Error, Result,
     buffer::Buffer,
     cancel::Progress,
     chunk::{MAX_CHUNK_BYTES, WHOLE_BYTES, format},
@@ -193,8 +193,7 @@ fn wrong(store: &Store, object: Digest) -> Result<Error> {
     let path = store.object_path(object);
     if store.rehash(object, &Progress::default())? {
         return Ok(Error::integrity(format!("the chunk table of {} is wrong", path.display()))
-            .hint("remove the object and its table, and add the file again"));
+            .hint(format!("remove {} and add the file again", store.table_path(object).display())));
     }
-    Ok(Error::new(Kind::Integrity, format!("object {} was damaged and is now in trash/", path.display()))
-        .hint("add the file it came from again; `em verify` finds the artifacts it is missing from"))
+    Ok(store.damaged(object))
 }

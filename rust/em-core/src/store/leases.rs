@@ -14,8 +14,8 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
-use super::{Boot, Store, temp_name, write_atomic_by};
-use crate::{Error, Result, verify::sorted as list};
+use super::{Boot, Store, list, temp_name, write_atomic_by};
+use crate::{Error, Result};
 
 /// A lease that was not renewed for this long counts no more, if its process cannot be asked for.
 const STALE: Duration = Duration::from_secs(3600);
@@ -71,6 +71,23 @@ impl Drop for Lease {
 /// stale ones, are removed.
 pub(crate) fn any(store: &Store, now: SystemTime) -> Result<bool> {
     let mut any = false;
+    for (path, is_held) in there(store, now)? {
+        any |= is_held;
+        if !is_held {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(any)
+}
+
+/// The leases, and whether each is of an add that is in flight at the time `now`.
+pub(crate) fn there(store: &Store, now: SystemTime) -> Result<Vec<(PathBuf, bool)>> {
+    let mut leases = Vec::new();
     for path in list(&store.root().join("leases"))? {
         if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-")) {
             continue;
@@ -81,18 +98,10 @@ pub(crate) fn any(store: &Store, now: SystemTime) -> Result<bool> {
             text => text.unwrap_or_default(),
         };
         let renewed = fs::metadata(&path).and_then(|metadata| metadata.modified()).unwrap_or(now);
-        if is_in_flight(&text, now, renewed) {
-            any = true;
-        } else {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(Error::io("remove", &path, error));
-                }
-                _ => {}
-            }
-        }
+        let is_held = is_in_flight(&text, now, renewed);
+        leases.push((path, is_held));
     }
-    Ok(any)
+    Ok(leases)
 }
 
 /// Whether the lease of this name is no more, or its process is known to be gone. Of one on another host that cannot be

@@ -145,8 +145,7 @@ impl<'a> Linker<'a> {
 pub fn link_object(store: &Store, digest: Digest, executable: bool, target: &Path) -> Result<LinkMode> {
     let size_bytes = store.size(digest)?;
     if !store.usable(digest, size_bytes)? {
-        let path = store.object_path(digest);
-        return Err(Error::integrity(format!("object {} was damaged and is now in trash/", path.display())));
+        return Err(store.damaged(digest));
     }
     let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = target.file_name().ok_or_else(|| Error::invalid(format!("{} names no file", target.display())))?;

@@ -120,6 +120,15 @@ pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd> {
         .map_err(|e| Error::io("open", path, e))
 }
 
+/// The paths of what is in a directory, sorted.
+pub(crate) fn list(directory: &Path) -> Result<Vec<PathBuf>> {
+    let listed: std::io::Result<Vec<_>> =
+        fs::read_dir(directory).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut paths = listed.map_err(|e| Error::io("list", directory, e))?;
+    paths.sort();
+    Ok(paths)
+}
+
 fn check_version(root: &Path) -> Result<()> {
     let path = root.join("VERSION");
     let text = match fs::read_to_string(&path) {

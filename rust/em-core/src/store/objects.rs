@@ -18,7 +18,7 @@ use std::{
     ops::Deref,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{FileExt, MetadataExt},
+        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::{Path, PathBuf},
     sync::{
@@ -39,6 +39,7 @@ use super::{
 };
 use crate::{
     Digest, Error, Kind, Result,
+    buffer::Buffer,
     cancel::Progress,
     chunk::{WHOLE_BYTES, table::TableReader},
 };
@@ -76,6 +77,24 @@ impl Store {
     /// The path of an object, for messages and for readers.
     pub fn object_path(&self, digest: Digest) -> PathBuf {
         self.root().join("objects").join(relative_path(digest))
+    }
+
+    /// The path of an object's chunk table, which need not be there.
+    pub fn table_path(&self, digest: Digest) -> PathBuf {
+        self.root().join("chunks").join(relative_path(digest))
+    }
+
+    /// Whether something is at the path of an object's chunk table; one system call.
+    pub fn has_table(&self, digest: Digest) -> bool {
+        rustix::fs::statat(&self.chunks, relative_path(digest), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// What is said of an object that was found damaged, which has moved it to `trash/`.
+    pub(crate) fn damaged(&self, digest: Digest) -> Error {
+        let path = self.object_path(digest);
+        Error::integrity(format!("object {} was damaged and is now in trash/", path.display())).hint(
+            "add the file that it came from again, or load the artifact again; `em verify` names the files that it is",
+        )
     }
 
     /// Whether the object is there and untouched; one system call, no byte is read.
@@ -159,7 +178,7 @@ impl Store {
     pub fn read_range(&self, digest: Digest, offset: u64, length: u64) -> Result<Vec<u8>> {
         let (path, size) = (self.object_path(digest), self.size(digest)?);
         if !self.usable(digest, size)? {
-            return Err(Error::integrity(format!("object {} was damaged and is now in trash/", path.display())));
+            return Err(self.damaged(digest));
         }
         let mut bytes = vec![0; length.min(size.saturating_sub(offset)) as usize];
         let read = self.open_object(digest)?.read_exact_at(&mut bytes, offset);
@@ -168,8 +187,10 @@ impl Store {
 
     /// The chunk table of an object, checked and open to be read in parts, if it has one.
     pub fn open_table(&self, digest: Digest) -> Result<Option<(File, TableReader)>> {
-        let path = self.root().join("chunks").join(relative_path(digest));
-        match File::open(&path) {
+        let path = self.table_path(digest);
+        // What is there may be a pipe, which is not waited for.
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        match File::options().read(true).custom_flags(flags).open(&path) {
             Ok(file) => match TableReader::check(&file) {
                 Ok(table) => Ok(Some((file, table))),
                 Err(error) => Err(wrong_table(&path, error)),
@@ -184,7 +205,7 @@ impl Store {
         match self.size(digest)? {
             size @ 0..=WHOLE_BYTES => Ok(size),
             _ => Err(Error::new(Kind::NotFound, format!("{} has no chunk table", self.object_path(digest).display()))
-                .hint("remove the object and add the file again")),
+                .hint("add the file again")),
         }
     }
 
@@ -251,11 +272,12 @@ impl Store {
 /// BLAKE3 of what `reader` still has to give, in one pass of 1 MiB reads.
 pub fn hash_reader(mut reader: impl Read) -> io::Result<Digest> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = Buffer::take();
+    let block = buffer.part(1 << 20);
     loop {
-        match reader.read(&mut buffer) {
+        match reader.read(block) {
             Ok(0) => return Ok(hasher.finalize().into()),
-            Ok(count) => hasher.update(&buffer[..count]),
+            Ok(count) => hasher.update(&block[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
@@ -270,7 +292,7 @@ fn seal(file: impl AsFd, digest: Digest, mtime_s: i64, boot: [u8; 16]) -> rustix
 fn wrong_table(path: &Path, error: Error) -> Error {
     Error {
         message: format!("{}: {}", path.display(), error.message),
-        hint: error.hint.or_else(|| Some("remove it; its object then counts as one chunk".into())),
+        hint: error.hint.or_else(|| Some("remove it and add the file again".into())),
         ..error
     }
 }
