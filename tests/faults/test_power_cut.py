@@ -282,7 +282,8 @@ def test_artifact_is_whole_after_power_is_cut_while_it_grows(disk: Disk, sources
         # Bytes of objects may be missing; an add puts them right.
         for add in range(adds):
             loaded.add_dir(str(sources / "a"), str(add))
-        assert problems(loaded) == []
+        # Files of an add whose manifest did not reach the disk may be there.
+        assert [problem for problem in problems(loaded) if problem["kind"] != "stray"] == []
 
 
 @pytest.mark.parametrize("loss", ["zeros", "short", "empty"])
