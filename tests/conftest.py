@@ -1,4 +1,4 @@
-"""Databases of both kinds and disks that are soon full.
+"""Databases of both kinds, disks that are soon full, and file systems of several kinds.
 
 A test that takes `database_url` runs on SQLite and on PostgreSQL. PostgreSQL is the system's: a private cluster on a
 socket, started once. Where it is not installed these tests are skipped, and in CI that is an error.
@@ -7,10 +7,12 @@ socket, started once. Where it is not installed these tests are skipped, and in 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -40,6 +42,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield url
 
 
+def cannot_mount(why: str) -> NoReturn:
+    """Skips the test; in CI only for want of the kernel's own."""
+    if os.environ.get("CI") and "kernel" not in why:
+        pytest.fail(f"{why}, and CI must not skip it")
+    pytest.skip(why)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     """Makes a file system in memory of so many MiB, below the test's directory."""
@@ -50,10 +59,45 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
             path.mkdir()
             command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(path)]
             if subprocess.run(command, check=False).returncode:
-                if os.environ.get("CI"):
-                    pytest.fail("no file system can be mounted, and CI must not skip it")
-                pytest.skip("no file system can be mounted here, which takes root")
+                cannot_mount("no file system can be mounted here, which takes root")
             mounted.callback(subprocess.run, ["umount", str(path)], check=True)
             return path
+
+        yield make
+
+
+MAKE = {
+    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
+    "btrfs": ["mkfs.btrfs", "-q"],
+    "btrfs of few links": ["mkfs.btrfs", "-q", "-O", "^extref"],
+    "ext4": ["mkfs.ext4", "-q"],
+}
+"""The second kind of btrfs keeps all names of a file in one directory in 16 kB."""
+
+
+@pytest.fixture
+def file_system(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a file system of a kind of `MAKE` in a file, and mounts it below the test's directory."""
+    sbin = {"PATH": f"{os.environ['PATH']}:/sbin:/usr/sbin"}
+    with ExitStack() as mounted:
+
+        def make(kind: str) -> Path:
+            command = MAKE[kind]
+            if os.geteuid():
+                cannot_mount("only root can mount")
+            if shutil.which(command[0], path=sbin["PATH"]) is None:
+                cannot_mount(f"{command[0]} is missing")
+            image, point = tmp_path / f"{kind} image", tmp_path / kind
+            with image.open("wb") as file:
+                file.truncate(400 << 20)
+            point.mkdir()
+            subprocess.run([*command, str(image)], check=True, env=os.environ | sbin, stdout=subprocess.DEVNULL)
+            mount = ["mount", "-o", "loop", str(image), str(point)]
+            done = subprocess.run(mount, capture_output=True, text=True, check=False)
+            if done.returncode:
+                known = Path("/proc/filesystems").read_text().split()
+                cannot_mount(done.stderr if kind.split()[0] in known else f"the kernel has no {kind}")
+            mounted.callback(subprocess.run, ["umount", str(point)], check=True)
+            return point
 
         yield make

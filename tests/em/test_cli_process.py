@@ -169,6 +169,15 @@ def test_interrupt_exits_130_without_a_traceback(
         assert interrupt(process) == (130, b"\nInterrupted\n")
 
 
+def test_verbose_add_tells_how_the_files_came_there(directory: Path) -> None:
+    Path("file").write_text("text")
+    done = em_output("add", "-v", "file", env=os.environ | {"EM_LINK_MODE": "hardlink"})
+    assert (done.returncode, done.stderr) == (
+        0,
+        f"{done.stdout.strip()}: 0 files reflinked, 1 hardlinked, 0 copied (0 B)\n",
+    )
+
+
 def test_interrupted_add_makes_no_artifact(directory: Path) -> None:
     Path("small").mkdir()
     Path("small/file").write_text("one")

@@ -177,6 +177,16 @@ def owner(pid: int) -> str:
     return f"{os.uname().nodename} {boot} {os.readlink('/proc/self/ns/pid')} {pid} {started}"
 
 
+def root(directory: Path) -> tuple[str, str]:
+    """The name and the text of the record of an artifact's directory."""
+    path = mounted = directory.resolve()
+    for above in path.parents:
+        if above.stat().st_dev != path.parent.stat().st_dev:
+            break
+        mounted = above
+    return digest(str(path).encode()), f"{path}\0{mounted}"
+
+
 def intent(data: bytes) -> tuple[str, list[str]]:
     """Who adds, and its paths with what stands before them."""
     who, *items = data.decode().split("\0")

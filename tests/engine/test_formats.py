@@ -139,8 +139,7 @@ def test_root_and_lease_of_an_artifact_elsewhere(tmp_path: Path, artifact: em.Ar
         _engine.add_file(".em/store", str(tmp_path / "link"), "sparse", "sparse", progress)
     assert seen == [oracle.owner(os.getpid())]
     (root,) = Path(".em/store/roots").iterdir()
-    assert root.read_text() == str(elsewhere.resolve())
-    assert root.name == oracle.digest(root.read_bytes())
+    assert (root.name, root.read_text()) == oracle.root(elsewhere)
     assert list(Path(".em/store/leases").iterdir()) == []
 
 

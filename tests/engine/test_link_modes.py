@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-import shutil
 import struct
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import oracle
@@ -16,11 +15,6 @@ from t9k import em
 from t9k.em import _engine
 from t9k.em.errors import StoreError
 
-MAKE = {
-    "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"],
-    "btrfs": ["mkfs.btrfs", "-q"],
-    "ext4": ["mkfs.ext4", "-q"],
-}
 CONTENT = os.urandom(300_001)
 OTHER = os.urandom(300_001)
 # The kernel may share the blocks of what it copies.
@@ -28,30 +22,18 @@ COPIED = "copy or reflink"
 
 
 @pytest.fixture
-def mount(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def mount(
+    request: pytest.FixtureRequest,
+    file_system: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Path]:
     """A fresh file system of the asked kind, and the working directory on it."""
-    command = MAKE[request.param]
-    if os.geteuid():
-        pytest.skip("only root can mount")
-    if shutil.which(command[0], path=f"{os.environ['PATH']}:/sbin:/usr/sbin") is None:
-        pytest.skip(f"{command[0]} is missing")
-    image, point = tmp_path / "image", tmp_path / "mount"
-    with image.open("wb") as file:
-        file.truncate(400 << 20)
-    point.mkdir()
-    environment = os.environ | {"PATH": f"{os.environ['PATH']}:/sbin:/usr/sbin"}
-    subprocess.run([*command, str(image)], check=True, env=environment, stdout=subprocess.DEVNULL)
-    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(point)], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount: {mounted.stderr.strip()}")
-    try:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.delenv("EM_LINK_MODE", raising=False)
-        monkeypatch.chdir(point)
+    point = file_system(request.param)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("EM_LINK_MODE", raising=False)
+    with contextlib.chdir(point):
         yield point
-    finally:
-        os.chdir(tmp_path)
-        subprocess.run(["umount", str(point)], check=True)
 
 
 def blocks(path: Path) -> list[int]:
@@ -165,3 +147,30 @@ def test_an_artifact_on_another_file_system_is_copied(
     monkeypatch.setenv("EM_LINK_MODE", "hardlink")
     with pytest.raises(StoreError):
         add()
+
+
+@pytest.mark.parametrize("mount", ["btrfs of few links"], indirect=True)
+@pytest.mark.usefixtures("mount")
+def test_object_with_as_many_names_as_there_can_be_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 16 kB fit the names of some sixty files; ext4 has room for 65,000."""
+    content = CONTENT[:1000]
+    monkeypatch.setenv("EM_LINK_MODE", "hardlink")
+    Path("source").mkdir()
+    names = {f"{number:03}{'n' * 247}" for number in range(120)}
+    for name in names:
+        Path("source", name).write_bytes(content)
+    Path("source/other").write_bytes(OTHER)
+    first = em.create_artifact("x")
+    first.add_dir("source")
+    files = Path(first.local, "source")
+    inodes = [path.stat().st_ino for path in files.iterdir()]
+    assert 2 < inodes.count(object_of(content).stat().st_ino) < 100
+    assert inodes.count(object_of(OTHER).stat().st_ino) == 1, "one that was copied says nothing of the next"
+    assert {path.name for path in files.iterdir()} == names | {"other"}
+    assert {path.read_bytes() for path in files.iterdir()} == {content, OTHER}
+    first.add_dir("source")  # over what is there
+    loaded = Path("loaded").absolute()
+    _engine.materialize(".em/store", str(loaded), _engine.read_manifest(first.local))
+    for local in (first.local, str(loaded)):
+        assert list(_engine.verify(".em/store", local)["problems"]) == []
+    assert not list(Path(".em").rglob(".tmp-*"))

@@ -468,20 +468,19 @@ def test_materialize_refuses_other_content_and_damaged_manifests(sender: Sender,
     assert caught.value.kind == "conflict"
 
 
-def test_objects_and_entries_are_linked_one_by_one(sender: Sender, tmp_path: Path) -> None:
-    digest, size = sender.objects()[0]
+def test_entries_are_linked_below_a_directory(sender: Sender, tmp_path: Path) -> None:
+    (one, size), (other, _) = sender.objects()[:2]
     path = tmp_path / "one"
     path.write_text("before")
-    _engine.link_object(sender.store, digest, str(path))
-    assert path.read_bytes() == _engine.read_object_range(sender.store, digest, 0, size)
-    _engine.link_object(sender.store, digest, str(path), executable=True)
+    _engine.link_entries(sender.store, str(tmp_path), [("one", one, False), ("deep/er/one", other, False)])
+    assert path.read_bytes() == _engine.read_object_range(sender.store, one, 0, size)
+    assert (tmp_path / "deep/er/one").read_bytes() == _engine.read_object_range(sender.store, other, 0, 1 << 30)
+    _engine.link_entries(sender.store, str(tmp_path), [("one", one, True)])
     assert os.access(path, os.X_OK)
-    _engine.link_entry(sender.store, digest, str(tmp_path), "deep/er/one")
-    assert (tmp_path / "deep/er/one").read_bytes() == path.read_bytes()
     (tmp_path / "out").symlink_to("/")
     for name in ("../one", "out/one", "/one"):
         with pytest.raises(_engine.EngineError) as caught:
-            _engine.link_entry(sender.store, digest, str(tmp_path), name)
+            _engine.link_entries(sender.store, str(tmp_path), [(name, one, False)])
         assert caught.value.kind == "invalid_input"
 
 
@@ -499,8 +498,7 @@ def test_open_store_is_taken_in_place_of_its_path(sender: Sender, tmp_path: Path
             assembly.take_records(records(bytes(plan.build(index)[0])))
         _engine.materialize(to, str(tmp_path / "artifact"), sender.manifest)
     digest, size = sender.objects()[0]
-    _engine.link_object(to, digest, str(tmp_path / "one"))
-    _engine.link_entry(to, digest, str(tmp_path), "deep/two")
+    _engine.link_entries(to, str(tmp_path), [("deep/two", digest, False)])
     assert (tmp_path / "deep" / "two").read_bytes() == _engine.read_object_range(to, digest, 0, size)
     with pytest.raises(TypeError):
         _engine.usable(5, digest, size)  # type: ignore[arg-type]

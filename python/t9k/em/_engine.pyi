@@ -11,6 +11,8 @@ from typing import Any, Self, final
 
 from typing_extensions import Buffer
 
+from t9k.em.linked import Added, Linked
+
 _Progress = Callable[[int, int, int, int], object] | None
 
 _Entry = tuple[str, str, int | None, str | None, bool, str | None]
@@ -65,13 +67,13 @@ def manifest_references(data: Buffer) -> list[tuple[str, str, int | None, str | 
 
 def materialize(
     store: str | Store, artifact_dir: str, manifest: Buffer, metadata: Buffer | None = None, progress: _Progress = None
-) -> None:
+) -> Linked:
     """Make an artifact's directory from a manifest whose objects the store has; it appears whole or not at all.
 
     `metadata` becomes `.artifact/metadata.json`. A directory that is there must be empty, or an artifact with the
     same entries, which is left as it is; otherwise the kind is `conflict`. It is `not_found` if the store lacks an
     object, which it then names. Every link is made in a directory of this call's own, so no symbolic link is
-    followed.
+    followed. Answers how the files came there.
     """
 
 def recover(store: str, artifact_dir: str | None = None) -> None:
@@ -79,10 +81,10 @@ def recover(store: str, artifact_dir: str | None = None) -> None:
 
 # Adding to an artifact.
 
-def add_dir(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> dict[str, int]:
+def add_dir(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> Added:
     """Add all files below a directory."""
 
-def add_file(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> dict[str, int]:
+def add_file(store: str, artifact_dir: str, source: str, obj_path: str, progress: _Progress = None) -> Added:
     """Add one file."""
 
 def add_reference(
@@ -92,7 +94,7 @@ def add_reference(
     size: int | None = None,
     etag: str | None = None,
     digest: bytes | None = None,
-) -> dict[str, int]:
+) -> Added:
     """Record a URI as an entry; nothing is fetched."""
 
 # What a store holds.
@@ -199,17 +201,14 @@ def parse_chunk_table(data: Buffer) -> tuple[int, bytes, bytes]:
 def read_object_range(store: str | Store, digest: bytes, offset: int, length: int) -> bytes:
     """Read at most `length` bytes of an object from `offset` on; it is rehashed first if it was touched."""
 
-def link_object(store: str | Store, digest: bytes, path: str, executable: bool = False) -> None:
-    """Put an object at a path by reflink, else hardlink, else copy, replacing a file there at once.
+def link_entries(
+    store: str | Store, root: str, entries: list[tuple[str, bytes, bool]], progress: _Progress = None
+) -> None:
+    """Put objects at paths below a directory by reflink, else hardlink, else copy, replacing files there.
 
-    A symbolic link at the path itself is replaced. The directories on the way must be there, and are for the caller
-    to check. The object is rehashed first if it was touched.
-    """
-
-def link_entry(store: str | Store, digest: bytes, root: str, path: str, executable: bool = False) -> None:
-    """Put an object at an entry's path below a directory, making directories and following no symbolic link on the way.
-
-    `path` is checked as the path of any entry is. Otherwise as `link_object`.
+    An entry is a path, which is checked as that of any entry is, a digest, and whether the file is executable.
+    Directories are made and no symbolic link on the way is followed; one at the path itself is replaced. Objects are
+    rehashed first if they were touched.
     """
 
 @final

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from t9k.em import _engine
 from t9k.em.errors import InvalidInputError, NotFoundError, translated
 from t9k.em.fields import Fields
+from t9k.em.linked import Added, tell
 from t9k.em.progress import Progress
 from t9k.em.run_files import check_name, make_run_dir, path_text
 
@@ -200,14 +201,15 @@ class Artifact:
         """
         self._add(_engine.add_file, file_path, obj_path)
 
-    def _add(self, add: Callable[..., dict[str, int]], path: str | os.PathLike[str], obj_path: str | None) -> None:
+    def _add(self, add: Callable[..., Added], path: str | os.PathLike[str], obj_path: str | None) -> None:
         source = path_text(path)
         target = target_path(source, obj_path)
         with translated(), Progress("add") as progress:
             summary = add(store_dir(), self._directory(), source, target, progress)
         self._warn(summary)
+        tell(summary["linked"], self.local, store_dir())
 
-    def _warn(self, summary: dict[str, int]) -> None:
+    def _warn(self, summary: Added) -> None:
         if count := summary["reserved_on_windows"]:
             import logging
 

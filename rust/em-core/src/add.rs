@@ -1,6 +1,10 @@
 //! Adding to an artifact: scan, stat cache, read once, object in store, link, entry.
 
-use std::{fs, path::Path, sync::atomic::Ordering::Relaxed};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use crate::{
     Digest, Error, Kind, Result,
@@ -13,7 +17,12 @@ use crate::{
     names, parallel,
     scan::{self, Listing, Row, Tree},
     stat_cache::StatCache,
-    store::{Store, leases::Lease, link::Linker, open_dir},
+    store::{
+        Store,
+        leases::Lease,
+        link::{Linked, Linker},
+        open_dir,
+    },
 };
 
 /// What one call works with.
@@ -46,6 +55,8 @@ pub struct Summary {
     pub new_bytes: u64,
     /// Paths that cannot be made on Windows.
     pub reserved_on_windows: u64,
+    /// How the files came to their paths.
+    pub linked: Linked,
 }
 
 impl Summary {
@@ -116,9 +127,9 @@ impl Add<'_> {
             self.cache.flush();
             let (added, summary) = stored?;
             match self.place(base, &added, &lease) {
-                Ok(()) if lease.is_held() => return Ok(summary),
+                Ok(linked) if lease.is_held() => return Ok(Summary { linked, ..summary }),
                 // `gc` may have taken objects away since, or between our look and the link: store them again.
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(error) if error.kind == Kind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -151,15 +162,28 @@ impl Add<'_> {
         Ok((added, summary))
     }
 
-    /// Links the objects and commits the entries, or leaves the artifact as it was.
-    fn place(&self, base: u64, added: &EntryList, lease: &Lease) -> Result<()> {
+    /// Links the objects and commits the entries, or leaves the artifact as it was. If it is interrupted behind the commit,
+    /// what is still to be linked is left to the next call.
+    fn place(&self, base: u64, added: &EntryList, lease: &Lease) -> Result<Linked> {
         let (artifact, store) = (self.artifact, self.store);
         let intent = Intent::write(artifact, || added.entries().map(|entry| self.progress.check().and(entry)))?;
-        match self.link(added, lease).and_then(|()| artifact.commit(|| added.entries(), self.progress)) {
-            Ok(replaced) => {
-                let undisturbed = intent.done() && replaced == base;
+        let linked = self.link(added, lease);
+        let committed = linked
+            .and_then(|linked| artifact.commit(|| added.entries(), self.progress).map(|replaced| (linked, replaced)));
+        match committed {
+            Ok((linked, replaced)) => {
                 let paths = || added.entries().map(|entry| entry.map(|entry| entry.path));
-                if undisturbed { Ok(()) } else { artifact.settle(store, paths, lease, &Progress::default()) }
+                let settle = |progress: &Progress| artifact.settle(store, paths, lease, progress);
+                if replaced != base
+                    && let Err(error) = settle(self.progress)
+                {
+                    intent.leave();
+                    return Err(error);
+                }
+                if !intent.done() {
+                    settle(&Progress::default())?;
+                }
+                Ok(linked)
             }
             Err(error) => {
                 let is_cancelled = error.kind == Kind::Cancelled;
@@ -174,12 +198,18 @@ impl Add<'_> {
     }
 
     /// Puts every object at its path.
-    fn link(&self, added: &EntryList, lease: &Lease) -> Result<()> {
+    fn link(&self, added: &EntryList, lease: &Lease) -> Result<Linked> {
         let root = self.artifact.root();
         let mut made = String::new();
+        // Bytes of all files, and of those that are copied in any case.
+        let (mut bytes, mut executable_bytes) = (0, 0);
         for entry in added.entries() {
             self.progress.check()?;
             let Entry { path, kind } = entry?;
+            if let EntryKind::File { size, executable, .. } = kind {
+                bytes += size;
+                executable_bytes += if executable { size } else { 0 };
+            }
             let directory = match kind {
                 EntryKind::Directory => Some(path.as_str()),
                 _ => path.rsplit_once('/').map(|(parent, _)| parent),
@@ -188,7 +218,17 @@ impl Add<'_> {
                 make_dirs(root, directory, &mut made)?;
             }
         }
-        let linker = Linker::new(self.store, root, RESERVED)?;
+        let linker = Linker::new(self.store, root, Some(RESERVED))?;
+        let (announced, copied) = (AtomicU64::new(0), AtomicU64::new(0));
+        let copied = |count| {
+            // An object with too many names is copied too, which nobody can foresee.
+            let done = copied.fetch_add(count, Relaxed) + count;
+            let all = if linker.copies_all() { bytes } else { executable_bytes }.max(done);
+            let more = all.saturating_sub(announced.fetch_max(all, Relaxed));
+            self.progress.total_bytes.fetch_add(more, Relaxed);
+            self.progress.bytes.fetch_add(count, Relaxed);
+            self.progress.check()
+        };
         // A contiguous part of the files for each worker: two that link into one directory wait for each other.
         let parts = if added.len() <= 16 { 1 } else { self.threads };
         parallel::each(
@@ -201,12 +241,13 @@ impl Add<'_> {
                     lease.renew();
                     let Entry { path, kind } = entry?;
                     if let EntryKind::File { size, digest, executable } = kind {
-                        linker.link(digest, size, executable, path)?;
+                        linker.link(digest, size, executable, path, copied)?;
                     }
                 }
                 Ok(())
             },
-        )
+        )?;
+        Ok(linker.linked())
     }
 }
 

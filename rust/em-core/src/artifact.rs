@@ -291,7 +291,7 @@ impl ArtifactDir {
         lease: &Lease,
         progress: &Progress,
     ) -> Result<()> {
-        let linker = Linker::new(store, &self.root, RESERVED)?;
+        let linker = Linker::of_what_was_there(store, &self.root, Some(RESERVED))?;
         loop {
             let (generation, manifest) = self.manifest_unless_cancelled(progress)?;
             let (mut paths, mut made) = (paths(), String::new());
@@ -309,8 +309,10 @@ impl ArtifactDir {
                     && let EntryKind::File { size, digest, executable } = kind
                     && path.rsplit_once('/').is_none_or(|(parent, _)| make_dirs(&self.root, parent, &mut made).is_ok())
                     && store.usable_unless_cancelled(digest, size, progress)?
+                    // A copy would need room that there is perhaps no more.
+                    && !linker.is_linked(digest, executable, &path)
                 {
-                    linker.link(digest, size, executable, &path)?;
+                    linker.link(digest, size, executable, &path, |_| progress.check())?;
                 }
             }
             if self.generation()? == Some(generation) {

@@ -18,6 +18,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use rustix::io::Errno;
+
 use crate::{
     Digest, Error, Kind, Result,
     artifact::ArtifactDir,
@@ -28,27 +30,44 @@ use crate::{
     tally::{Sorted, Tally},
 };
 
-/// Remembers an artifact directory that lies outside `artifacts/` beside the store.
+/// Remembers an artifact directory that lies outside `artifacts/` beside the store, or on another file system than that.
 pub fn register_root(store: &Store, root: &Path) -> Result<()> {
     let path = match (root.canonicalize(), root.parent(), root.file_name()) {
         // Not made yet.
         (Err(error), Some(parent), Some(name)) if error.kind() == ErrorKind::NotFound => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             parent.canonicalize().map(|parent| parent.join(name))
         }
         (path, ..) => path,
     };
     let path = path.map_err(|e| Error::io("open", root, e))?;
-    if path.parent() == sibling(store).canonicalize().ok().as_deref() {
+    let parent = path.parent().unwrap_or(&path);
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    if sibling(store).canonicalize().is_ok_and(|sibling| sibling == parent) && device(parent) == device(store.root()) {
         return Ok(());
     }
     let text = path.to_str().ok_or_else(|| Error::invalid(format!("{} is not UTF-8", path.display())))?;
     let root = store.root().join("roots").join(Digest::of(text.as_bytes()).to_string());
-    // One that has other bytes was written before these were brought to the disk first, and lost them with the power.
-    if fs::read(&root).is_ok_and(|bytes| bytes == text.as_bytes()) {
-        Ok(())
-    } else {
-        write_atomic(&root, text.as_bytes())
+    let mounted = mount_point(parent).map_err(|e| Error::io("look at", parent, e))?;
+    // The mount point is a part of the path, so it is UTF-8.
+    let record = format!("{text}\0{}", mounted.display());
+    // One that has other bytes was perhaps written before these were brought to the disk first, and lost them with the power.
+    if fs::read(&root).is_ok_and(|known| known == record.as_bytes()) {
+        return Ok(());
     }
+    write_atomic(&root, record.as_bytes())
+}
+
+/// The artifact's directory of a record in `roots/`, and its mount point, which an older version did not write.
+pub(crate) fn root_of(record: &str) -> (&str, Option<&str>) {
+    record.split_once('\0').map_or((record, None), |(path, mounted)| (path, Some(mounted)))
+}
+
+/// Where the file system of an absolute path without links is mounted.
+fn mount_point(path: &Path) -> std::io::Result<&Path> {
+    let device = fs::metadata(path)?.dev();
+    let is_inside = |above: &&Path| fs::metadata(above).is_ok_and(|metadata| metadata.dev() == device);
+    Ok(path.ancestors().take_while(is_inside).last().unwrap_or(path))
 }
 
 /// `artifacts/` beside the store.
@@ -297,6 +316,7 @@ pub(crate) fn known_artifacts(store: &Store) -> Result<Vec<(PathBuf, Result<Arti
         }
         Err(error) => lost.push((beside, Err(error))),
     }
+    let beside = sibling(store).canonicalize().ok();
     for root in list(&store.root().join("roots"))?.into_iter().filter(|path| !is_temp(path)) {
         let text = match fs::read_to_string(&root) {
             Ok(text) => text,
@@ -306,10 +326,16 @@ pub(crate) fn known_artifacts(store: &Store) -> Result<Vec<(PathBuf, Result<Arti
                 continue;
             }
         };
-        let path = PathBuf::from(&text);
+        let (text, mounted) = root_of(&text);
+        let path = PathBuf::from(text);
+        let as_before = match path.parent().map(mount_point) {
+            Some(Ok(now)) => mounted.is_none_or(|mounted| now == Path::new(mounted)),
+            _ => false,
+        };
         match is_there(&path) {
-            Ok(true) => open(path),
-            Ok(false) if path.parent().is_some_and(Path::exists) => {}
+            Ok(true) if path.parent() == beside.as_deref() && as_before => {}
+            Ok(true) if as_before || ArtifactDir::open(&path).is_ok() => open(path),
+            Ok(false) if as_before => {}
             _ => {
                 let message = format!("artifact {text:?} cannot be reached, so its objects are not known");
                 let hint = format!("mount its file system, or remove {} if it is gone for good", root.display());
@@ -405,13 +431,14 @@ impl Digests {
     }
 }
 
-/// Back to where it was, unless it has been stored anew.
+/// Back to where it was, unless it has been stored anew. Not by a link: it may have as many as it can.
 fn restore(store: &Store, digest: Digest, path: &Path) -> Result<()> {
-    match fs::hard_link(path, store.object_path(digest)) {
+    match rename_noreplace(rustix::fs::CWD, path, store.object_path(digest)) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => remove(path).map(drop),
         // Gone: another `gc` has restored it.
-        Err(error) if error.kind() == ErrorKind::NotFound && !path.exists() => Ok(()),
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::io("restore", path, error)),
-        _ => remove(path).map(drop),
+        Err(Errno::NOENT) if !path.exists() => Ok(()),
+        Err(error) => Err(Error::io("restore", path, error)),
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     store::{
         Store,
         leases::{self, Lease},
-        link::{Linker, link_object},
+        link::{Linked, Linker},
         list,
         objects::Presence,
         temp_name,
@@ -59,9 +59,10 @@ impl Materialize<'_> {
     /// Makes the directory `root` of an artifact with these entries, and with `metadata` as its metadata file. A
     /// directory that is there Must be empty, or an artifact with the same entries, which is left as it is: otherwise it is
     /// a `Conflict`. `NotFound` names an object that the store lacks, `Integrity` one that it has just moved to `trash/`.
-    pub fn artifact(&self, root: &Path, manifest: &Manifest<'_>, metadata: Option<&[u8]>) -> Result<()> {
+    /// Answers how the files came there.
+    pub fn artifact(&self, root: &Path, manifest: &Manifest<'_>, metadata: Option<&[u8]>) -> Result<Linked> {
         if is_there(root, manifest, self.progress)? {
-            return Ok(());
+            return Ok(Linked::default());
         }
         let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|e| Error::io("create", parent, e))?;
@@ -75,7 +76,7 @@ impl Materialize<'_> {
         let inner = building.path.join(RESERVED);
         fs::create_dir(&inner).map_err(|e| Error::io("create", &inner, e))?;
         let intent = Intent::write(&ArtifactDir::at(&building.path), std::iter::empty)?;
-        self.link(manifest, &building.path, &lease)?;
+        let linked = self.link(manifest, &building.path, &lease)?;
         if let Some(metadata) = metadata {
             ArtifactDir::at(&building.path).write_metadata(metadata)?;
         }
@@ -86,7 +87,7 @@ impl Materialize<'_> {
             match rustix::fs::rename(&building.path, root) {
                 Ok(()) => break,
                 Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if is_there(root, manifest, self.progress)? => {
-                    return Ok(());
+                    return Ok(Linked::default());
                 }
                 // What was in the way has gone since.
                 Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) if attempts < MAX_RENAMES => {}
@@ -99,7 +100,7 @@ impl Materialize<'_> {
             looked.inspect_err(|_| drop(fs::rename(root, &building.path)))?;
         }
         intent.done_in(root);
-        Ok(())
+        Ok(linked)
     }
 
     /// Whether the store has every object: one that was touched is rehashed.
@@ -119,7 +120,7 @@ impl Materialize<'_> {
     }
 
     /// Makes every file and empty directory below `root`, where nobody else makes any.
-    fn link(&self, manifest: &Manifest<'_>, root: &Path, lease: &Lease) -> Result<()> {
+    fn link(&self, manifest: &Manifest<'_>, root: &Path, lease: &Lease) -> Result<Linked> {
         let (mut files, mut bytes, mut made) = (0, 0, String::new());
         for entry in manifest.entries() {
             self.progress.check()?;
@@ -143,13 +144,11 @@ impl Materialize<'_> {
         }
         self.progress.total_files.fetch_add(files, Relaxed);
         self.progress.total_bytes.fetch_add(bytes, Relaxed);
-        let linker = Linker::new(self.store, root, RESERVED)?;
+        let linker = Linker::new(self.store, root, Some(RESERVED))?;
         self.each_file(manifest, lease, |file| {
-            linker.link(file.digest, file.size, file.executable, &file.path)?;
-            self.progress.files.fetch_add(1, Relaxed);
-            self.progress.bytes.fetch_add(file.size, Relaxed);
-            Ok(())
-        })
+            linker.link_counted(file.digest, file.size, file.executable, &file.path, self.progress).map(drop)
+        })?;
+        Ok(linker.linked())
     }
 
     /// Calls `work` for every file, on all threads. Each takes some entries at a time, which stand together.
@@ -191,14 +190,28 @@ struct File {
     executable: bool,
 }
 
-/// Puts one object at an entry's path below `root`, replacing a file. Makes the directories on the way and follows no
-/// symbolic link below `root`.
-pub fn entry(store: &Store, digest: Digest, root: &Path, path: &str, executable: bool) -> Result<()> {
-    names::check(path)?;
-    if let Some((parent, _)) = path.rsplit_once('/') {
-        make_dirs(root, parent, &mut String::new())?;
+/// Puts objects at paths of entries below `root`, replacing files: path, digest, executable. Makes the directories on the
+/// way and follows no symbolic link below `root`. Objects that were touched are rehashed first.
+pub fn entries(store: &Store, root: &Path, entries: &[(&str, Digest, bool)], progress: &Progress) -> Result<()> {
+    for &(path, digest, _) in entries {
+        names::check(path)?;
+        progress.total_files.fetch_add(1, Relaxed);
+        progress.total_bytes.fetch_add(store.size(digest)?, Relaxed);
     }
-    link_object(store, digest, executable, &root.join(path)).map(drop)
+    let (linker, mut made) = (Linker::new(store, root, None)?, String::new());
+    for &(path, digest, executable) in entries {
+        progress.check()?;
+        let size = store.size(digest)?;
+        if !store.usable_unless_cancelled(digest, size, progress)? {
+            let path = store.object_path(digest);
+            return Err(Error::integrity(format!("object {} was damaged and is now in trash/", path.display())));
+        }
+        if let Some((parent, _)) = path.rsplit_once('/') {
+            make_dirs(root, parent, &mut made)?;
+        }
+        linker.link_counted(digest, size, executable, path, progress)?;
+    }
+    Ok(())
 }
 
 /// Whether `root` is an artifact with these entries. Something else that is no empty directory is a `Conflict`.

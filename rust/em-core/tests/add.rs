@@ -21,7 +21,12 @@ use em_core::{
     manifest::{EntryKind, Reference},
     scan,
     stat_cache::StatCache,
-    store::{Boot, Store, leases::Lease, link::LinkMode, objects::Presence},
+    store::{
+        Boot, Store,
+        leases::Lease,
+        link::{LinkMode, Linked},
+        objects::Presence,
+    },
     verify::{ProblemKind, Report, Verify},
 };
 
@@ -158,10 +163,8 @@ fn add_again_stores_nothing() {
         file.set_modified(UNIX_EPOCH + Duration::from_secs(1_000_000_000)).unwrap();
     }
     assert_eq!(place.add().new_objects, 2);
-    assert_eq!(
-        place.add(),
-        Summary { files: 2, bytes: (3 << 20) + 5, new_objects: 0, new_bytes: 0, reserved_on_windows: 0 }
-    );
+    let again = place.add();
+    assert_eq!(again, Summary { files: 2, bytes: (3 << 20) + 5, linked: again.linked, ..Summary::default() });
     place.assert_verifies();
 }
 
@@ -600,7 +603,11 @@ fn forced_link_mode_is_used() {
     for (mode, shared) in [(LinkMode::Hardlink, true), (LinkMode::Copy, false)] {
         let place = Place::new();
         let file = place.write("a", b"content");
-        place.with_store(place.store().with_link_mode(Some(mode)), 1, |add| add.file(&file, "a")).unwrap();
+        let store = place.store().with_link_mode(Some(mode));
+        let done = place.with(1, |add| Add { store: &store, ..*add }.file(&file, "a")).unwrap();
+        let copied_bytes = if shared { 0 } else { 7 };
+        let (hardlinks, copies) = (u64::from(shared), u64::from(!shared));
+        assert_eq!(done.linked, Linked { hardlinks, copies, copied_bytes, ..Linked::default() });
         let inode = |path: PathBuf| fs::metadata(path).unwrap().ino();
         let object = place.store().object_path(Digest::of(b"content"));
         assert_eq!(inode(place.path("artifact/a")) == inode(object), shared);
@@ -608,16 +615,82 @@ fn forced_link_mode_is_used() {
 }
 
 #[test]
-fn forced_link_mode_is_used_to_put_back_too() {
+fn what_is_put_back_comes_in_the_forced_mode_or_another() {
+    let cases = [(LinkMode::Copy, Some(1)), (LinkMode::Hardlink, Some(2)), (LinkMode::Reflink, None::<u64>)];
+    for (mode, names) in cases {
+        let place = interrupted(false);
+        place.artifact().recover(&place.store().with_link_mode(Some(mode)), &Progress::default()).unwrap();
+        place.assert_put_back("intent-x");
+        let found = fs::metadata(place.path("artifact/a")).unwrap().nlink();
+        assert_eq!(found, names.unwrap_or(found), "{mode:?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_copied_count_as_more_work() {
+    for (mode, executable, copied) in [
+        (LinkMode::Copy, false, true),
+        (LinkMode::Copy, true, true),
+        (LinkMode::Hardlink, false, false),
+        (LinkMode::Hardlink, true, true),
+    ] {
+        let place = Place::new();
+        let mut bytes = 0;
+        for (name, size) in [("a", 3 * BLOCK_BYTES + 5), ("b", 100), ("c", BLOCK_BYTES)] {
+            let file = place.write(name, &vec![7; size as usize]);
+            fs::set_permissions(file, fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 })).unwrap();
+            bytes += size;
+        }
+        let (store, progress) = (place.store().with_link_mode(Some(mode)), Progress::default());
+        let add = |add: &Add<'_>| Add { store: &store, progress: &progress, ..*add }.dir(&place.path("source"), "");
+        let linked = place.with(2, add).unwrap().linked;
+        assert_eq!(linked.copied_bytes, if copied { bytes } else { 0 });
+        let counted = [&progress.bytes, &progress.total_bytes].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!(counted, [bytes + linked.copied_bytes; 2], "{mode:?} {executable}");
+    }
+}
+
+/// Another add comes between while this one copies, so it puts its file there once more, and is interrupted in that.
+#[test]
+fn add_that_is_interrupted_behind_its_commit_is_settled_by_the_next() {
     let place = Place::new();
-    let file = place.write("a", b"content");
-    let store = || place.store().with_link_mode(Some(LinkMode::Copy));
-    place.with_store(store(), 1, |add| add.file(&file, "a")).unwrap();
-    fs::remove_file(place.path("artifact/a")).unwrap();
-    fs::write(place.path("artifact/.artifact/undo-x"), "nobody\0=a").unwrap();
-    place.artifact().recover(&store(), &Progress::default()).unwrap();
-    assert_eq!(fs::read(place.path("artifact/a")).unwrap(), b"content");
-    assert_eq!(fs::metadata(place.path("artifact/a")).unwrap().nlink(), 1);
+    let bytes: Vec<u8> = (0..64 << 20).map(|at: u32| (at >> 10) as u8).collect();
+    let file = place.write("large", &bytes);
+    let (store, progress) = (place.store().with_link_mode(Some(LinkMode::Copy)), Progress::default());
+    let far = Reference { uri: "s3://far".into(), size: None, etag: None, digest: None };
+    let wait = |until: &dyn Fn(u64, u64) -> bool, adding: &std::thread::ScopedJoinHandle<'_, _>| {
+        while !adding.is_finished() {
+            let generation = place.artifact().manifest().unwrap().0;
+            if until(progress.bytes.load(Ordering::Relaxed), generation) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+    };
+    let added = std::thread::scope(|scope| {
+        let adding = scope.spawn(|| {
+            place.with(1, |add| Add { store: &store, progress: &progress, ..*add }.file(&file, "large")).map(drop)
+        });
+        wait(&|copied, _| copied > 65 << 20, &adding);
+        reference(&place.artifact(), "far", far, &Progress::default()).unwrap();
+        wait(&|_, generation| generation == 3, &adding);
+        progress.cancel();
+        adding.join().unwrap()
+    });
+    // It was over before that, perhaps.
+    if let Err(error) = added {
+        assert_eq!(error.kind, Kind::Cancelled);
+        assert!(
+            fs::read_dir(place.path("artifact/.artifact"))
+                .unwrap()
+                .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("undo-") })
+        );
+        fs::remove_file(place.path("artifact/large")).unwrap();
+        place.artifact().recover(&store, &Progress::default()).unwrap();
+    }
+    assert_eq!(fs::read(place.path("artifact/large")).unwrap(), bytes);
+    assert_eq!(fs::read_dir(place.path("artifact/.artifact")).unwrap().count(), 1);
+    place.assert_verifies();
 }
 
 #[test]
@@ -626,7 +699,7 @@ fn forced_hardlinks_keep_the_executable_bit() {
     let script = place.write("run.sh", b"#!/bin/sh\n");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let store = place.store().with_link_mode(Some(LinkMode::Hardlink));
-    place.with_store(store, 1, |add| add.file(&script, "run.sh")).unwrap();
+    place.with(1, |add| Add { store: &store, ..*add }.file(&script, "run.sh")).unwrap();
     assert_eq!(fs::metadata(place.path("artifact/run.sh")).unwrap().mode() & 0o777, 0o755);
     place.assert_verifies();
 }

@@ -14,7 +14,7 @@ use em_core::{
     add::Add,
     artifact::ArtifactDir,
     cancel::Progress,
-    gc::{Reclaimed, gc},
+    gc::{Reclaimed, gc, register_root},
     stat_cache::StatCache,
     store::{Boot, Store, leases::Lease, objects::Presence},
     verify::Verify,
@@ -158,6 +158,37 @@ fn artifact_elsewhere_is_a_root_until_it_is_deleted() {
     assert_eq!(error.kind, Kind::NotFound);
     assert!(has(dir, "text"));
     fs::rename(dir.join("unmounted"), dir.join("elsewhere")).unwrap();
+    fs::remove_dir_all(artifact).unwrap();
+    assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
+}
+
+#[test]
+fn root_that_is_mounted_elsewhere_now_counts_until_an_add_says_where() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let artifact = add(dir, "elsewhere/a", "text");
+    let root = fs::read_dir(dir.join("em/store/roots")).unwrap().next().unwrap().unwrap().path();
+    let (record, aside) = (fs::read(&root).unwrap(), dir.join("aside"));
+    let path = record.split(|&byte| byte == 0).next().unwrap().to_owned();
+    fs::write(&root, [&path[..], b"\0/another"].concat()).unwrap();
+    assert_eq!(run(dir, Duration::ZERO), Reclaimed::default(), "it is there");
+    fs::rename(&artifact, &aside).unwrap();
+    for found in [false, true] {
+        // Whatever is at its path now.
+        if found {
+            fs::create_dir(&artifact).unwrap();
+        }
+        let error = gc(&store(dir), Duration::ZERO, false, &Progress::default()).unwrap_err();
+        assert_eq!(error.kind, Kind::NotFound);
+        assert!(error.hint.unwrap().contains(root.to_str().unwrap()));
+    }
+    fs::remove_dir(&artifact).unwrap();
+    fs::rename(&aside, &artifact).unwrap();
+    register_root(&store(dir), &artifact).unwrap();
+    assert_eq!(fs::read(&root).unwrap(), record);
+    // As an older version wrote it.
+    fs::write(&root, path).unwrap();
+    assert_eq!(run(dir, Duration::ZERO), Reclaimed::default());
     fs::remove_dir_all(artifact).unwrap();
     assert_eq!(run(dir, Duration::ZERO).deleted_objects, 1);
 }

@@ -17,7 +17,7 @@ use em_core::{
     materialize::{self, Materialize},
     store::{
         Store,
-        link::LinkMode,
+        link::{LinkMode, Linked},
         objects::{Presence, relative_path},
     },
     verify::Verify,
@@ -77,9 +77,9 @@ impl Place {
         self.artifacts().join("x")
     }
 
-    fn call(&self, target: &Path, manifest: &Manifest, link_mode: Option<LinkMode>) -> Result<(), Error> {
-        let store = Store::open(self.store.root()).unwrap().with_link_mode(link_mode);
-        let progress = Progress::default();
+    fn call(&self, target: &Path, manifest: &Manifest, link_mode: Option<LinkMode>) -> Result<Linked, Error> {
+        let (store, progress) =
+            (Store::open(self.store.root()).unwrap().with_link_mode(link_mode), Progress::default());
         let call = Materialize { store: &store, progress: &progress, threads: 2 };
         call.artifact(target, manifest, Some(b"{}"))
     }
@@ -104,7 +104,7 @@ fn every_entry_is_made_in_every_link_mode() {
     for mode in [None, Some(LinkMode::Hardlink), Some(LinkMode::Copy)] {
         let place = Place::new();
         let (target, manifest) = (place.target(), manifest(entries()));
-        place.call(&target, &manifest, mode).unwrap();
+        let linked = place.call(&target, &manifest, mode).unwrap();
         let artifact = ArtifactDir::open(&target).unwrap();
         assert_eq!(artifact.manifest().unwrap(), (1, manifest));
         assert_eq!(fs::read(target.join("a/b/one")).unwrap(), b"one");
@@ -117,12 +117,16 @@ fn every_entry_is_made_in_every_link_mode() {
         let same = fs::metadata(target.join("again")).unwrap().ino()
             == fs::metadata(place.store.object_path(Digest::of(b"one"))).unwrap().ino();
         assert_eq!(same, mode == Some(LinkMode::Hardlink) || mode.is_none() && same);
-        assert!(
-            Verify { store: &place.store, progress: &Progress::default(), threads: 2 }
-                .artifact(&artifact)
-                .unwrap()
-                .is_clean()
-        );
+        let Linked { reflinks, hardlinks, copies, copied_bytes, fell_to_copies } = linked;
+        assert_eq!((reflinks + hardlinks + copies, fell_to_copies), (4, false), "{linked:?}");
+        let expected = match mode {
+            Some(LinkMode::Hardlink) => (0, 2, 2),
+            Some(_) => (0, 0, 8),
+            None => (reflinks, hardlinks, copied_bytes),
+        };
+        assert_eq!((reflinks, hardlinks, copied_bytes), expected);
+        let verify = Verify { store: &place.store, progress: &Progress::default(), threads: 2 };
+        assert!(verify.artifact(&artifact).unwrap().is_clean());
         assert!(place.leftovers().is_empty());
         // The artifact keeps its objects; "two" is in none.
         let done = gc(&place.store, Duration::ZERO, false, &Progress::default()).unwrap();
@@ -136,7 +140,10 @@ fn an_artifact_elsewhere_is_a_root_before_it_is_there() {
     let target = place.directory.path().join("new/else/where");
     place.call(&target, &manifest(entries()), None).unwrap();
     let root = fs::read_dir(place.store.root().join("roots")).unwrap().next().unwrap().unwrap().path();
-    assert_eq!(fs::read_to_string(root).unwrap(), target.canonicalize().unwrap().to_str().unwrap());
+    let record = fs::read_to_string(root).unwrap();
+    let (path, mounted) = record.split_once('\0').unwrap();
+    assert_eq!(Path::new(path), target.canonicalize().unwrap());
+    assert!(Path::new(path).starts_with(mounted) && mounted.starts_with('/'));
     gc(&place.store, Duration::ZERO, false, &Progress::default()).unwrap();
     assert!(place.store.usable(Digest::of(b"one"), 3).unwrap());
 }
@@ -242,7 +249,7 @@ fn one_entry_is_linked_below_a_directory_through_no_link() {
     fs::create_dir_all(&root).unwrap();
     fs::create_dir_all(&elsewhere).unwrap();
     let entry = |path: &str, bytes: &[u8], executable| {
-        materialize::entry(&place.store, Digest::of(bytes), &root, path, executable)
+        materialize::entries(&place.store, &root, &[(path, Digest::of(bytes), executable)], &Progress::default())
     };
     entry("a/b/f", b"one", false).unwrap();
     entry("a/b/f", b"two", true).unwrap();

@@ -12,7 +12,7 @@ use pyo3::{prelude::*, types::PyDict};
 
 use crate::{
     call::{open_store, threads, watched},
-    convert::Name,
+    convert::{Name, linked},
 };
 
 /// Add all files below a directory.
@@ -70,6 +70,7 @@ fn to_dict<'py>(py: Python<'py>, summary: &Summary) -> PyResult<Bound<'py, PyDic
     result.set_item("new_objects", summary.new_objects)?;
     result.set_item("new_bytes", summary.new_bytes)?;
     result.set_item("reserved_on_windows", summary.reserved_on_windows)?;
+    result.set_item("linked", linked(py, summary.linked)?)?;
     Ok(result)
 }
 

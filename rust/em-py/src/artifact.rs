@@ -9,11 +9,14 @@ use em_core::{
     manifest::{Entry, EntryKind, Manifest, OwnedEntries},
     materialize::Materialize,
 };
-use pyo3::{prelude::*, types::PyBytes};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
 
 use crate::{
     call::{detached, open_store, threads, to_py, watched},
-    convert::{Buffer, StoreArg, digests, words},
+    convert::{Buffer, StoreArg, digests, linked, words},
 };
 
 /// The manifest of an artifact's directory, checked.
@@ -137,13 +140,14 @@ pub fn materialize(
     manifest: Buffer,
     metadata: Option<Buffer>,
     progress: Option<Py<PyAny>>,
-) -> PyResult<()> {
-    watched(py, progress, |progress| {
+) -> PyResult<Bound<'_, PyDict>> {
+    let done = watched(py, progress, |progress| {
         let manifest = Manifest::decode_unless_cancelled(manifest.bytes(), progress)?;
         let (store, threads) = (store.open()?, threads()?);
         let call = Materialize { store: &store, progress, threads };
         call.artifact(&artifact_dir, &manifest, metadata.as_ref().map(Buffer::bytes))
-    })
+    })?;
+    linked(py, done)
 }
 
 /// Undo what interrupted adds left in an artifact's directory, or in those of all artifacts of the store.

@@ -2,8 +2,16 @@
 
 use std::{ffi::OsStr, path::PathBuf, sync::Arc};
 
-use em_core::{Digest, Error, store::Store};
-use pyo3::{buffer::PyUntypedBuffer, exceptions::PyBufferError, prelude::*, types::PyBytes};
+use em_core::{
+    Digest, Error,
+    store::{Store, link::Linked},
+};
+use pyo3::{
+    buffer::PyUntypedBuffer,
+    exceptions::PyBufferError,
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
 
 use crate::call::{detached, open_store, to_py};
 
@@ -111,4 +119,15 @@ pub fn words<'py, T: Copy, const N: usize>(
         }
         Ok(())
     })
+}
+
+/// How files came to their paths.
+pub fn linked(py: Python<'_>, linked: Linked) -> PyResult<Bound<'_, PyDict>> {
+    let result = PyDict::new(py);
+    result.set_item("reflinks", linked.reflinks)?;
+    result.set_item("hardlinks", linked.hardlinks)?;
+    result.set_item("copies", linked.copies)?;
+    result.set_item("copied_bytes", linked.copied_bytes)?;
+    result.set_item("fell_to_copies", linked.fell_to_copies)?;
+    Ok(result)
 }

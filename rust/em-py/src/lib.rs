@@ -38,7 +38,7 @@ mod _engine {
     use super::metrics::MetricsFile;
     #[pymodule_export]
     use super::object::{
-        ChunkTable, Lease, digest, hash_file, link_entry, link_object, parse_chunk_table, read_object_range, usable,
+        ChunkTable, Lease, digest, hash_file, link_entries, parse_chunk_table, read_object_range, usable,
     };
     #[pymodule_export]
     use super::pack::{Assembly, PackPlan};

@@ -11,7 +11,7 @@ use em_core::{
     Digest, Error, Kind,
     chunk::table::{self, TableReader},
     materialize,
-    store::{leases, link, objects::Presence},
+    store::{leases, objects::Presence},
 };
 use pyo3::{prelude::*, types::PyBytes};
 
@@ -145,25 +145,22 @@ pub fn read_object_range<'py>(
     Ok(PyBytes::new(py, &bytes))
 }
 
-/// Put an object at a path by reflink, else hardlink, else copy, replacing a file there at once.
+/// Put objects at paths below a directory by reflink, else hardlink, else copy, replacing files there.
 #[pyfunction]
-#[pyo3(signature = (store, digest, path, executable=false))]
-pub fn link_object(py: Python<'_>, store: StoreArg, digest: Name, path: PathBuf, executable: bool) -> PyResult<()> {
-    detached(py, || link::link_object(&*store.open()?, digest.0, executable, &path).map(drop))
-}
-
-/// Put an object at an entry's path below a directory, making directories and following no symbolic link on the way.
-#[pyfunction]
-#[pyo3(signature = (store, digest, root, path, executable=false))]
-pub fn link_entry(
+#[pyo3(signature = (store, root, entries, progress=None))]
+pub fn link_entries(
     py: Python<'_>,
     store: StoreArg,
-    digest: Name,
     root: PathBuf,
-    path: &str,
-    executable: bool,
+    entries: Vec<(String, Name, bool)>,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<()> {
-    detached(py, || materialize::entry(&*store.open()?, digest.0, &root, path, executable))
+    watched(py, progress, |progress| {
+        let store = store.open()?;
+        let entries: Vec<_> =
+            entries.iter().map(|(path, digest, executable)| (&**path, digest.0, *executable)).collect();
+        materialize::entries(&store, &root, &entries, progress)
+    })
 }
 
 /// Keeps `gc` from deleting what a call in flight has seen in the store.

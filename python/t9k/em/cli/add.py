@@ -23,8 +23,9 @@ NOTHING_MADE = "no artifact was made. What was stored meanwhile makes the next t
 @click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
 @click.option("--name", default="artifact", show_default=True, help="Name of the new artifact.")
 @click.option("--path", "obj_path", help="Where the files go in the artifact; `a/` is below `a`.")
+@click.option("-v", "--verbose", is_flag=True, help="Also say how the files came there: reflinks, hardlinks or copies.")
 @json_option
-def command(paths: tuple[str, ...], name: str, obj_path: str | None, as_json: bool) -> None:
+def command(paths: tuple[str, ...], name: str, obj_path: str | None, verbose: bool, as_json: bool) -> None:
     """Add directories and files to a new artifact, and print its directory.
 
     All of them or none: when one cannot be added, no artifact is made. Without --path each goes to its own name.
@@ -38,6 +39,11 @@ def command(paths: tuple[str, ...], name: str, obj_path: str | None, as_json: bo
         if (other := targets.setdefault(target, path)) != path:
             more = "" if obj_path is None or obj_path.endswith("/") else "; a --path that ends in / keeps their names"
             raise click.UsageError(f"{printable(other)} and {printable(path)} would both be {printable(target)}{more}")
+    if verbose:
+        import logging
+
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("t9k.em").setLevel(logging.INFO)
     artifact = em.create_artifact(name)
     try:
         for path in paths:

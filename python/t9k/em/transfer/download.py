@@ -17,6 +17,8 @@ from t9k.em.client import artifacts
 from t9k.em.client.artifacts import Version
 from t9k.em.client.placement import absolute_path
 from t9k.em.errors import ConflictError, EmError, translated
+from t9k.em.linked import tell
+from t9k.em.progress import Progress
 from t9k.em.run_files import make_run_dir
 from t9k.em.transfer.fetch import fetch, split
 from t9k.em.transfer.history import entry
@@ -91,8 +93,9 @@ def _materialize(session: Session, version: Version, manifest: bytes, store: str
         # The last one is new: make_run_dir's, which is empty.
         target = directory or make_run_dir(artifact_parent_dir(), _directory_name(version)[:150])[0]
         try:
-            with translated():
-                _engine.materialize(store, os.path.abspath(target), manifest, metadata)
+            with translated(), Progress("link") as progress:
+                linked = _engine.materialize(store, os.path.abspath(target), manifest, metadata, progress)
+            tell(linked, target, store)
             return load_local(target)
         except ConflictError as error:
             tried = error

@@ -16,6 +16,7 @@ from t9k.em.artifact import etags_of, store_dir
 from t9k.em.client import artifacts
 from t9k.em.client.placement import absolute_path
 from t9k.em.errors import ConflictError, IntegrityError, NotFoundError, translated
+from t9k.em.progress import Progress
 from t9k.em.transfer.download import metadata_of
 from t9k.em.transfer.fetch import WHOLE_BYTES, fetch, ranges, split
 from t9k.em.transfer.progress import TransferProgress
@@ -87,13 +88,14 @@ class RemoteFiles:
         store = store_dir()
         wanted = [path for path in chosen if not _is_there(os.path.join(into, path), files[path])]
         # The lease spans the links: `em gc` sees no manifest that names these objects.
-        with translated(), TransferProgress("load") as progress, _engine.Lease(store):
-            progress.begin(len(objects), sum(objects.values()))
-            fetch(self._session, self._version, store, list(objects.items()), progress)
+        with translated(), _engine.Lease(store):
+            with TransferProgress("load") as progress:
+                progress.begin(len(objects), sum(objects.values()))
+                fetch(self._session, self._version, store, list(objects.items()), progress)
             os.makedirs(into, exist_ok=True)
-            for path in wanted:
-                digest, is_executable = bytes.fromhex(files[path]["digest"]), files[path]["executable"]
-                _engine.link_entry(store, digest, into, path, is_executable)
+            entries = [(path, bytes.fromhex(files[path]["digest"]), files[path]["executable"]) for path in wanted]
+            with Progress("link") as linking:
+                _engine.link_entries(store, into, entries, linking)
         return [os.path.join(into, path) for path in chosen]
 
     def open(self, path: str) -> IO[bytes]:

@@ -29,7 +29,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, FileType, Mode, OFlags},
+    fs::{FileType, Mode, OFlags},
     io::Errno,
 };
 
@@ -44,6 +44,7 @@ use crate::{
     store::{
         Store,
         leases::Lease,
+        link::reserve,
         objects::{Temp, hash_reader},
     },
 };
@@ -414,17 +415,8 @@ impl<'f, 's> Call<'f, 's> {
             None
         } else {
             let object = store.new_object(None)?;
-            let prepared = if job.stat.sparse {
-                rustix::fs::ftruncate(object.file(), size)
-            } else {
-                match rustix::fs::fallocate(object.file(), FallocateFlags::empty(), 0, size) {
-                    Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-                        rustix::fs::ftruncate(object.file(), size)
-                    }
-                    done => done,
-                }
-            };
-            prepared.map_err(|e| self.write_error(&job, e.into()))?;
+            let reserved = reserve(object.file(), size, job.stat.sparse);
+            reserved.map_err(|e| self.write_error(&job, e.into()))?;
             let chunks = if self.ingest.chunk_tables {
                 let _one = lock(&self.indexing);
                 Some(Chunks::new(store, &file, size)?)

@@ -28,7 +28,7 @@ use crate::{
     Digest, Error, Kind, Result,
     artifact::ArtifactDir,
     cancel::Progress,
-    gc::{Digests, batch_paths, is_temp, known_artifacts},
+    gc::{Digests, batch_paths, is_temp, known_artifacts, root_of},
     ingest::hash_blocks,
     spool::Pile,
     store::{Store, leases, list},
@@ -212,7 +212,8 @@ impl<'a> Check<'a> {
         let is_fan = |path: &Path| path.is_dir() && name(path).parse::<objects::Fan>().is_ok();
         let is_root = |path: &Path| {
             // Of one that cannot be read it is said elsewhere.
-            fs::read(path).map_or(true, |text| Digest::of(&text).to_string() == name(path))
+            fs::read_to_string(path)
+                .map_or(true, |record| Digest::of(root_of(&record).0.as_bytes()).to_string() == name(path))
         };
         let is_part = |path: &Path| is_temp(path);
         let is_known = |path: &Path| KNOWN.contains(&&*name(path));

@@ -21,8 +21,8 @@ pub fn random(seed: u64, bytes: usize) -> Vec<u8> {
 
 /// A store with these files.
 pub fn stored(root: &Path, files: &[Vec<u8>]) -> Store {
-    let (source, store) = (root.join("source"), Store::open(&root.join("store")).unwrap());
-    let store = store.with_link_mode(Some(LinkMode::Copy));
+    let (source, store) =
+        (root.join("source"), Store::open(&root.join("store")).unwrap().with_link_mode(Some(LinkMode::Copy)));
     fs::create_dir_all(&source).unwrap();
     for (index, bytes) in files.iter().enumerate() {
         fs::write(source.join(index.to_string()), bytes).unwrap();
