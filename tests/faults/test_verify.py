@@ -120,8 +120,7 @@ def test_damage_is_told_with_what_helps(artifact: em.Artifact) -> None:
     manifest = _engine.read_manifest(artifact.local)
     calls: list[Any] = [
         lambda digest: _engine.read_object_range(".em/store", digest, 0, 1),
-        lambda digest: _engine.link_object(".em/store", digest, "target"),
-        lambda digest: _engine.link_entry(".em/store", digest, "into", "target"),
+        lambda digest: _engine.link_entries(".em/store", "into", [("target", digest, False)]),
         lambda digest: _engine.materialize(".em/store", os.path.abspath("loaded"), manifest),
         lambda digest: _engine.PackPlan(".em/store", [(digest, [(0, digest, size)])]).build(0),
     ]
@@ -137,5 +136,5 @@ def test_damage_is_told_with_what_helps(artifact: em.Artifact) -> None:
         # What the hint says helps.
         artifact.add_file("source/b", "source/b")
         assert problems() == problems(artifact) == []
-    assert not Path("target").exists()
+    assert not Path("into/target").exists()
     assert not Path("loaded").exists()
