@@ -203,8 +203,7 @@ pub fn entries(store: &Store, root: &Path, entries: &[(&str, Digest, bool)], pro
         progress.check()?;
         let size = store.size(digest)?;
         if !store.usable_unless_cancelled(digest, size, progress)? {
-            let path = store.object_path(digest);
-            return Err(Error::integrity(format!("object {} was damaged and is now in trash/", path.display())));
+            return Err(store.damaged(digest));
         }
         if let Some((parent, _)) = path.rsplit_once('/') {
             make_dirs(root, parent, &mut made)?;
