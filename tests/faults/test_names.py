@@ -17,6 +17,7 @@ from pathlib import Path
 import oracle
 import pytest
 from t9k import em
+from t9k.em import _engine
 from t9k.em.errors import ConflictError, InvalidInputError, NotFoundError, StoreError
 
 from .conftest import POINTS, contents, leftovers, problems, traced, tree
@@ -201,7 +202,7 @@ def test_nested_directories_with_files_are_made_once_each(artifact: em.Artifact)
     assert problems(artifact) == leftovers(artifact) == []
 
 
-@pytest.mark.parametrize("length", [3500, 3700, 4200, 5000])
+@pytest.mark.parametrize("length", [3500, 3700, 4100, 5000])
 def test_long_paths_are_kept_or_refused(artifact: em.Artifact, length: int) -> None:
     deep(length // 100, "d" * 99)
     path = "outside/" + ("d" * 99 + "/") * (length // 100) + "file"
@@ -217,6 +218,24 @@ def test_long_paths_are_kept_or_refused(artifact: em.Artifact, length: int) -> N
             artifact.add_dir("outside", "short")
         unchanged(artifact)
     shutil.rmtree("outside")
+
+
+def test_file_that_could_not_be_opened_is_refused(artifact: em.Artifact) -> None:
+    """The engine makes files from their directories, where there is room for more."""
+    Path("a/long").write_text("long")
+    room = 4095 - len(artifact.local) - 1
+    directory = ("d" * 99 + "/") * ((room - 1) // 100)
+    path = directory + "f" * (room - len(directory))
+    with pytest.raises(InvalidInputError, match="more than 4095 bytes"):
+        artifact.add_file("a/long", path + "f")
+    unchanged(artifact)
+    artifact.add_file("a/long", path)
+    assert contents(artifact)[path] == b"long"
+    manifest = _engine.read_manifest(artifact.local)
+    with pytest.raises(_engine.EngineError, match="more than 4095 bytes"):
+        _engine.materialize(".em/store", artifact.local + "+", manifest)
+    assert not Path(artifact.local + "+").exists()
+    assert problems(artifact) == problems() == leftovers(artifact) == []
 
 
 def test_path_of_4000_bytes_is_kept() -> None:

@@ -141,7 +141,10 @@ impl Add<'_> {
     /// Whether the entries fit into the artifact, asked before a byte is read; answers the manifest's number.
     fn check(&self, plan: &Plan<'_>) -> Result<u64> {
         let (base, manifest) = self.artifact.manifest_unless_cancelled(self.progress)?;
-        Change::new(&manifest, || plan.entries(), self.progress)?;
+        let fits = |entry: Result<Entry>| {
+            entry.and_then(|entry| names::check_below(self.artifact.root(), &entry.path).map(|()| entry))
+        };
+        Change::new(&manifest, || plan.entries().map(fits), self.progress)?;
         Ok(base)
     }
 

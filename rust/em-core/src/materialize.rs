@@ -69,7 +69,7 @@ impl Materialize<'_> {
         remove_leftovers(parent)?;
         let lease = Lease::take(self.store)?;
         register_root(self.store, root)?;
-        self.look(manifest, &lease)?;
+        self.look(root, manifest, &lease)?;
 
         let building = Building { path: parent.join(temp_name()) };
         fs::create_dir(&building.path).map_err(|e| Error::io("create", &building.path, e))?;
@@ -96,17 +96,18 @@ impl Materialize<'_> {
         }
         if !lease.is_held() {
             // `gc` may have taken objects away before it could see the manifest.
-            let looked = Lease::take(self.store).and_then(|lease| self.look(manifest, &lease));
+            let looked = Lease::take(self.store).and_then(|lease| self.look(root, manifest, &lease));
             looked.inspect_err(|_| drop(fs::rename(root, &building.path)))?;
         }
         intent.done_in(root);
         Ok(linked)
     }
 
-    /// Whether the store has every object: one that was touched is rehashed.
-    fn look(&self, manifest: &Manifest<'_>, lease: &Lease) -> Result<()> {
+    /// Whether the store has every object, and `root` room for its path: one that was touched is rehashed.
+    fn look(&self, root: &Path, manifest: &Manifest<'_>, lease: &Lease) -> Result<()> {
         self.each_file(manifest, lease, |file| {
             let (digest, size) = (file.digest, file.size);
+            names::check_below(root, &file.path)?;
             let was_there = self.store.presence(digest, size)? != Presence::Missing;
             if self.store.usable_unless_cancelled(digest, size, self.progress)? {
                 return Ok(());

@@ -1,6 +1,9 @@
 //! Paths of entries: what may become a file-system path, and which two may not stand side by side.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+};
 
 use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_64;
@@ -9,6 +12,9 @@ use crate::{Error, Result};
 
 /// Longest path of an entry, in bytes.
 pub const MAX_PATH_BYTES: usize = 4096;
+
+/// Longest path that a system call takes, in bytes.
+const MAX_WHOLE_PATH_BYTES: usize = 4095;
 
 /// Longest component of a path, in bytes.
 pub const MAX_COMPONENT_BYTES: usize = 255;
@@ -44,6 +50,17 @@ pub fn check(path: &str) -> Result<()> {
         return refuse("is reserved");
     }
     Ok(())
+}
+
+/// Whether a file with this path below `root` can be opened by its whole path. The engine could make it all the same.
+pub(crate) fn check_below(root: &Path, path: &str) -> Result<()> {
+    if root.as_os_str().len() + 1 + path.len() <= MAX_WHOLE_PATH_BYTES {
+        return Ok(());
+    }
+    let shown: String = path.chars().take(200).collect();
+    let message =
+        format!("obj_path {shown:?} is too long below {}: nothing opens more than 4095 bytes", root.display());
+    Err(Error::invalid(message).hint("a shorter EM_ARTIFACT_PARENT_DIR leaves more room"))
 }
 
 /// Whether Windows refuses the path: a device's name, a forbidden character, or a dot or space at the end.
