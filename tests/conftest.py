@@ -12,9 +12,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+from lacking import lacks, need_strace
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +23,7 @@ def postgresql() -> Iterator[str]:
     from harness import postgresql_tool, run_postgresql  # tests of the client alone need none
 
     if postgresql_tool("initdb") is None:
-        if os.environ.get("CI"):
-            pytest.fail("PostgreSQL is not installed, and CI must not skip it")
-        pytest.skip("PostgreSQL is not installed")
+        lacks("PostgreSQL is not installed")
     with run_postgresql("fsync=off") as url:
         yield url
 
@@ -42,11 +40,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield url
 
 
-def cannot_mount(why: str) -> NoReturn:
-    """Skips the test; in CI only for want of the kernel's own."""
-    if os.environ.get("CI") and "kernel" not in why:
-        pytest.fail(f"{why}, and CI must not skip it")
-    pytest.skip(why)
+@pytest.fixture
+def strace() -> None:
+    need_strace()
 
 
 @pytest.fixture
@@ -59,7 +55,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
             path.mkdir()
             command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(path)]
             if subprocess.run(command, check=False).returncode:
-                cannot_mount("no file system can be mounted here, which takes root")
+                lacks("no file system can be mounted here, which takes root")
             mounted.callback(subprocess.run, ["umount", str(path)], check=True)
             return path
 
@@ -84,9 +80,9 @@ def file_system(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         def make(kind: str) -> Path:
             command = MAKE[kind]
             if os.geteuid():
-                cannot_mount("only root can mount")
+                lacks("only root can mount")
             if shutil.which(command[0], path=sbin["PATH"]) is None:
-                cannot_mount(f"{command[0]} is missing")
+                lacks(f"{command[0]} is missing")
             image, point = tmp_path / f"{kind} image", tmp_path / kind
             with image.open("wb") as file:
                 file.truncate(400 << 20)
@@ -96,7 +92,7 @@ def file_system(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             done = subprocess.run(mount, capture_output=True, text=True, check=False)
             if done.returncode:
                 known = Path("/proc/filesystems").read_text().split()
-                cannot_mount(done.stderr if kind.split()[0] in known else f"the kernel has no {kind}")
+                lacks(done.stderr if kind.split()[0] in known else f"the kernel has no {kind}")
             mounted.callback(subprocess.run, ["umount", str(point)], check=True)
             return point
 

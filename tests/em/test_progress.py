@@ -173,6 +173,7 @@ def em_at_once(*args: str) -> list[str]:
     return [sys.executable, "-c", code, *args]
 
 
+@pytest.mark.usefixtures("strace")
 @pytest.mark.parametrize(("verb", "when"), [("gc", "1"), ("du", "2"), ("diff", "2")])
 def test_verbs_that_read_manifests_show_progress(verb: str, when: str) -> None:
     """Opening the manifest takes half a second by strace, the first or second time in a thread."""
@@ -190,6 +191,7 @@ def test_verbs_that_read_manifests_show_progress(verb: str, when: str) -> None:
     assert re.search(rf"^{verb}: \d+ entries", done.stderr, re.MULTILINE), done.stderr
 
 
+@pytest.mark.usefixtures("strace")
 def test_scan_tells_what_it_finds_and_the_end_is_told() -> None:
     """Listing each of two directories takes 0.3 s by strace."""
     for name in "ab":

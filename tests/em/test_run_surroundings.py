@@ -71,9 +71,8 @@ def test_random_letters_are_not_those_of_a_seed(parent: Path) -> None:
     assert _script(code).stdout[-7:] != _script(code).stdout[-7:]
 
 
+@pytest.mark.usefixtures("strace")
 def test_log_call_is_one_system_call(tmp_path: Path) -> None:
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
     code = (
         "r = create_run()\nr.log('train', {'loss': 1.0}, 0)\n"
         "os.write(2, b'BEGIN')\n"

@@ -218,11 +218,8 @@ def test_intent_of_one_who_is_gone_is_undone(name: str, tmp_path: Path, monkeypa
     assert not intent.exists()
 
 
+@pytest.mark.usefixtures("strace")
 def test_intent_of_an_add_names_its_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("strace") is None:
-        if os.environ.get("CI"):
-            pytest.fail("strace is missing")
-        pytest.skip("strace is missing")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Path("source/größe").mkdir(parents=True)

@@ -21,12 +21,11 @@ PROBE_BYTES = 10
 COPIES = ("copy_file_range", "sendfile", "splice")
 
 
+pytestmark = pytest.mark.usefixtures("strace")
+
+
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("strace") is None:
-        if os.environ.get("CI"):
-            pytest.fail("strace is missing")
-        pytest.skip("strace is missing")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

@@ -1,7 +1,6 @@
 """System calls that one more small file costs, counted by strace: exact, unlike time."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -27,12 +26,11 @@ def count(source: str) -> Counter[str]:
     return calls
 
 
+pytestmark = pytest.mark.usefixtures("strace")
+
+
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if shutil.which("strace") is None:
-        if os.environ.get("CI"):
-            pytest.fail("strace is missing")
-        pytest.skip("strace is missing")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

@@ -2,13 +2,13 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lacking import lacks, need_strace
 from t9k import em
 from t9k.em.errors import InvalidInputError
 
@@ -30,10 +30,7 @@ def most_alive(threads: str | None, *wrapper: str) -> int:
     """The most threads beside Python's that live at once in an add of many files, by the kernel's own word."""
     for number in range(300):
         Path("source", str(number)).write_bytes(number.to_bytes(4))
-    if shutil.which("strace") is None:
-        if os.environ.get("CI"):
-            pytest.fail("strace is missing")
-        pytest.skip("strace is missing")
+    need_strace()
     environment = {name: value for name, value in os.environ.items() if name != "EM_THREADS"}
     environment |= {"EM_THREADS": threads} if threads else {}
     trace = ["strace", "-f", "-qq", "-e", "trace=clone,clone3,exit", "-o", "trace", sys.executable, "-c", SCRIPT]
@@ -82,7 +79,7 @@ def cgroup() -> Iterator[Path]:
             made.rmdir()
             return
         made.rmdir()
-    pytest.skip("no cgroup can be made here")
+    lacks("no cgroup can be made here")
 
 
 # A part of a processor gives no thread, except the first.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import oracle
@@ -19,7 +20,7 @@ from t9k import em
 from t9k.em import _engine
 from t9k.em.errors import IntegrityError, InvalidInputError, NotFoundError
 
-from .conftest import POINTS, contents, problems, tree
+from .conftest import POINTS, contents, problems, traced, tree
 
 EARLIER_BOOT = bytes(range(16))
 CUTS = int(os.environ.get("EM_POWER_CUTS", "1"))
@@ -211,18 +212,13 @@ def test_power_cut(sources: Path, mode: str, manifests: bool, monkeypatch: pytes
 
 
 class Disk:
-    """An ext4 of its own, whose power can be cut."""
+    """An ext4 of `file_system`, whose power can be cut."""
 
     # `EXT4_IOC_SHUTDOWN` of the kernel's `fs/ext4/ext4.h`, and its flag that writes no more of the journal.
     SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 
-    def __init__(self, directory: Path) -> None:
-        self.path, self._image = directory / "disk", directory / "image"
-        self.path.mkdir()
-        with self._image.open("wb") as image:
-            image.truncate(64 << 20)
-        subprocess.run(["mkfs.ext4", "-q", str(self._image)], check=True)
-        self.mount()
+    def __init__(self, path: Path) -> None:
+        self.path, self._image = path, path.with_name("ext4 image")
 
     def mount(self) -> None:
         subprocess.run(["mount", "-o", "loop", str(self._image), str(self.path)], check=True)
@@ -245,14 +241,10 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    try:
-        disk = Disk(tmp_path)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no ext4 can be made and mounted here: {error}")
+def disk(file_system: Callable[[str], Path]) -> Disk:
+    disk = Disk(file_system("ext4"))
     Path(".em").symlink_to(disk.path)
-    yield disk
-    disk.unmount()
+    return disk
 
 
 def test_artifact_is_whole_after_power_is_cut_while_it_grows(disk: Disk, sources: Path) -> None:
@@ -284,6 +276,20 @@ def test_artifact_is_whole_after_power_is_cut_while_it_grows(disk: Disk, sources
             loaded.add_dir(str(sources / "a"), str(add))
         # Files of an add whose manifest did not reach the disk may be there.
         assert [problem for problem in problems(loaded) if problem["kind"] != "stray"] == []
+
+
+@pytest.mark.usefixtures("strace")
+def test_what_leads_to_all_else_is_on_the_disk_before_its_name(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_ARTIFACT_PARENT_DIR", os.path.abspath("elsewhere"))
+
+    def work() -> None:
+        em.create_artifact("x").add_dir(str(sources / "a"))
+
+    ended = traced(work, "-y", "--trace=sync_file_range,fdatasync")
+    assert ended.ok, ended.message
+    written = re.findall(r"<[^>]*/([^/>]+)/\.tmp-[0-9a-f]{32}>", ended.log)
+    # VERSION; the root; the first manifest, metadata.json and the next manifest.
+    assert sorted(written) == [".artifact"] * 3 + ["roots", "store"]
 
 
 @pytest.mark.parametrize("loss", ["zeros", "short", "empty"])

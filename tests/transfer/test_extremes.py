@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness import Serving
+from lacking import lacks
 from proxy import proxied
 from t9k import em
 from t9k.em import _engine
@@ -95,7 +96,7 @@ def test_clock_that_is_a_year_wrong_changes_nothing(
 def test_two_hosts_upload_one_artifact_of_a_shared_directory(home: Path, server: Serving, tmp_path: Path) -> None:
     namespace = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"')
     if subprocess.run([*namespace, "a", "true"], check=False, capture_output=True).returncode:
-        pytest.skip("a host name of its own takes root")
+        lacks("a host name of its own takes root")
     size = 40 << 20
     (home / "large.bin").write_bytes(np.random.default_rng(7).bytes(size))
     artifact = em.create_artifact("shared")
