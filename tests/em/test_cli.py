@@ -200,8 +200,15 @@ def test_gc_keeps_what_is_added_after_it_has_said_what_goes() -> None:
     em.create_artifact("gone").add_dir("a")
     shutil.rmtree(next(Path(".em/artifacts").iterdir()))
     again = em.create_artifact("again")
-    counts = _engine.gc(".em/store", 0, False, None, lambda planned: again.add_dir("a"))
-    assert (counts["unreachable_objects"], counts["deleted_objects"], counts["freed_bytes"]) == (2, 0, 0)
+    plans = []
+
+    def planned(plan: dict[str, int]) -> None:
+        plans.append(plan["unreachable_objects"])
+        again.add_dir("a")
+
+    counts = _engine.gc(".em/store", 0, False, None, planned)
+    assert plans == [2]
+    assert (counts["unreachable_objects"], counts["deleted_objects"], counts["freed_bytes"]) == (0, 0, 0)
     for artifact in (again.local, None):
         assert list(_engine.verify(".em/store", artifact)["problems"]) == []
 

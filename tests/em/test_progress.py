@@ -8,6 +8,7 @@ import logging
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from t9k import em
-from t9k.em import progress
+from t9k.em import _engine, progress
 from t9k.em.cli import digests
 from t9k.em.progress import Progress
 
@@ -171,6 +172,22 @@ def em_at_once(*args: str) -> list[str]:
     """The command, which shows progress from the beginning."""
     code = "from t9k.em import progress as p; p.SILENT_S = p.LINE_EVERY_S = 0; from t9k.em.cli import main; main()"
     return [sys.executable, "-c", code, *args]
+
+
+def test_ctrl_c_in_the_last_report_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EM_THREADS", "1")
+    with Path("sparse").open("wb") as file:
+        file.truncate(2 * GIB)
+    ends = []
+
+    def interrupt(_: int, size_bytes: int, *__: int) -> None:
+        if size_bytes == 2 * GIB:
+            ends.append(size_bytes)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        assert _engine.hash_file("sparse", interrupt)
+    assert ends
 
 
 @pytest.mark.usefixtures("strace")

@@ -251,6 +251,26 @@ def test_artifact_that_is_not_mounted_keeps_its_objects(
         em.load_artifact(artifact.local)
 
 
+@pytest.mark.parametrize("at", ["elsewhere/x", ".em/artifacts/x"])
+def test_artifact_that_is_a_file_system_of_its_own_keeps_its_objects(
+    at: str, small_disk: Callable[[int], Path], source: Path
+) -> None:
+    disk, local = small_disk(20), Path(at).absolute()
+    local.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(disk), str(local)], check=True)
+    try:
+        _engine.create_artifact(str(local))
+        _engine.add_dir(".em/store", str(local), str(source), "source")
+    finally:
+        subprocess.run(["umount", str(local)], check=True)
+    with pytest.raises(_engine.EngineError, match="cannot be reached"):
+        _engine.gc(".em/store", 0, False)
+    # The record that the error names is how to give it up.
+    (root,) = Path(".em/store/roots").iterdir()
+    root.unlink()
+    assert _engine.gc(".em/store", 0, False)["deleted_objects"] == len(tree("source"))
+
+
 @pytest.mark.usefixtures("strace")
 def test_condemned_object_that_can_have_no_more_names_is_restored(source: Path) -> None:
     gone = em.create_artifact("gone")

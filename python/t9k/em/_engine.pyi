@@ -203,8 +203,8 @@ def read_object_range(store: str | Store, digest: bytes, offset: int, length: in
 
 def link_entries(
     store: str | Store, root: str, entries: list[tuple[str, bytes, bool]], progress: _Progress = None
-) -> None:
-    """Put objects at paths below a directory by reflink, else hardlink, else copy, replacing files there.
+) -> Linked:
+    """Put objects at paths below a directory by reflink, else hardlink, else copy, replacing files there; answers how.
 
     An entry is a path, which is checked as that of any entry is, a digest, and whether the file is executable.
     Directories are made and no symbolic link on the way is followed; one at the path itself is replaced. Objects are
@@ -326,6 +326,9 @@ class Assembly:
         After an error everything that was not taken is still wanted, unless an object's chunks are all there and are
         not its bytes: then its table was wrong, and it must be asked for again.
         """
+
+    def cancel(self) -> None:
+        """End what `take_records` still does on other threads, with an error there."""
 
     def completed(self) -> bytes:
         """Digests of the objects that were completed since the last call; the store has them."""

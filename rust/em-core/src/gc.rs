@@ -26,7 +26,7 @@ use crate::{
     cancel::Progress,
     materialize,
     spool::{Room, Spool, array},
-    store::{Store, leases, list, rename_noreplace, temp_name, write_atomic},
+    store::{Store, is_temp, leases, list, rename_noreplace, temp_name, write_atomic},
     tally::{Sorted, Tally},
 };
 
@@ -41,14 +41,16 @@ pub fn register_root(store: &Store, root: &Path) -> Result<()> {
         (path, ..) => path,
     };
     let path = path.map_err(|e| Error::io("open", root, e))?;
-    let parent = path.parent().unwrap_or(&path);
+    let (parent, mounted) = (path.parent().unwrap_or(&path), mount_point_of_artifact(&path)?);
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    if sibling(store).canonicalize().is_ok_and(|sibling| sibling == parent) && device(parent) == device(store.root()) {
+    if sibling(store).canonicalize().is_ok_and(|sibling| sibling == parent)
+        && device(parent) == device(store.root())
+        && mounted != path
+    {
         return Ok(());
     }
     let text = path.to_str().ok_or_else(|| Error::invalid(format!("{} is not UTF-8", path.display())))?;
     let root = store.root().join("roots").join(Digest::of(text.as_bytes()).to_string());
-    let mounted = mount_point(parent).map_err(|e| Error::io("look at", parent, e))?;
     // The mount point is a part of the path, so it is UTF-8.
     let record = format!("{text}\0{}", mounted.display());
     // One that has other bytes was perhaps written before these were brought to the disk first, and lost them with the power.
@@ -68,6 +70,12 @@ fn mount_point(path: &Path) -> std::io::Result<&Path> {
     let device = fs::metadata(path)?.dev();
     let is_inside = |above: &&Path| fs::metadata(above).is_ok_and(|metadata| metadata.dev() == device);
     Ok(path.ancestors().take_while(is_inside).last().unwrap_or(path))
+}
+
+/// Where the file system of an artifact's directory is mounted, or of the directory above it if that is not there.
+fn mount_point_of_artifact(path: &Path) -> Result<&Path> {
+    let place = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+    mount_point(place).map_err(|e| Error::io("look at", place, e))
 }
 
 /// `artifacts/` beside the store.
@@ -120,7 +128,8 @@ pub struct Plan {
 /// blocks: to be exact, [`recover`] first.
 pub fn plan(store: &Store, progress: &Progress) -> Result<Plan> {
     let began = file_system_time(store)?;
-    let unreachable = unreachable(store, &mut mark(store, progress)?, progress)?;
+    let mut live = mark(store, progress)?;
+    let unreachable = unreachable(store, &mut live, progress)?;
     let mut counts = Reclaimed::default();
     for digest in unreachable.iter() {
         step(progress)?;
@@ -131,7 +140,10 @@ pub fn plan(store: &Store, progress: &Progress) -> Result<Plan> {
         for digest in objects.iter() {
             step(progress)?;
             let digest = digest?;
-            count(store, &mut counts, digest, &batch.join(digest.to_string()))?;
+            // One that is reached is put back: a `gc` ended between condemning and looking again.
+            if !live.has(digest)? {
+                count(store, &mut counts, digest, &batch.join(digest.to_string()))?;
+            }
         }
     }
     collect_parts(store, &mut counts, |_| false)?;
@@ -189,8 +201,12 @@ pub fn reclaim(store: &Store, plan: &Plan, grace: Duration, progress: &Progress)
             step(progress)?;
             let digest = digest?;
             let path = batch.join(digest.to_string());
+            if live.has(digest)? {
+                restore(store, digest, &path)?;
+                continue;
+            }
             let Some(blocks) = count(store, &mut done, digest, &path)? else { continue };
-            if leased || live.has(digest)? {
+            if leased {
                 restore(store, digest, &path)?;
             } else if due {
                 // The table goes before the bytes it describes, unless they have been stored anew.
@@ -328,10 +344,8 @@ pub(crate) fn known_artifacts(store: &Store) -> Result<Vec<(PathBuf, Result<Arti
         };
         let (text, mounted) = root_of(&text);
         let path = PathBuf::from(text);
-        let as_before = match path.parent().map(mount_point) {
-            Some(Ok(now)) => mounted.is_none_or(|mounted| now == Path::new(mounted)),
-            _ => false,
-        };
+        let as_before =
+            mount_point_of_artifact(&path).is_ok_and(|now| mounted.is_none_or(|mounted| now == Path::new(mounted)));
         match is_there(&path) {
             Ok(true) if path.parent() == beside.as_deref() && as_before => {}
             Ok(true) if as_before || ArtifactDir::open(&path).is_ok() => open(path),
@@ -396,6 +410,11 @@ fn batches(store: &Store, progress: &Progress) -> Result<Vec<Batch>> {
         batches.push((batch, objects));
     }
     Ok(batches)
+}
+
+/// Whether the object of this digest was condemned, and may be put back.
+pub(crate) fn is_condemned(batches: &[PathBuf], digest: &str) -> bool {
+    batches.iter().any(|batch| batch.join(digest).exists())
 }
 
 /// The directories of condemned objects.
@@ -488,6 +507,10 @@ fn remove_orphan_tables(store: &Store, now: SystemTime, grace: Duration, progres
             if changed >= now || age(now, changed) < grace || store.root().join("objects").join(object).exists() {
                 continue;
             }
+            // Looked for behind the object: another `gc` may condemn it meanwhile. Its table goes when it goes.
+            if is_condemned(&batch_paths(store)?, &object.to_string_lossy().replace('/', "")) {
+                continue;
+            }
             let taken = fan.join(temp_name());
             if found(fs::rename(&path, &taken)).map_err(|e| Error::io("remove", &path, e))?.is_none() {
                 continue;
@@ -502,11 +525,6 @@ fn remove_orphan_tables(store: &Store, now: SystemTime, grace: Duration, progres
         }
     }
     Ok(())
-}
-
-/// What is being written. It counts as nothing yet.
-pub(crate) fn is_temp(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
 }
 
 fn age(now: SystemTime, time: SystemTime) -> Duration {

@@ -108,11 +108,16 @@ impl Materialize<'_> {
         self.each_file(manifest, lease, |file| {
             let (digest, size) = (file.digest, file.size);
             names::check_below(root, &file.path)?;
-            let was_there = self.store.presence(digest, size)? != Presence::Missing;
-            if self.store.usable_unless_cancelled(digest, size, self.progress)? {
+            let presence = self.store.presence(digest, size)?;
+            let is_usable = match presence {
+                Presence::Sealed => true,
+                Presence::Suspect => self.store.usable_unless_cancelled(digest, size, self.progress)?,
+                Presence::Missing => false,
+            };
+            if is_usable {
                 return Ok(());
             }
-            if was_there && self.store.presence(digest, size)? == Presence::Missing {
+            if presence == Presence::Suspect && self.store.presence(digest, size)? == Presence::Missing {
                 return Err(self.store.damaged(digest));
             }
             Err(Error::new(Kind::NotFound, format!("the store lacks object {digest} of {size} bytes"))
@@ -136,11 +141,10 @@ impl Materialize<'_> {
                 EntryKind::Directory => Some(path.as_str()),
                 EntryKind::Reference(_) => None,
             };
-            // Files of one directory mostly stand together.
-            if let Some(path) = directory.filter(|path| *path != made) {
-                let directory = root.join(path);
-                fs::create_dir_all(&directory).map_err(|e| Error::io("create", &directory, e))?;
-                path.clone_into(&mut made);
+            if let Some(directory) = directory {
+                // Under its temporary name, which may be longer, it is made by whole paths.
+                names::check_below(root, directory)?;
+                make_dirs(root, directory, &mut made)?;
             }
         }
         self.progress.total_files.fetch_add(files, Relaxed);
@@ -192,17 +196,19 @@ struct File {
 }
 
 /// Puts objects at paths of entries below `root`, replacing files: path, digest, executable. Makes the directories on the
-/// way and follows no symbolic link below `root`. Objects that were touched are rehashed first.
-pub fn entries(store: &Store, root: &Path, entries: &[(&str, Digest, bool)], progress: &Progress) -> Result<()> {
+/// way and follows no symbolic link below `root`. Objects that were touched are rehashed first. Answers how they came there.
+pub fn entries(store: &Store, root: &Path, entries: &[(&str, Digest, bool)], progress: &Progress) -> Result<Linked> {
+    let mut sizes = Vec::with_capacity(entries.len());
     for &(path, digest, _) in entries {
         names::check(path)?;
+        let size = store.size(digest)?;
+        sizes.push(size);
         progress.total_files.fetch_add(1, Relaxed);
-        progress.total_bytes.fetch_add(store.size(digest)?, Relaxed);
+        progress.total_bytes.fetch_add(size, Relaxed);
     }
     let (linker, mut made) = (Linker::new(store, root, None)?, String::new());
-    for &(path, digest, executable) in entries {
+    for (&(path, digest, executable), size) in entries.iter().zip(sizes) {
         progress.check()?;
-        let size = store.size(digest)?;
         if !store.usable_unless_cancelled(digest, size, progress)? {
             return Err(store.damaged(digest));
         }
@@ -211,7 +217,7 @@ pub fn entries(store: &Store, root: &Path, entries: &[(&str, Digest, bool)], pro
         }
         linker.link_counted(digest, size, executable, path, progress)?;
     }
-    Ok(())
+    Ok(linker.linked())
 }
 
 /// Whether `root` is an artifact with these entries. Something else that is no empty directory is a `Conflict`.

@@ -147,6 +147,23 @@ fn table_without_an_object_is_a_leftover() {
 }
 
 #[test]
+fn table_of_a_condemned_object_stays_as_long_as_that() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path();
+    let text = "line\n".repeat(100_000);
+    fs::remove_dir_all(add(dir, "em/artifacts/a", &text)).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    // The table is older than the grace period, which for the object begins now.
+    let grace = Duration::from_millis(150);
+    assert_eq!(run(dir, grace).deleted_objects, 0);
+    assert!(store(dir).has_table(Digest::of(text.as_bytes())));
+    std::thread::sleep(Duration::from_millis(200));
+    let done = run(dir, grace);
+    assert_eq!((done.deleted_objects, done.freed_bytes), (1, done.reclaimable_bytes));
+    assert!(!store(dir).has_table(Digest::of(text.as_bytes())));
+}
+
+#[test]
 fn artifact_elsewhere_is_a_root_until_it_is_deleted() {
     let temp = tempfile::tempdir().unwrap();
     let dir = temp.path();

@@ -68,12 +68,14 @@ pub fn watched_on<T: Send>(
         })
     });
     match (done, raised) {
-        (Ok(value), None) if has_ticked => {
-            // A bar ends at the end. The work is done: what is raised now changes nothing.
-            let _ = progress.map(|progress| report(py, &progress, state));
+        (Ok(value), raised) => {
+            // A bar ends at the end. The work is done, and what is raised now does not undo it; but Ctrl-C is not lost.
+            let last = || progress.filter(|_| has_ticked).and_then(|progress| report(py, &progress, state).err());
+            if raised.or_else(last).is_some_and(|error| error.is_instance_of::<PyKeyboardInterrupt>(py)) {
+                py.import("_thread")?.call_method0("interrupt_main")?;
+            }
             Ok(value)
         }
-        (Ok(value), _) => Ok(value),
         (Err(error), Some(raised)) if error.kind == Kind::Cancelled => Err(raised),
         (Err(error), _) => Err(to_py(py, error)),
     }

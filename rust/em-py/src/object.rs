@@ -13,11 +13,14 @@ use em_core::{
     materialize,
     store::{leases, objects::Presence},
 };
-use pyo3::{prelude::*, types::PyBytes};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
 
 use crate::{
     call::{detached, threads, to_py, watched},
-    convert::{Buffer, Name, StoreArg, digests, words},
+    convert::{Buffer, Name, StoreArg, digests, linked, words},
 };
 
 /// BLAKE3 digest of a file, the value that `b3sum` prints.
@@ -145,7 +148,7 @@ pub fn read_object_range<'py>(
     Ok(PyBytes::new(py, &bytes))
 }
 
-/// Put objects at paths below a directory by reflink, else hardlink, else copy, replacing files there.
+/// Put objects at paths below a directory by reflink, else hardlink, else copy, replacing files there; answers how.
 #[pyfunction]
 #[pyo3(signature = (store, root, entries, progress=None))]
 pub fn link_entries(
@@ -154,13 +157,14 @@ pub fn link_entries(
     root: PathBuf,
     entries: Vec<(String, Name, bool)>,
     progress: Option<Py<PyAny>>,
-) -> PyResult<()> {
-    watched(py, progress, |progress| {
+) -> PyResult<Bound<'_, PyDict>> {
+    let done = watched(py, progress, |progress| {
         let store = store.open()?;
         let entries: Vec<_> =
             entries.iter().map(|(path, digest, executable)| (&**path, digest.0, *executable)).collect();
         materialize::entries(&store, &root, &entries, progress)
-    })
+    })?;
+    linked(py, done)
 }
 
 /// Keeps `gc` from deleting what a call in flight has seen in the store.

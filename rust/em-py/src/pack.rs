@@ -195,6 +195,12 @@ impl Assembly {
         detached(py, || open.take_records(data.bytes(), threads()?))
     }
 
+    /// End what `take_records` still does on other threads, with an error there.
+    fn cancel(&self, py: Python<'_>) -> PyResult<()> {
+        self.open(py)?.cancel();
+        Ok(())
+    }
+
     /// Digests of the objects that were completed since the last call; the store has them.
     fn completed<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         digests(py, &self.open(py)?.completed())

@@ -21,13 +21,16 @@ def echo_json(value: object) -> None:
     click.echo(json.dumps(json_value(value), ensure_ascii=is_terminal()))
 
 
-def echo_json_rows(rows: Iterable[object]) -> None:
-    """Prints one JSON array, each element as soon as it is made."""
-    before = "["
-    for row in rows:
-        click.echo(before + json.dumps(json_value(row), ensure_ascii=is_terminal()), nl=False)
-        before = ", "
-    click.echo("[]" if before == "[" else "]")
+def echo_json_rows(rows: Iterable[object], rest: dict[str, object] | None = None, name: str = "") -> None:
+    """Prints one JSON array, each element as soon as it is made; with a `rest`, as the last value of that object."""
+
+    def text(value: object) -> str:
+        return json.dumps(json_value(value), ensure_ascii=is_terminal())
+
+    click.echo("[" if rest is None else f'{text(rest)[:-1]}, "{name}": [', nl=False)
+    for number, row in enumerate(rows):
+        click.echo((", " if number else "") + text(row), nl=False)
+    click.echo("]" if rest is None else "]}")
 
 
 def exact_size_text(size_bytes: int) -> str:

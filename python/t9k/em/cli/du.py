@@ -38,7 +38,7 @@ def command(artifacts: tuple[str, ...], as_json: bool) -> None:
     directories = list(dict.fromkeys(map(artifact_dir, artifacts))) if artifacts else artifact_dirs()
     told = set(map(os.path.realpath, directories))
     others = [directory for directory in artifact_dirs() if os.path.realpath(directory) not in told]
-    with translated(), Progress("du", "entries") as progress:
+    with translated(), Progress("du", "entries read") as progress:
         # An artifact to which nothing was added may have none yet.
         store = store_dir() if directories else existing_store_dir()
         sizes, errors = _engine.usage(store, directories, others, progress)

@@ -63,16 +63,13 @@ def _named(files: tuple[str, ...]) -> list[tuple[str, str]]:
     from t9k.em.errors import NotFoundError
     from t9k.em.progress import Progress
 
-    named: list[tuple[str, str]] = []
+    there = [file for file in files if os.path.exists(file)]
+    given = [file for file in files if file not in there]
+    for file in given:
+        if not _DIGEST.fullmatch(file):
+            raise NotFoundError(f"there is no file {file}")
     with Progress("hash") as progress:
-        for file in files:
-            if os.path.exists(file):
-                named.extend(digests([file], progress))
-            elif _DIGEST.fullmatch(file):
-                named.append((file, file))
-            else:
-                raise NotFoundError(f"there is no file {file}")
-    return named
+        return [*digests(there, progress), *((digest, digest) for digest in given)]
 
 
 def _on_server(digests: list[str]) -> dict[str, _Found]:

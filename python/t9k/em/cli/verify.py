@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from t9k.em.cli.console import count_text, is_terminal
+from t9k.em.cli.console import count_text, echo_json_rows
 from t9k.em.cli.verb import Verb, json_option
 from t9k.em.escape import printable
 
@@ -59,7 +58,8 @@ def command(artifact: str | None, store: bool, as_json: bool) -> None:
         with Progress("verify") as progress:
             report = _engine.verify(existing_store_dir(), directory, progress)
         if as_json:
-            _print_json(report)
+            # Written while they are read: there may be millions.
+            echo_json_rows(_with_files(report.pop("problems")), report, "problems")
         else:
             _print(report)
     sys.exit(1 if any(report[kind]["files"] for kind in KINDS) else 0)
@@ -95,16 +95,6 @@ def _shown(directory: str) -> str:
     parent, name = os.path.split(directory)
     is_usual = os.path.isdir(artifact_parent_dir()) and os.path.samefile(parent or ".", artifact_parent_dir())
     return name if is_usual else directory
-
-
-def _print_json(report: dict[str, Any]) -> None:
-    """One document, written while the problems are read: there may be millions."""
-    rest = {key: value for key, value in report.items() if key != "problems"}
-    click.echo(f'{json.dumps(rest)[:-1]}, "problems": [', nl=False)
-    for number, problem in enumerate(_with_files(report["problems"])):
-        # Escaped for terminals, as everywhere.
-        click.echo((", " if number else "") + json.dumps(problem, ensure_ascii=is_terminal()), nl=False)
-    click.echo("]}")
 
 
 def _with_files(problems: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -182,6 +182,7 @@ class _Download:
                 future.result()
         except BaseException:
             self._progress.stop()
+            assembly.cancel()
             raise
         finally:
             for future in futures:

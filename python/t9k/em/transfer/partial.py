@@ -16,6 +16,7 @@ from t9k.em.artifact import etags_of, store_dir
 from t9k.em.client import artifacts
 from t9k.em.client.placement import absolute_path
 from t9k.em.errors import ConflictError, IntegrityError, NotFoundError, translated
+from t9k.em.linked import tell
 from t9k.em.progress import Progress
 from t9k.em.transfer.download import metadata_of
 from t9k.em.transfer.fetch import WHOLE_BYTES, fetch, ranges, split
@@ -95,7 +96,8 @@ class RemoteFiles:
             os.makedirs(into, exist_ok=True)
             entries = [(path, bytes.fromhex(files[path]["digest"]), files[path]["executable"]) for path in wanted]
             with Progress("link") as linking:
-                _engine.link_entries(store, into, entries, linking)
+                linked = _engine.link_entries(store, into, entries, linking)
+        tell(linked, into, store)
         return [os.path.join(into, path) for path in chosen]
 
     def open(self, path: str) -> IO[bytes]:

@@ -58,6 +58,8 @@ pub struct Assembly {
     /// Parts that others have left when this began.
     parts: HashMap<Digest, String>,
     has_failed: AtomicBool,
+    /// Of what threads do that hear no signal.
+    progress: Progress,
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +125,8 @@ impl Assembly {
     /// [`new`](Self::new) with another window than [`WINDOW_CHUNKS`].
     pub fn with_window(store: Arc<Store>, window_chunks: usize) -> Result<Self> {
         let (lease, parts) = (Lease::take(&store)?, store.left_parts().into_iter().collect());
-        Ok(Self { store, state: Mutex::default(), lease, window_chunks, parts, has_failed: AtomicBool::new(false) })
+        let (has_failed, progress) = (AtomicBool::new(false), Progress::default());
+        Ok(Self { store, state: Mutex::default(), lease, window_chunks, parts, has_failed, progress })
     }
 
     /// Takes the next bytes of the chunk table of an object that will be asked for.
@@ -229,6 +232,11 @@ impl Assembly {
         Ok(taken)
     }
 
+    /// Ends what calls of [`take_records`](Self::take_records) still do, which may be hashing a whole object.
+    pub fn cancel(&self) {
+        self.progress.cancel();
+    }
+
     /// Takes the chunks that an assembly before this one has left in its files; answers their bytes.
     pub fn take_left(&self, threads: usize, progress: &Progress) -> Result<u64> {
         let left = std::mem::take(&mut lock(&self.state).left);
@@ -276,7 +284,7 @@ impl Assembly {
                     false => Err(Error::integrity(format!("chunk {} has another length", record.digest))),
                 });
             match chunk {
-                Ok(chunk) => self.place(record.digest, wanted, chunk, None, threads, &Progress::default())?,
+                Ok(chunk) => self.place(record.digest, wanted, chunk, None, threads, &self.progress)?,
                 Err(error) => {
                     self.give_back(record.digest, wanted);
                     return Err(error);

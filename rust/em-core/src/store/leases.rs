@@ -14,7 +14,7 @@ use std::{
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW};
 
-use super::{Boot, Store, list, temp_name, write_atomic_by};
+use super::{Boot, Store, is_temp, list, temp_name, write_atomic_by};
 use crate::{Error, Result};
 
 /// A lease that was not renewed for this long counts no more, if its process cannot be asked for.
@@ -89,7 +89,7 @@ pub(crate) fn any(store: &Store, now: SystemTime) -> Result<bool> {
 pub(crate) fn there(store: &Store, now: SystemTime) -> Result<Vec<(PathBuf, bool)>> {
     let mut leases = Vec::new();
     for path in list(&store.root().join("leases"))? {
-        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-")) {
+        if is_temp(&path) {
             continue;
         }
         let text = match fs::read_to_string(&path) {

@@ -163,6 +163,11 @@ pub(crate) fn temp_name() -> String {
     format!(".tmp-{:032x}", u128::from_le_bytes(random))
 }
 
+/// What is being written. It counts as nothing yet.
+pub(crate) fn is_temp(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".tmp-"))
+}
+
 /// Replaces `path` by a file with `bytes`: readers see the old or the new content, never a part, also after a power cut.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic_by(path, |temp| {
@@ -188,17 +193,25 @@ pub(crate) fn write_atomic_by<T>(path: &Path, mut create: impl FnMut(&Path) -> s
     written.map_err(|error| Error::io("write", path, error))
 }
 
+/// `EXT4_SUPER_MAGIC` and `XFS_SUPER_MAGIC`, as `statfs` answers them.
+#[cfg(target_os = "linux")]
+const EXT4_MAGIC: rustix::fs::FsWord = 0xEF53;
+#[cfg(target_os = "linux")]
+const XFS_MAGIC: rustix::fs::FsWord = 0x5846_5342;
+
 /// Brings the bytes of a new file to the disk before it gets its name: after a power cut it has them, or not the name.
 ///
-/// It waits for these bytes alone. `fdatasync` also commits the file system's journal, with what others have changed, and
-/// empties the disk's own cache; what renames the file goes through both later, and after the bytes.
+/// On ext4 and XFS, it waits for these bytes alone. `fdatasync` also commits the file system's journal, with what others have
+/// changed, and empties the disk's own cache; what renames the file goes through both later, and after the bytes. Other file
+/// systems promise no such order.
 pub(crate) fn write_out(file: &File) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;
+        let is_ordered = rustix::fs::fstatfs(file).is_ok_and(|found| matches!(found.f_type, EXT4_MAGIC | XFS_MAGIC));
         let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
         // SAFETY: the descriptor is open as long as `file` is, and no memory is passed.
-        if unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } == 0 {
+        if is_ordered && unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) } == 0 {
             return Ok(());
         }
     }

@@ -205,7 +205,14 @@ impl Check<'_> {
             };
             for entry in entries {
                 self.verify.progress.check()?;
-                let Ok(entry) = entry else { break };
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) if told => {
+                        self.unreadable(Thing::File, &path, Error::io("list", &path, error))?;
+                        break;
+                    }
+                    Err(_) => break,
+                };
                 let name = entry.file_name();
                 if directory.is_empty() && name == RESERVED {
                     continue;

@@ -28,10 +28,10 @@ use crate::{
     Digest, Error, Kind, Result,
     artifact::ArtifactDir,
     cancel::Progress,
-    gc::{Digests, batch_paths, is_temp, known_artifacts, root_of},
+    gc::{Digests, batch_paths, known_artifacts, root_of},
     ingest::hash_blocks,
     spool::Pile,
-    store::{Store, leases, list},
+    store::{Store, is_temp, leases, list},
     tally::Tally,
 };
 use findings::{Finding, Findings};

@@ -17,6 +17,7 @@ use crate::{
     buffer::Buffer,
     cancel::Progress,
     chunk::{WHOLE_BYTES, table::TableReader},
+    gc::is_condemned,
     ingest::BLOCK_BYTES,
     parallel,
     spool::{Pile, Record, Room, Spool, array, get_all, put_all},
@@ -326,7 +327,7 @@ impl Check<'_> {
     }
 
     fn is_condemned(&self, digest: Digest) -> bool {
-        self.condemned.iter().any(|batch| batch.join(digest.to_string()).exists())
+        is_condemned(&self.condemned, &digest.to_string())
     }
 }
 
