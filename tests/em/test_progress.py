@@ -177,11 +177,11 @@ def em_at_once(*args: str) -> list[str]:
 def test_ctrl_c_in_the_last_report_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EM_THREADS", "1")
     with Path("sparse").open("wb") as file:
-        file.truncate(2 * GIB)
+        file.truncate(GIB // 2)
     ends = []
 
     def interrupt(_: int, size_bytes: int, *__: int) -> None:
-        if size_bytes == 2 * GIB:
+        if size_bytes == GIB // 2:
             ends.append(size_bytes)
             os.kill(os.getpid(), signal.SIGINT)
 
